@@ -1,0 +1,323 @@
+//! What the kernel programs and mesh-agent say to each other: map keys, map values, events.
+//!
+//! Every type is `repr(C)` without implicit padding. Addresses are 16 bytes in network order, IPv4 as v4-mapped (`::ffff:a.b.c.d`), so that
+//! one map serves both families. Ports are in host order. A change of any type here must raise [`ABI_VERSION`]: pinned maps of another
+//! version are not reused.
+
+/// Raised with every change of a type in this module.
+pub const ABI_VERSION: u32 = 1;
+
+/// Address of either family: IPv6, or IPv4 as v4-mapped, network byte order.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Addr(pub [u8; 16]);
+
+impl Addr {
+    /// From an IPv4 address in network order.
+    #[must_use]
+    #[inline(always)]
+    pub const fn v4(a: [u8; 4]) -> Self {
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a[0], a[1], a[2], a[3]])
+    }
+
+    /// The IPv4 address if this is v4-mapped.
+    #[must_use]
+    #[inline(always)]
+    pub const fn to_v4(self) -> Option<[u8; 4]> {
+        let b = self.0;
+        let mapped = b[0] | b[1] | b[2] | b[3] | b[4] | b[5] | b[6] | b[7] | b[8] | b[9] == 0 && b[10] & b[11] == 0xff;
+        if mapped { Some([b[12], b[13], b[14], b[15]]) } else { None }
+    }
+
+    /// 127.0.0.0/8 or ::1.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_loopback(self) -> bool {
+        match self.to_v4() {
+            Some(v4) => v4[0] == 127,
+            None => {
+                let b = self.0;
+                let zero =
+                    b[0] | b[1] | b[2] | b[3] | b[4] | b[5] | b[6] | b[7] | b[8] | b[9] | b[10] | b[11] | b[12] | b[13] | b[14];
+                zero == 0 && b[15] == 1
+            }
+        }
+    }
+
+    /// 0.0.0.0 or ::, which connect() treats as loopback.
+    #[must_use]
+    #[inline(always)]
+    pub const fn is_unspecified(self) -> bool {
+        let b = self.0;
+        let tail = b[12] | b[13] | b[14] | b[15];
+        let head = b[0] | b[1] | b[2] | b[3] | b[4] | b[5] | b[6] | b[7] | b[8] | b[9];
+        tail == 0 && head == 0 && (b[10] | b[11] == 0 || b[10] & b[11] == 0xff)
+    }
+}
+
+/// A destination: key of the service, protected and egress maps.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Dest {
+    /// Where to.
+    pub addr: Addr,
+    /// Port, host order.
+    pub port: u16,
+    /// `IPPROTO_TCP` (6) or `IPPROTO_UDP` (17).
+    pub proto: u8,
+    /// Always zero.
+    pub pad: u8,
+}
+
+/// How a service's port is served (DESIGN: direct, kernel, proxy).
+pub mod mode {
+    /// Left alone.
+    pub const DIRECT: u8 = 0;
+    /// The kernel picks the backend in connect().
+    pub const KERNEL: u8 = 1;
+    /// Handed to mesh-proxy.
+    pub const PROXY: u8 = 2;
+}
+
+/// What a VIP's port stands for. Value of `SERVICES`, keyed by [`Dest`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Service {
+    /// Number of this (service, port), first half of [`BackendKey`].
+    pub id: u32,
+    /// Which set of backends is current: a new set is written whole before this cell flips.
+    pub generation: u32,
+    /// How many backends the current set has, numbered from zero.
+    pub backends: u32,
+    /// One of [`mode`].
+    pub mode: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// Key of `BACKENDS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct BackendKey {
+    /// [`Service::id`].
+    pub service: u32,
+    /// [`Service::generation`].
+    pub generation: u32,
+    /// 0 up to, not including, [`Service::backends`].
+    pub index: u32,
+}
+
+/// One backend, as this node must dial it. Value of `BACKENDS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Backend {
+    /// Where to.
+    pub addr: Addr,
+    /// Port, host order.
+    pub port: u16,
+    /// Always zero.
+    pub pad: u16,
+}
+
+/// An enrolled workload. Value of `PODS_BY_NETNS`, keyed by the namespace's cookie.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Pod {
+    /// Number of the pod on this node: key of its listeners, content of its sockets' tags.
+    pub slot: u32,
+    /// Egress policy of the pod (0: the mesh's default).
+    pub policy: u32,
+    /// Own IPv4 address (v4-mapped) or all zero.
+    pub addr4: Addr,
+    /// Own IPv6 address or all zero.
+    pub addr6: Addr,
+}
+
+/// Content of the sk_storage tag: whose socket this is. Only the agent can write it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Tag {
+    /// [`Pod::slot`] of the pod for which the socket was brokered.
+    pub slot: u32,
+}
+
+/// Key of the `LISTENERS` sockhash.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct ListenerKey {
+    /// [`Pod::slot`].
+    pub slot: u32,
+    /// One of [`listener`].
+    pub kind: u32,
+}
+
+/// The listeners that the agent opens in each pod's namespace.
+pub mod listener {
+    /// Captured outgoing TCP over IPv4.
+    pub const OUTBOUND_V4: u32 = 0;
+    /// DNS over TCP over IPv4.
+    pub const DNS_TCP_V4: u32 = 1;
+    /// Captured outgoing TCP over IPv6.
+    pub const OUTBOUND_V6: u32 = 2;
+    /// DNS over TCP over IPv6.
+    pub const DNS_TCP_V6: u32 = 3;
+}
+
+/// A destination before rewriting; content of a socket's storage and value of the UDP reverse table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Original {
+    /// What the application asked for.
+    pub addr: Addr,
+    /// Port, host order.
+    pub port: u16,
+    /// Always zero.
+    pub pad: u16,
+}
+
+/// Key of the UDP reverse table: a datagram from `addr:port` to this socket really comes from the [`Original`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct UdpKey {
+    /// Socket cookie.
+    pub cookie: u64,
+    /// Rewritten address.
+    pub addr: Addr,
+    /// Rewritten port, host order.
+    pub port: u16,
+    /// Always zero.
+    pub pad: [u8; 6],
+}
+
+/// What happens to destinations outside the mesh (MeshConfig.outboundTrafficPolicy).
+pub mod egress {
+    /// Refused unless a ServiceEntry allows it (REGISTRY_ONLY).
+    pub const DENY: u8 = 0;
+    /// Allowed (ALLOW_ANY).
+    pub const ALLOW: u8 = 1;
+}
+
+/// The node's settings: the one cell of `CONFIG`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Config {
+    /// [`ABI_VERSION`] of the agent that wrote this.
+    pub abi: u32,
+    /// One of [`egress`].
+    pub egress: u8,
+    /// 1 once the maps hold a first complete snapshot.
+    pub ready: u8,
+    /// Length of the IPv4 VIP range in bits, 0 if there is none.
+    pub vip4_bits: u8,
+    /// Always zero.
+    pub pad: u8,
+    /// The IPv4 VIP range (DC/OS: 11.0.0.0/8), network order.
+    pub vip4: [u8; 4],
+    /// The node's own IPv4 address (v4-mapped), where its Mesos agent listens.
+    pub node: Addr,
+}
+
+/// One refusal, as the ring buffer reports it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Event {
+    /// `bpf_ktime_get_ns` of the refusal.
+    pub time_ns: u64,
+    /// Where the workload wanted to go.
+    pub dest: Dest,
+    /// [`Pod::slot`], or `u32::MAX` if the process is no enrolled workload.
+    pub slot: u32,
+    /// Process that asked.
+    pub pid: u32,
+    /// A [`crate::reason::Reason`] code.
+    pub reason: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
+/// Map names and capacities, shared by the program's definitions and the agent.
+pub mod maps {
+    /// `Array<Config>`.
+    pub const CONFIG: &str = "CONFIG";
+    /// `HashMap<u64, Pod>`: network namespace cookie.
+    pub const PODS_BY_NETNS: &str = "PODS_BY_NETNS";
+    /// `HashMap<Dest, Service>`.
+    pub const SERVICES: &str = "SERVICES";
+    /// `HashMap<BackendKey, Backend>`.
+    pub const BACKENDS: &str = "BACKENDS";
+    /// `HashMap<Addr, u32>`: addresses of known workloads.
+    pub const WORKLOADS: &str = "WORKLOADS";
+    /// `HashMap<Dest, u32>`: control-plane and admin ports that no workload may dial.
+    pub const PROTECTED: &str = "PROTECTED";
+    /// `SockHash<ListenerKey>`.
+    pub const LISTENERS: &str = "LISTENERS";
+    /// `SkStorage<Tag>`.
+    pub const TAGS: &str = "TAGS";
+    /// `PerCpuArray<u64>`, indexed by reason code.
+    pub const COUNTERS: &str = "COUNTERS";
+    /// `RingBuf<Event>`.
+    pub const EVENTS: &str = "EVENTS";
+
+    /// Pods on one node: a DC/OS overlay gives a node 254 addresses; four times that.
+    pub const PODS_MAX: u32 = 1024;
+    /// (VIP, port, protocol) triples: 10,000 services with up to four ports and both families.
+    pub const SERVICES_MAX: u32 = 65_536;
+    /// Backends, twice (the old and the new generation of a set live side by side): 10,000 services with 50,000 backends.
+    pub const BACKENDS_MAX: u32 = 262_144;
+    /// Workload addresses of the whole mesh, both families.
+    pub const WORKLOADS_MAX: u32 = 131_072;
+    /// Control-plane and admin endpoints.
+    pub const PROTECTED_MAX: u32 = 4096;
+    /// UDP sockets with a translated peer; the oldest are forgotten (LRU) and would have to ask again.
+    pub const UDP_MAX: u32 = 65_536;
+    /// Bytes of the ring buffer: about 1,300 refusals between two reads of the agent.
+    pub const EVENTS_BYTES: u32 = 65_536;
+}
+
+#[cfg(feature = "user")]
+mod pod_impls {
+    use super::*;
+    macro_rules! pods { ($($t:ty),+) => { $(
+        // SAFETY: repr(C), no padding (asserted below), every bit pattern is valid.
+        unsafe impl aya::Pod for $t {}
+    )+ } }
+    pods!(Addr, Backend, BackendKey, Config, Dest, Event, ListenerKey, Original, Pod, Service, Tag, UdpKey);
+}
+
+/// No implicit padding: the size is the sum of the fields, so that equal keys have equal bytes.
+const _: () = {
+    assert!(size_of::<Dest>() == 20);
+    assert!(size_of::<Service>() == 16);
+    assert!(size_of::<BackendKey>() == 12);
+    assert!(size_of::<Backend>() == 20);
+    assert!(size_of::<Pod>() == 40);
+    assert!(size_of::<ListenerKey>() == 8);
+    assert!(size_of::<Original>() == 20);
+    assert!(size_of::<UdpKey>() == 32);
+    assert!(size_of::<Config>() == 28);
+    assert!(size_of::<Event>() == 40);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::Addr;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    #[test]
+    fn address_classes_agree_with_the_standard_library() {
+        for text in ["127.0.0.1", "127.255.1.2", "126.0.0.1", "0.0.0.0", "9.0.1.2", "255.255.255.255"] {
+            let ip: Ipv4Addr = text.parse().expect("literal");
+            let addr = Addr::v4(ip.octets());
+            assert_eq!(addr.is_loopback(), ip.is_loopback(), "{text}");
+            assert_eq!(addr.is_unspecified(), ip.is_unspecified(), "{text}");
+            assert_eq!(addr.to_v4(), Some(ip.octets()));
+        }
+        for text in ["::1", "::", "::2", "fd01:c::1", "2001:db8::ffff:1:2"] {
+            let ip: Ipv6Addr = text.parse().expect("literal");
+            let addr = Addr(ip.octets());
+            assert_eq!(addr.is_loopback(), ip.is_loopback(), "{text}");
+            assert_eq!(addr.is_unspecified(), ip.is_unspecified(), "{text}");
+            assert_eq!(addr.to_v4(), None, "{text}");
+        }
+    }
+}

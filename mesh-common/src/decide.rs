@@ -1,0 +1,3 @@
+//! Decisions as pure functions: no I/O, no allocation, no panic. Callers look up, act, count and log.
+
+pub mod l4;

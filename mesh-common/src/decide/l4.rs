@@ -1,0 +1,135 @@
+//! May this flow pass, and who carries it? Asked once per connection (connect) or datagram (sendmsg).
+//!
+//! The same code is linked into the kernel programs, where [`Tables`] are eBPF maps, and into user space, where they are whatever the
+//! caller has. Tables are asked lazily, in the order of the numbered steps of [`decide`], because each question costs a map look-up.
+
+use crate::abi::{Addr, Config, Dest, Pod, Service, egress, mode};
+use crate::ports;
+use crate::reason::{Passed, Reason};
+
+/// `IPPROTO_TCP`.
+pub const TCP: u8 = 6;
+/// `IPPROTO_UDP`.
+pub const UDP: u8 = 17;
+
+/// What is asked: a workload's connect() or sendto().
+#[derive(Clone, Copy, Debug)]
+pub struct Flow<'a> {
+    /// Where to, as the application gave it (v4-mapped if it is IPv4).
+    pub dest: Dest,
+    /// The enrolled workload: for a brokered socket the pod that it was brokered for, else the caller's; `None` if not enrolled.
+    pub pod: Option<&'a Pod>,
+    /// The socket is brokered: the proxy dials on the pod's behalf. It skips the hand-over, never the verdict.
+    pub brokered: bool,
+}
+
+/// What is known of destinations. Implemented over eBPF maps in the kernel.
+pub trait Tables {
+    /// The service that owns this VIP, port and protocol.
+    fn service(&self, dest: &Dest) -> Option<Service>;
+    /// Is this a control-plane or admin endpoint of the mesh?
+    fn is_protected(&self, dest: &Dest) -> bool;
+    /// Is this the address of a workload of the mesh?
+    fn is_workload(&self, addr: &Addr) -> bool;
+}
+
+/// What to do with a flow.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verdict {
+    /// Leave it alone.
+    Pass(Passed),
+    /// Send it to the mesh's DNS.
+    Dns,
+    /// Hand it to the proxy.
+    Proxy,
+    /// Rewrite it to a backend of this service (which has at least one).
+    Backend(Service),
+    /// Refuse it.
+    Deny(Reason),
+}
+
+/// Decides, in this order (DESIGN.md section 3):
+///
+/// 1. DNS of an enrolled workload, at any address, goes to the mesh's DNS.
+/// 2. The mesh's own listeners are refused; other loopback and own-address traffic passes.
+/// 3. The node's Mesos agent passes (the executor shares the namespace); control-plane and admin ports are refused.
+/// 4. A service's VIP is balanced for every process, enrolled or not; an address of a VIP range that no service owns is refused.
+/// 5. What is not enrolled passes.
+/// 6. The address of a known workload passes.
+/// 7. Everything else is outside the mesh.
+#[inline(always)]
+pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdict {
+    if let Some(pod) = flow.pod {
+        if let Some(verdict) = local(flow, pod, config) {
+            return verdict;
+        }
+        if tables.is_protected(&flow.dest) {
+            return Verdict::Deny(Reason::ControlPlane);
+        }
+    } else if flow.dest.addr.is_loopback() {
+        return Verdict::Pass(Passed::Loopback);
+    }
+    if let Some(service) = tables.service(&flow.dest) {
+        return to_service(flow, service);
+    }
+    if in_vip_range(&flow.dest.addr, config) {
+        return Verdict::Deny(Reason::UnknownVip);
+    }
+    if flow.pod.is_none() {
+        return Verdict::Pass(Passed::NotEnrolled);
+    }
+    if tables.is_workload(&flow.dest.addr) {
+        return Verdict::Pass(if flow.brokered { Passed::Brokered } else { Passed::Workload });
+    }
+    match config.egress {
+        egress::ALLOW => Verdict::Pass(Passed::Egress),
+        _ => Verdict::Deny(Reason::EgressDenied),
+    }
+}
+
+/// Steps 1 to 3: what can be said without asking a table.
+#[inline(always)]
+fn local(flow: &Flow<'_>, pod: &Pod, config: &Config) -> Option<Verdict> {
+    let dest = &flow.dest;
+    if dest.port == ports::DOMAIN && !flow.brokered {
+        return Some(Verdict::Dns);
+    }
+    let loopback = dest.addr.is_loopback() || dest.addr.is_unspecified();
+    let own = dest.addr == pod.addr4 || dest.addr == pod.addr6;
+    if loopback || own {
+        return Some(match dest.port {
+            ports::OUTBOUND | ports::DNS => Verdict::Deny(Reason::MeshListener),
+            _ if loopback => Verdict::Pass(Passed::Loopback),
+            _ => Verdict::Pass(Passed::OwnAddress),
+        });
+    }
+    if dest.addr == config.node && dest.port == ports::MESOS_AGENT && dest.proto == TCP {
+        return Some(Verdict::Pass(Passed::MesosAgent));
+    }
+    None
+}
+
+#[inline(always)]
+fn to_service(flow: &Flow<'_>, service: Service) -> Verdict {
+    match service.mode {
+        mode::DIRECT => Verdict::Pass(Passed::Direct),
+        // A process outside the mesh gets plain balancing from the kernel: the proxy serves enrolled pods only.
+        mode::PROXY if flow.pod.is_some() && !flow.brokered && flow.dest.proto == TCP => Verdict::Proxy,
+        mode::PROXY | mode::KERNEL if service.backends == 0 => Verdict::Deny(Reason::NoBackend),
+        mode::PROXY | mode::KERNEL => Verdict::Backend(service),
+        _ => Verdict::Deny(Reason::Internal),
+    }
+}
+
+#[inline(always)]
+fn in_vip_range(addr: &Addr, config: &Config) -> bool {
+    let Some(v4) = addr.to_v4() else { return false };
+    if config.vip4_bits == 0 || config.vip4_bits > 32 {
+        return false;
+    }
+    let mask = u32::MAX << (32 - u32::from(config.vip4_bits));
+    u32::from_be_bytes(v4) & mask == u32::from_be_bytes(config.vip4) & mask
+}
+
+#[cfg(test)]
+mod tests;

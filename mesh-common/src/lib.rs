@@ -1,0 +1,18 @@
+//! The vocabulary that every part of the mesh shares.
+//!
+//! Owns the kernel ABI ([`abi`]), the L4 decision ([`decide`]), the names of all refusals ([`reason`]), the port table ([`ports`])
+//! and, with feature `std`, the platform's VIP names and addresses ([`vip`]) and the socket broker's messages ([`broker`]).
+//!
+//! The crate is linked into the eBPF programs, so it is `no_std`, allocates nothing without `std` and never does I/O.
+
+#![cfg_attr(not(any(test, feature = "std", feature = "user")), no_std)]
+#![warn(missing_docs)]
+
+pub mod abi;
+#[cfg(feature = "std")]
+pub mod broker;
+pub mod decide;
+pub mod ports;
+pub mod reason;
+#[cfg(feature = "std")]
+pub mod vip;

@@ -1,0 +1,98 @@
+//! Who a client of the control plane is.
+//!
+//! The id follows Istio's form `role~address~name~domain`, so that a stock Envoy (`sidecar~9.0.1.2~task.default~...`) and our own
+//! processes say the same four things.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+
+/// What a client does with what it gets.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Role {
+    /// mesh-agent: takes services, workloads and mesh settings.
+    Agent,
+    /// The DNS process: takes services and mesh settings.
+    Dns,
+    /// mesh-proxy for all pods of a node.
+    Node,
+    /// A proxy at the edge, bound to Gateways.
+    Gateway,
+    /// A stock Envoy beside one workload.
+    Sidecar,
+}
+
+impl Role {
+    /// The first part of the node id.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Agent => "agent",
+            Self::Dns => "dns",
+            Self::Node => "node",
+            Self::Gateway => "gateway",
+            Self::Sidecar => "sidecar",
+        }
+    }
+}
+
+/// A client's identity.
+#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Node {
+    /// What it does.
+    pub role: Role,
+    /// The address of the Mesos agent's node (for a sidecar: of its workload).
+    pub address: IpAddr,
+    /// A name for logs: the host name or task id.
+    pub name: String,
+}
+
+impl fmt::Display for Node {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}~{}~{}~mesh", self.role.as_str(), self.address, self.name)
+    }
+}
+
+/// Why a node id was refused.
+#[derive(Debug, Eq, PartialEq, thiserror::Error)]
+pub enum InvalidNode {
+    /// Fewer than three parts.
+    #[error("node id {0:?} is not ROLE~ADDRESS~NAME~DOMAIN")]
+    Form(String),
+    /// The first part.
+    #[error("node id has unknown role {0:?}; known are agent, dns, node, gateway, sidecar")]
+    Role(String),
+    /// The second part.
+    #[error("node id has address {0:?}, which is no IP address")]
+    Address(String),
+}
+
+impl FromStr for Node {
+    type Err = InvalidNode;
+
+    fn from_str(id: &str) -> Result<Self, Self::Err> {
+        let mut parts = id.splitn(4, '~');
+        let (Some(role), Some(address), Some(name)) = (parts.next(), parts.next(), parts.next()) else {
+            return Err(InvalidNode::Form(id.to_owned()));
+        };
+        let all = [Role::Agent, Role::Dns, Role::Node, Role::Gateway, Role::Sidecar];
+        let known = all.into_iter().find(|r| r.as_str() == role);
+        let role = known.ok_or_else(|| InvalidNode::Role(role.to_owned()))?;
+        let address = address.parse().map_err(|_: std::net::AddrParseError| InvalidNode::Address(address.to_owned()))?;
+        Ok(Self { role, address, name: name.to_owned() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_round_trip_and_bad_ones_are_named() {
+        let node: Node = "node~192.0.2.11~agent-1~mesh".parse().expect("valid");
+        assert_eq!(node.to_string(), "node~192.0.2.11~agent-1~mesh");
+        assert_eq!("node".parse::<Node>(), Err(InvalidNode::Form("node".to_owned())));
+        assert_eq!("pilot~1.2.3.4~x~y".parse::<Node>(), Err(InvalidNode::Role("pilot".to_owned())));
+        assert_eq!("node~here~x~y".parse::<Node>(), Err(InvalidNode::Address("here".to_owned())));
+    }
+}
