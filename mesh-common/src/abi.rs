@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 1;
+pub const ABI_VERSION: u32 = 2;
 
 /// Address of either family: IPv6, or IPv4 as v4-mapped, network byte order.
 #[repr(C, align(4))]
@@ -235,6 +235,37 @@ pub struct Event {
     pub pad: [u8; 3],
 }
 
+/// How the agent proves at start that the connect hook really fires: the program refuses this one destination with an error that no
+/// network gives. A cgroup namespace, or net_cls before Linux 5.15, would silently disable the hook.
+pub mod probe {
+    /// 240.0.0.86: reserved (RFC 1112), routed by nobody.
+    pub const ADDR: [u8; 4] = [240, 0, 0, 86];
+    /// The port dialled.
+    pub const PORT: u16 = 15_001;
+    /// `ENOTUNIQ`: no TCP stack returns it from connect().
+    pub const ERRNO: i32 = 76;
+}
+
+/// Where DNS datagrams go: 127.128.0.0/9 is always local, and the hash of the asked server in the lower bits keeps two servers apart.
+pub mod dns {
+    use super::Addr;
+    use crate::ports;
+
+    /// The address and port inside the pod to which a datagram for `server` is rewritten.
+    #[must_use]
+    #[inline(always)]
+    pub const fn redirect(server: [u8; 4]) -> (Addr, u16) {
+        let hash = u32::from_be_bytes(server).wrapping_mul(2_654_435_761);
+        // Never .0.0.0, which some stacks treat as a network address.
+        let low = (hash >> 9) & 0x007f_ffff;
+        let bytes = (0x7f80_0000 | if low == 0 { 1 } else { low }).to_be_bytes();
+        (Addr::v4(bytes), ports::DNS)
+    }
+}
+
+/// Name of the global of each `sk_lookup` instance that tells it whose it is: a [`Pod`].
+pub const POD_GLOBAL: &str = "POD";
+
 /// Map names and capacities, shared by the program's definitions and the agent.
 pub mod maps {
     /// `Array<Config>`.
@@ -253,6 +284,25 @@ pub mod maps {
     pub const LISTENERS: &str = "LISTENERS";
     /// `SkStorage<Tag>`.
     pub const TAGS: &str = "TAGS";
+    /// `SkStorage<Original>`: what a rewritten connected socket asked for.
+    pub const ORIGINALS: &str = "ORIGINALS";
+    /// `LruHashMap<UdpKey, Original>`: where the datagrams of unconnected sockets really come from.
+    pub const UDP_REVERSE: &str = "UDP_REVERSE";
+    /// All of them: what is pinned.
+    pub const ALL: [&str; 12] = [
+        CONFIG,
+        PODS_BY_NETNS,
+        SERVICES,
+        BACKENDS,
+        WORKLOADS,
+        PROTECTED,
+        LISTENERS,
+        TAGS,
+        ORIGINALS,
+        UDP_REVERSE,
+        COUNTERS,
+        EVENTS,
+    ];
     /// `PerCpuArray<u64>`, indexed by reason code.
     pub const COUNTERS: &str = "COUNTERS";
     /// `RingBuf<Event>`.

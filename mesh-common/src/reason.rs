@@ -56,6 +56,25 @@ reasons! {
         Bypass = 8 => "bypass",
         /// The kernel half met a state that its maps should never hold.
         Internal = 9 => "internal",
+        /// DNS to a server with an IPv6 address: the mesh's DNS is asked over IPv4 only, and an unseen question may not leave the pod.
+        Ipv6Dns = 10 => "ipv6_dns",
+    }
+}
+
+impl Reason {
+    /// The errno that the application gets from connect() or sendto() (positive; the same numbers on every Linux architecture but
+    /// MIPS, Alpha, PA-RISC and SPARC, which Mesos does not run on).
+    ///
+    /// `ECONNREFUSED` where something should answer and does not or may not; `EHOSTUNREACH` where the destination does not exist for
+    /// this workload; `EPERM`, what the kernel gives by itself, for our own faults.
+    #[must_use]
+    #[inline(always)]
+    pub const fn errno(self) -> i32 {
+        match self {
+            Self::NoBackend | Self::MeshListener | Self::ControlPlane | Self::ProxyGone | Self::Ipv6Dns => 111,
+            Self::UnknownVip | Self::EgressDenied => 113,
+            Self::MapFull | Self::Bypass | Self::Internal => 1,
+        }
     }
 }
 

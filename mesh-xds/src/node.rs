@@ -78,7 +78,8 @@ impl FromStr for Node {
         let all = [Role::Agent, Role::Dns, Role::Node, Role::Gateway, Role::Sidecar];
         let known = all.into_iter().find(|r| r.as_str() == role);
         let role = known.ok_or_else(|| InvalidNode::Role(role.to_owned()))?;
-        let address = address.parse().map_err(|_: std::net::AddrParseError| InvalidNode::Address(address.to_owned()))?;
+        let address =
+            address.parse().map_err(|_no_address: std::net::AddrParseError| InvalidNode::Address(address.to_owned()))?;
         Ok(Self { role, address, name: name.to_owned() })
     }
 }

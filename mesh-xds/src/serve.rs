@@ -1,9 +1,25 @@
 //! Serves snapshots over ADS (delta) to many clients: the asynchronous shell around [`crate::server`].
+//!
+//! Each client has a task, a session and a place in memory of its own: one that reads slowly or refuses everything delays nobody else,
+//! since snapshots are coalesced (only the newest is ever sent) and one response per type is in flight.
 
 use crate::node::Node;
-use crate::server::Snapshot;
+use crate::server::{Request, Session, Snapshot};
+use envoy_types::pb::envoy::service::discovery::v3 as pb;
+use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
+use std::convert::Infallible;
 use std::sync::Arc;
-use tokio::sync::watch;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_rustls::server::TlsStream;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Response, Status, Streaming};
+
+/// Handshakes at once: a mesh that reconnects whole (1,000 nodes with three clients each) is served in turns of this size.
+const HANDSHAKES_MAX: usize = 64;
+/// A client that has not finished its handshake by then is dropped.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Where the snapshots come from. mesh-control implements it.
 pub trait Source: Send + Sync + 'static {
@@ -29,4 +45,163 @@ pub struct Answer<'a> {
     pub error: Option<&'a str>,
     /// True if the client now holds everything of this type that its snapshot has.
     pub in_sync: bool,
+}
+
+/// Serves until the listener fails. `tls` must offer ALPN `h2`.
+///
+/// # Errors
+/// If the server cannot go on.
+pub async fn run(
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    source: Arc<dyn Source>,
+) -> Result<(), tonic::transport::Error> {
+    let (connections, incoming) = mpsc::channel(HANDSHAKES_MAX);
+    let service = ads::AggregatedDiscoveryServiceServer::new(Service { source });
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(5)))
+        .add_service(service)
+        .serve_with_incoming(ReceiverStream::new(incoming));
+    tokio::select! {
+        served = serving => served,
+        never = accept(listener, tokio_rustls::TlsAcceptor::from(tls), connections) => match never {},
+    }
+}
+
+type Handshaken = mpsc::Sender<std::io::Result<TlsStream<TcpStream>>>;
+
+async fn accept(listener: TcpListener, acceptor: tokio_rustls::TlsAcceptor, connections: Handshaken) -> Infallible {
+    let slots = Arc::new(Semaphore::new(HANDSHAKES_MAX));
+    loop {
+        // The semaphore is never closed; without a slot the handshake would merely be uncounted.
+        let slot = Arc::clone(&slots).acquire_owned().await;
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of descriptors or the like: the listener itself is fine. A pause keeps the loop from burning a core.
+                tracing::warn!(%error, "cannot accept an xDS client");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let (acceptor, connections) = (acceptor.clone(), connections.clone());
+        tokio::spawn(async move {
+            let _slot = slot;
+            let _ = stream.set_nodelay(true);
+            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                Ok(Ok(stream)) => _ = connections.send(Ok(stream)).await,
+                Ok(Err(error)) => tracing::warn!(%peer, %error, "an xDS client's TLS handshake failed"),
+                Err(_elapsed) => tracing::warn!(%peer, "an xDS client's TLS handshake took too long"),
+            }
+        });
+    }
+}
+
+struct Service {
+    source: Arc<dyn Source>,
+}
+
+#[tonic::async_trait]
+impl ads::AggregatedDiscoveryService for Service {
+    type StreamAggregatedResourcesStream = ReceiverStream<Result<pb::DiscoveryResponse, Status>>;
+    type DeltaAggregatedResourcesStream = ReceiverStream<Result<pb::DeltaDiscoveryResponse, Status>>;
+
+    async fn stream_aggregated_resources(
+        &self,
+        _request: tonic::Request<Streaming<pb::DiscoveryRequest>>,
+    ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
+        Err(Status::unimplemented("only the delta variant of ADS is served: set api_type DELTA_GRPC"))
+    }
+
+    async fn delta_aggregated_resources(
+        &self,
+        request: tonic::Request<Streaming<pb::DeltaDiscoveryRequest>>,
+    ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        let token = bearer(&request);
+        let mut requests = request.into_inner();
+        let first =
+            requests.message().await?.ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
+        let id = first.node.as_ref().map(|node| node.id.as_str()).unwrap_or_default();
+        let node: Node = id.parse().map_err(|e: crate::node::InvalidNode| Status::invalid_argument(format!("node.id: {e}")))?;
+        self.source.authorize(&node, token.as_deref()).map_err(Status::unauthenticated)?;
+        let (sender, responses) = mpsc::channel(1);
+        let snapshots = self.source.watch(&node);
+        let client = ClientTask { source: Arc::clone(&self.source), node, session: Session::default(), snapshots };
+        tokio::spawn(client.run(first, requests, sender));
+        Ok(Response::new(ReceiverStream::new(responses)))
+    }
+}
+
+fn bearer<T>(request: &tonic::Request<T>) -> Option<String> {
+    let value = request.metadata().get("authorization")?.to_str().ok()?;
+    Some(value.strip_prefix("Bearer ")?.trim().to_owned())
+}
+
+struct ClientTask {
+    source: Arc<dyn Source>,
+    node: Node,
+    session: Session,
+    snapshots: watch::Receiver<Arc<Snapshot>>,
+}
+
+type Responses = mpsc::Sender<Result<pb::DeltaDiscoveryResponse, Status>>;
+
+impl ClientTask {
+    async fn run(
+        mut self,
+        first: pb::DeltaDiscoveryRequest,
+        requests: Streaming<pb::DeltaDiscoveryRequest>,
+        responses: Responses,
+    ) {
+        tracing::info!(node = %self.node, "an xDS client has connected");
+        if let Err(status) = self.pump(first, requests, &responses).await {
+            tracing::info!(node = %self.node, reason = status.message(), "an xDS client's stream ends");
+            let _ = responses.send(Err(status)).await;
+        }
+        self.source.disconnected(&self.node);
+    }
+
+    async fn pump(
+        &mut self,
+        first: pb::DeltaDiscoveryRequest,
+        mut requests: Streaming<pb::DeltaDiscoveryRequest>,
+        responses: &Responses,
+    ) -> Result<(), Status> {
+        self.handle(&first)?;
+        loop {
+            let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
+            while let Some(response) = self.session.poll_response(&snapshot) {
+                if responses.send(Ok(response)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            tokio::select! {
+                request = requests.message() => match request? {
+                    Some(request) => self.handle(&request)?,
+                    None => return Ok(()),
+                },
+                changed = self.snapshots.changed() => {
+                    changed.map_err(|_closed| Status::unavailable("the control plane is stopping"))?;
+                }
+                () = responses.closed() => return Ok(()),
+            }
+        }
+    }
+
+    fn handle(&mut self, request: &pb::DeltaDiscoveryRequest) -> Result<(), Status> {
+        let meaning = self.session.handle_request(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
+        let (type_url, error) = match &meaning {
+            Request::Ack(type_url) => (*type_url, None),
+            Request::Nack(type_url, error) => {
+                tracing::warn!(node = %self.node, type_url, error, "an xDS client refused configuration");
+                (*type_url, Some(error.as_str()))
+            }
+            Request::Subscribed | Request::Stale => return Ok(()),
+        };
+        let snapshot = Arc::clone(&self.snapshots.borrow());
+        let in_sync = self.session.in_sync(type_url, &snapshot);
+        self.source.answered(&self.node, Answer { type_url, error, in_sync });
+        Ok(())
+    }
 }
