@@ -1,0 +1,67 @@
+//! The Istio configuration in force: typed kinds, their only parser, and what is refused.
+//!
+//! The API admits an object by parsing it here; the compiler gets the very same parsed objects. Nothing here does I/O.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+mod check;
+pub(crate) mod decode;
+pub(crate) mod destination_rule;
+pub(crate) mod enforced;
+pub(crate) mod gateway;
+pub(crate) mod kind;
+pub(crate) mod problem;
+pub(crate) mod resource;
+pub(crate) mod service_entry;
+pub(crate) mod virtual_service;
+
+pub(crate) use destination_rule::DestinationRule;
+pub(crate) use gateway::Gateway;
+pub(crate) use kind::{GROUP, Kind, VERSIONS};
+pub(crate) use problem::{Problem, Problems};
+pub(crate) use resource::{Meta, Resource, Spec};
+pub(crate) use service_entry::ServiceEntry;
+pub(crate) use virtual_service::VirtualService;
+
+/// All objects in force, each list ordered by creation, name and namespace.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Config {
+    pub(crate) virtual_services: Vec<Arc<Resource<VirtualService>>>,
+    pub(crate) destination_rules: Vec<Arc<Resource<DestinationRule>>>,
+    pub(crate) gateways: Vec<Arc<Resource<Gateway>>>,
+    pub(crate) service_entries: Vec<Arc<Resource<ServiceEntry>>>,
+}
+
+impl Config {
+    /// Adds a stored object.
+    ///
+    /// # Errors
+    /// If it does not parse, which admission should have seen.
+    pub(crate) fn add(&mut self, kind: Kind, object: &Value) -> Result<(), Problems> {
+        match kind {
+            Kind::VirtualService => self.virtual_services.push(Arc::new(Resource::try_from(object)?)),
+            Kind::DestinationRule => self.destination_rules.push(Arc::new(Resource::try_from(object)?)),
+            Kind::Gateway => self.gateways.push(Arc::new(Resource::try_from(object)?)),
+            Kind::ServiceEntry => self.service_entries.push(Arc::new(Resource::try_from(object)?)),
+        }
+        Ok(())
+    }
+
+    /// Puts every list in Istio's order.
+    pub(crate) fn sort(&mut self) {
+        resource::sort(&mut self.virtual_services);
+        resource::sort(&mut self.destination_rules);
+        resource::sort(&mut self.gateways);
+        resource::sort(&mut self.service_entries);
+    }
+}
+
+/// Whether an object of this kind would be taken.
+///
+/// # Errors
+/// With everything that is wrong.
+pub(crate) fn admit(kind: Kind, object: &Value) -> Result<(), Problems> {
+    Config::default().add(kind, object)
+}

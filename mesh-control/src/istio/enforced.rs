@@ -1,0 +1,1 @@
+//! Fields that are stored but not honoured yet; the API warns of them.

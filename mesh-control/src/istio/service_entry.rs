@@ -1,0 +1,59 @@
+//! `ServiceEntry` as Istio's proto declares it; the API refuses it until it is enforced.
+
+use std::collections::BTreeMap;
+
+use super::decode::{enumeration, message};
+
+message! {
+    /// A service that no registry knows.
+    ServiceEntry {
+        hosts: Vec<String> = required,
+        addresses: Vec<String>,
+        ports: Vec<ServicePort>,
+        location: Location,
+        resolution: Resolution,
+        endpoints: Vec<WorkloadEntry>,
+        workload_selector: Option<EntrySelector>,
+        export_to: Vec<String>,
+        subject_alt_names: Vec<String>,
+    }
+}
+
+message! {
+    /// A port with its protocol.
+    ServicePort { number: u32 = required, protocol: String, name: String = required, target_port: u32, }
+}
+
+enumeration! {
+    /// Whether the service is part of the mesh.
+    Location { MeshExternal = "MESH_EXTERNAL", MeshInternal = "MESH_INTERNAL", }
+}
+
+enumeration! {
+    /// How its endpoints are found.
+    Resolution {
+        None = "NONE",
+        Static = "STATIC",
+        Dns = "DNS",
+        DnsRoundRobin = "DNS_ROUND_ROBIN",
+        DynamicDns = "DYNAMIC_DNS",
+    }
+}
+
+message! {
+    /// One endpoint.
+    WorkloadEntry {
+        address: String,
+        ports: BTreeMap<String, u32>,
+        labels: BTreeMap<String, String>,
+        network: String,
+        locality: String,
+        weight: u32,
+        service_account: String,
+    }
+}
+
+message! {
+    /// Workloads by their labels.
+    EntrySelector { labels: BTreeMap<String, String>, }
+}
