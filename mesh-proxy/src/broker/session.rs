@@ -1,0 +1,53 @@
+//! What has been announced, as a state machine without I/O: turns the agent's messages into events.
+
+use super::{Event, WireError};
+use mesh_common::broker::ToProxy;
+use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+
+/// The pods that the owner of the events believes in.
+#[derive(Debug, Default)]
+pub(super) struct Session {
+    /// Announced and not gone.
+    known: BTreeSet<u32>,
+    /// Announced on this connection. Differs from `known` between a reconnection and `Ready`.
+    listed: BTreeSet<u32>,
+}
+
+impl Session {
+    /// The connection is gone; the pods are not.
+    pub(super) fn disconnected(&mut self) {
+        self.listed.clear();
+    }
+
+    /// Takes one message with its descriptors.
+    pub(super) fn on(&mut self, message: ToProxy, fds: Vec<OwnedFd>) -> Result<Vec<Event>, WireError> {
+        let expected = match &message {
+            ToProxy::Pod { listeners, .. } => listeners.len(),
+            ToProxy::Sockets { count, .. } => *count,
+            ToProxy::PodGone { .. } | ToProxy::Ready => 0,
+        };
+        if expected != fds.len() {
+            return Err(WireError::Descriptors { expected, got: fds.len() });
+        }
+        Ok(match message {
+            ToProxy::Pod { slot, workload, listeners } => {
+                self.known.insert(slot);
+                self.listed.insert(slot);
+                vec![Event::PodAdded { slot, workload, listeners: listeners.into_iter().zip(fds).collect() }]
+            }
+            ToProxy::PodGone { slot } => {
+                self.known.remove(&slot);
+                self.listed.remove(&slot);
+                vec![Event::PodGone { slot }]
+            }
+            ToProxy::Ready => {
+                let gone = self.known.difference(&self.listed).map(|&slot| Event::PodGone { slot });
+                let events = gone.chain([Event::Ready]).collect();
+                self.known = self.listed.clone();
+                events
+            }
+            ToProxy::Sockets { slot, family, .. } => vec![Event::Sockets { slot, family, sockets: fds }],
+        })
+    }
+}

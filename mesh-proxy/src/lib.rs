@@ -1,0 +1,8 @@
+//! The node's L7 proxy, as a library so that tests can run all of it in one process.
+//!
+//! One process serves every pod of a node and holds no privilege: sockets in pods come from mesh-agent ([`broker`]), configuration from
+//! mesh-control ([`mesh_xds`]). `main` parses the command line; everything else is here.
+
+#![forbid(unsafe_code)]
+
+pub mod broker;
