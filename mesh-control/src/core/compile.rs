@@ -1,0 +1,271 @@
+//! Registry and rules into what each node holds.
+//!
+//! Nearly all of it is the same for all nodes and is built once; what differs (a bridge endpoint has another address on its own node) is
+//! laid over it when a node asks. A resource that did not change keeps its version and its buffer, and a type of which nothing changed
+//! keeps its whole map, so that the server has nothing to compare.
+
+mod action;
+mod agent;
+mod cluster;
+mod envoy;
+mod fault;
+mod index;
+mod listener;
+mod matching;
+mod report;
+mod route;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use cluster::DefaultLb;
+pub(crate) use report::Unsupported;
+
+use super::registry::{Registry, Service};
+use crate::istio::Config;
+use crate::istio::virtual_service::Destination;
+use envoy::versioned;
+use index::Index;
+use mesh_xds::agent::{MESH, MESH_NAME, Mode, OutboundPolicy, SERVICE, Transport, WORKLOAD};
+use mesh_xds::names::{CLUSTER, ClusterName, ENDPOINT, LISTENER, ROUTE};
+use mesh_xds::node::{Node, Role};
+use mesh_xds::server::{Snapshot, Versioned};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Istio's name for "on to where the client meant to go".
+const PASSTHROUGH: &str = "PassthroughCluster";
+
+/// What the operator chose for the whole mesh.
+#[derive(Clone, Debug)]
+pub(crate) struct Settings {
+    pub(crate) vip_domain: String,
+    pub(crate) outbound: OutboundPolicy,
+    pub(crate) default_lb: DefaultLb,
+    pub(crate) vip_ranges: Vec<String>,
+    pub(crate) zones: Vec<String>,
+    /// Our own ports that no workload may dial, on every node's address and on these.
+    pub(crate) own_ports: Vec<u16>,
+    pub(crate) own_addresses: Vec<IpAddr>,
+    /// What else no workload may dial.
+    pub(crate) protect: Vec<SocketAddr>,
+}
+
+type Resources = Arc<BTreeMap<String, Versioned>>;
+type Labels = BTreeMap<String, String>;
+
+/// Everything for every node.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Compiled {
+    registry: Arc<Registry>,
+    mesh: Resources,
+    workloads: Resources,
+    services: Resources,
+    /// Services without backends, for DNS.
+    names: Resources,
+    listeners: Resources,
+    routes: Resources,
+    clusters: Resources,
+    endpoints: Resources,
+    /// Clusters and their subset's labels.
+    assignments: BTreeMap<ClusterName, Option<Labels>>,
+    /// Nodes that see some services' endpoints otherwise than the rest does.
+    local: HashMap<IpAddr, BTreeSet<String>>,
+    /// Fields of rules that have no effect.
+    pub(crate) unsupported: Vec<Unsupported>,
+}
+
+/// One compilation.
+struct Compiler<'i, 'a> {
+    index: &'i Index<'a>,
+    settings: &'i Settings,
+    /// Clusters that listeners and routes refer to.
+    used: BTreeSet<ClusterName>,
+}
+
+/// Compiles everything. `before` is the last result: what is equal in it is shared.
+pub(crate) fn compile(registry: &Arc<Registry>, config: &Config, settings: &Settings, before: &Compiled) -> Compiled {
+    let mut unsupported = Vec::new();
+    let index = Index::new(registry, config, &settings.vip_domain, &mut unsupported);
+    check(&index, config, settings, &mut unsupported);
+    unsupported.sort();
+    let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
+    let (listeners, routes) = (compiler.listeners(), compiler.routes());
+    let (assignments, mut clusters, endpoints) = compiler.clusters();
+    if settings.outbound == OutboundPolicy::AllowAny {
+        clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough()));
+    }
+    let services = registry.services.values();
+    let workloads = registry.workloads.values();
+    Compiled {
+        registry: registry.clone(),
+        mesh: share(&before.mesh, BTreeMap::from([(MESH_NAME.to_owned(), agent::mesh(registry, settings))])),
+        workloads: share(&before.workloads, workloads.map(|w| (w.id.clone(), agent::workload(w))).collect()),
+        services: share(&before.services, services.clone().map(|s| (s.name.clone(), agent::service(s, None))).collect()),
+        names: share(&before.names, services.map(|s| (s.name.clone(), agent::names(s))).collect()),
+        listeners: share(&before.listeners, listeners),
+        routes: share(&before.routes, routes),
+        clusters: share(&before.clusters, clusters),
+        endpoints: share(&before.endpoints, endpoints),
+        assignments,
+        local: local(registry),
+        unsupported,
+    }
+}
+
+impl Compiled {
+    /// What a node holds.
+    pub(crate) fn snapshot(&self, node: &Node) -> Snapshot {
+        let types = match node.role {
+            Role::Agent => {
+                vec![(MESH, self.mesh.clone()), (WORKLOAD, self.workloads.clone()), (SERVICE, self.services_at(node.address))]
+            }
+            Role::Dns => vec![(MESH, self.mesh.clone()), (SERVICE, self.names.clone())],
+            Role::Node => vec![
+                (LISTENER, self.listeners.clone()),
+                (ROUTE, self.routes.clone()),
+                (CLUSTER, self.clusters.clone()),
+                (ENDPOINT, self.endpoints_at(node.address)),
+            ],
+            // Nothing is meant for them yet, and nothing is safer than something that was meant for others.
+            Role::Gateway | Role::Sidecar => Vec::new(),
+        };
+        Snapshot { types: types.into_iter().collect() }
+    }
+
+    fn services_at(&self, node: IpAddr) -> Resources {
+        let Some(local) = self.local.get(&node) else { return self.services.clone() };
+        let mut services = (*self.services).clone();
+        for service in local.iter().filter_map(|name| self.registry.services.get(name)) {
+            services.insert(service.name.clone(), agent::service(service, Some(node)));
+        }
+        Arc::new(services)
+    }
+
+    fn endpoints_at(&self, node: IpAddr) -> Resources {
+        let Some(local) = self.local.get(&node) else { return self.endpoints.clone() };
+        let mut endpoints = (*self.endpoints).clone();
+        for (name, labels) in self.assignments.iter().filter(|(name, _)| local.contains(&name.host)) {
+            let port = self.registry.services.get(&name.host).and_then(|service| service.tcp_port(name.port));
+            if let Some(port) = port {
+                endpoints.insert(name.to_string(), versioned(&cluster::assignment(name, port, labels.as_ref(), Some(node))));
+            }
+        }
+        Arc::new(endpoints)
+    }
+}
+
+impl Compiler<'_, '_> {
+    /// HTTP ports with the services that have them.
+    fn http_ports(&self) -> BTreeMap<u16, Vec<&Service>> {
+        let mut ports: BTreeMap<u16, Vec<&Service>> = BTreeMap::new();
+        for service in self.index.registry.services.values() {
+            for ((number, _), _) in service.ports.iter().filter(|(_, port)| port.is_http_proxy()) {
+                ports.entry(*number).or_default().push(service);
+            }
+        }
+        ports
+    }
+
+    fn listeners(&mut self) -> BTreeMap<String, Versioned> {
+        let mut listeners: Vec<_> = self.http_ports().into_keys().map(listener::http).collect();
+        for service in self.index.registry.services.values() {
+            let is_tcp_proxy = |port: &&crate::core::registry::Port| port.mode == Mode::Proxy && !port.protocol.is_http();
+            let ports = service.ports.iter().filter(|((_, transport), _)| *transport == Transport::Tcp);
+            for ((number, _), _) in ports.filter(|(_, port)| is_tcp_proxy(port)) {
+                let name = ClusterName { port: *number, subset: String::new(), host: service.name.clone() };
+                listeners.extend(service.addresses.iter().map(|vip| listener::tcp(*vip, *number, &name)));
+                self.used.insert(name);
+            }
+        }
+        listeners.into_iter().map(|listener| (listener.name.clone(), versioned(&listener))).collect()
+    }
+
+    fn routes(&mut self) -> BTreeMap<String, Versioned> {
+        let index = self.index;
+        let ports = Compiler { index, settings: self.settings, used: BTreeSet::new() };
+        let ports = ports.http_ports();
+        ports.iter().map(|(port, services)| (port.to_string(), versioned(&route::configuration(self, *port, services)))).collect()
+    }
+
+    /// The clusters in use that can exist, with the labels of their subsets, and their endpoints as most nodes see them.
+    #[expect(clippy::type_complexity, reason = "three maps of one loop")]
+    fn clusters(&self) -> (BTreeMap<ClusterName, Option<Labels>>, BTreeMap<String, Versioned>, BTreeMap<String, Versioned>) {
+        let (mut assignments, mut clusters, mut endpoints) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for name in &self.used {
+            let port = self.index.registry.services.get(&name.host).and_then(|service| service.tcp_port(name.port));
+            let rule = self.index.destination_rule(&name.host);
+            let subset = rule.and_then(|rule| rule.subsets.get(name.subset.as_str()));
+            // A subset that no rule defines has no cluster: requests to it get 503, as in Istio.
+            let (Some(port), true) = (port, name.subset.is_empty() || subset.is_some()) else { continue };
+            let labels = subset.map(|subset| subset.labels.clone());
+            clusters.insert(name.to_string(), versioned(&cluster::cluster(name, port, rule, self.settings.default_lb)));
+            endpoints.insert(name.to_string(), versioned(&cluster::assignment(name, port, labels.as_ref(), None)));
+            assignments.insert(name.clone(), labels);
+        }
+        (assignments, clusters, endpoints)
+    }
+
+    /// The name of a destination's cluster: its port, else its service's only one, else the one that the client dialled.
+    fn destination(&mut self, to: &Destination, dialled: u16) -> String {
+        let host = self.index.resolve(&to.host);
+        let service = self.index.registry.services.get(&host);
+        let ports: Vec<u16> =
+            service.iter().flat_map(|s| s.ports.keys()).filter(|(_, t)| *t == Transport::Tcp).map(|(n, _)| *n).collect();
+        let chosen = to.port.as_ref().and_then(|port| u16::try_from(port.number).ok());
+        let port = chosen.unwrap_or_else(|| if let [only] = ports.as_slice() { *only } else { dialled });
+        let name = ClusterName { port, subset: to.subset.clone(), host };
+        let text = name.to_string();
+        self.used.insert(name);
+        text
+    }
+}
+
+/// Reports what of the rules has no effect, each rule once.
+fn check(index: &Index<'_>, config: &Config, settings: &Settings, unsupported: &mut Vec<Unsupported>) {
+    for rule in &config.virtual_services {
+        let mut scratch = Compiler { index, settings, used: BTreeSet::new() };
+        route::of_rule(&mut scratch, rule, None, &mut report::Report::new("VirtualService", &rule.meta, unsupported));
+    }
+    for rule in &config.destination_rules {
+        cluster::check(rule, unsupported);
+    }
+}
+
+fn passthrough() -> envoy::cluster::Cluster {
+    use envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
+    envoy::cluster::Cluster {
+        name: PASSTHROUGH.to_owned(),
+        cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
+        lb_policy: LbPolicy::ClusterProvided.into(),
+        connect_timeout: Some(envoy::duration(std::time::Duration::from_secs(10))),
+        ..Default::default()
+    }
+}
+
+/// Services of which a node sees some endpoint otherwise than the rest.
+fn local(registry: &Registry) -> HashMap<IpAddr, BTreeSet<String>> {
+    let mut local: HashMap<IpAddr, BTreeSet<String>> = HashMap::new();
+    for service in registry.services.values() {
+        let endpoints = service.ports.values().flat_map(|port| &port.endpoints);
+        for node in endpoints.filter(|endpoint| endpoint.depends_on_node()).filter_map(|endpoint| endpoint.node) {
+            local.entry(node).or_default().insert(service.name.clone());
+        }
+    }
+    local
+}
+
+/// The new resources, in the old buffers where they are equal.
+fn share(before: &Resources, mut now: BTreeMap<String, Versioned>) -> Resources {
+    if **before == now {
+        return before.clone();
+    }
+    for (name, resource) in &mut now {
+        if let Some(old) = before.get(name)
+            && old == resource
+        {
+            *resource = old.clone();
+        }
+    }
+    Arc::new(now)
+}

@@ -1,0 +1,128 @@
+//! Which rule applies to which service: names are resolved here, and only here.
+
+use super::Unsupported;
+use crate::core::names;
+use crate::core::registry::{Registry, Service};
+use crate::istio::destination_rule::{Subset, TrafficPolicy};
+use crate::istio::{Config, DestinationRule, Resource, VirtualService};
+use std::collections::{BTreeMap, HashMap};
+
+/// Registry and rules, joined by names.
+pub(super) struct Index<'a> {
+    pub(super) registry: &'a Registry,
+    vip_domain: &'a str,
+    /// Any name to the full name.
+    aliases: HashMap<&'a str, &'a str>,
+    /// By resolved host, exact or `*.suffix`.
+    virtual_services: BTreeMap<String, &'a Resource<VirtualService>>,
+    destination_rules: BTreeMap<String, Merged<'a>>,
+}
+
+/// All DestinationRules for one host: the oldest's policy, everyone's subsets.
+#[derive(Default)]
+pub(super) struct Merged<'a> {
+    pub(super) policy: Option<&'a TrafficPolicy>,
+    pub(super) subsets: BTreeMap<&'a str, &'a Subset>,
+}
+
+impl<'a> Index<'a> {
+    /// `config` is in Istio's order, oldest first, which is how conflicts are settled.
+    pub(super) fn new(registry: &'a Registry, config: &'a Config, vip_domain: &'a str, report: &mut Vec<Unsupported>) -> Self {
+        let services = registry.services.values();
+        let aliases = services.flat_map(|s| s.names.iter().map(|name| (name.as_str(), s.name.as_str()))).collect();
+        let (virtual_services, destination_rules) = (BTreeMap::new(), BTreeMap::new());
+        let mut index = Self { registry, vip_domain, aliases, virtual_services, destination_rules };
+        for rule in &config.virtual_services {
+            index.add_virtual_service(rule, report);
+        }
+        for rule in &config.destination_rules {
+            index.add_destination_rule(rule, report);
+        }
+        index
+    }
+
+    /// The full name of a host in a rule: a name without a dot is in the VIP domain (on Kubernetes it would be in the rule's namespace),
+    /// an alias is its service's name, anything else is itself.
+    pub(super) fn resolve(&self, host: &str) -> String {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        match self.aliases.get(host.as_str()) {
+            Some(name) => (*name).to_owned(),
+            None if host.contains(['.', '*', ':']) => host,
+            None => names::full(&host, self.vip_domain),
+        }
+    }
+
+    pub(super) fn virtual_service(&self, service: &Service) -> Option<&'a Resource<VirtualService>> {
+        most_specific(&self.virtual_services, &service.name).copied()
+    }
+
+    pub(super) fn destination_rule(&self, service: &str) -> Option<&Merged<'a>> {
+        most_specific(&self.destination_rules, service)
+    }
+
+    fn add_virtual_service(&mut self, rule: &'a Resource<VirtualService>, report: &mut Vec<Unsupported>) {
+        let mut tell = |field: String, why: &str| report.push(Unsupported::new("VirtualService", &rule.meta, field, why));
+        // Absent means the mesh. Gateways come later, so a rule for gateways only has no effect.
+        let in_mesh = rule.spec.gateways.is_empty() || rule.spec.gateways.iter().any(|gateway| gateway == "mesh");
+        for (i, gateway) in rule.spec.gateways.iter().enumerate().filter(|(_, gateway)| *gateway != "mesh") {
+            tell(format!("spec.gateways[{i}]"), &format!("there is no gateway {gateway}; the rule has no effect at gateways"));
+        }
+        if !in_mesh {
+            return;
+        }
+        for (i, host) in rule.spec.hosts.iter().enumerate() {
+            let resolved = self.resolve(host);
+            let mut services = self.registry.services.values().filter(|service| matches(&resolved, &service.name)).peekable();
+            if services.peek().is_none() {
+                tell(format!("spec.hosts[{i}]"), &format!("no service is called {resolved}"));
+            } else if !rule.spec.http.is_empty() && !services.any(Service::has_http_proxy_port) {
+                let why = format!("{resolved} has no HTTP port that the proxy carries, so the http routes have no effect");
+                tell(format!("spec.hosts[{i}]"), &why);
+            }
+            if let Some(older) = self.virtual_services.get(&resolved) {
+                let meta = &older.meta;
+                if meta.uid != rule.meta.uid || (&meta.namespace, &meta.name) != (&rule.meta.namespace, &rule.meta.name) {
+                    let why = format!("{} is routed by the older VirtualService {}/{}", resolved, meta.namespace, meta.name);
+                    tell(format!("spec.hosts[{i}]"), &why);
+                }
+            } else {
+                self.virtual_services.insert(resolved, rule);
+            }
+        }
+    }
+
+    fn add_destination_rule(&mut self, rule: &'a Resource<DestinationRule>, report: &mut Vec<Unsupported>) {
+        let mut tell = |field: String, why: &str| report.push(Unsupported::new("DestinationRule", &rule.meta, field, why));
+        let resolved = self.resolve(&rule.spec.host);
+        if !self.registry.services.keys().any(|name| matches(&resolved, name)) {
+            tell("spec.host".to_owned(), &format!("no service is called {resolved}"));
+        }
+        let merged = self.destination_rules.entry(resolved).or_default();
+        match (&rule.spec.traffic_policy, merged.policy) {
+            (Some(_), Some(_)) => tell("spec.trafficPolicy".to_owned(), "an older DestinationRule for this host has one"),
+            (Some(policy), None) => merged.policy = Some(policy),
+            (None, _) => {}
+        }
+        for (i, subset) in rule.spec.subsets.iter().enumerate() {
+            if merged.subsets.contains_key(subset.name.as_str()) {
+                tell(format!("spec.subsets[{i}]"), "an older DestinationRule for this host has a subset of this name");
+            } else {
+                merged.subsets.insert(&subset.name, subset);
+            }
+        }
+    }
+}
+
+/// Exact before the longest wildcard.
+fn most_specific<'m, T>(rules: &'m BTreeMap<String, T>, service: &str) -> Option<&'m T> {
+    let wildcards = || rules.iter().filter(|(host, _)| host.starts_with('*') && matches(host, service));
+    rules.get(service).or_else(|| wildcards().max_by_key(|(host, _)| host.len()).map(|(_, rule)| rule))
+}
+
+/// `*.foo.com` matches `a.foo.com`, not `foo.com`; `*` matches all.
+fn matches(host: &str, name: &str) -> bool {
+    match host.strip_prefix('*') {
+        Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
+        None => host == name,
+    }
+}

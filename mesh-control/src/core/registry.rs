@@ -1,0 +1,195 @@
+//! What runs, independent of who told us: services with their endpoints, and workloads.
+
+use mesh_xds::agent::{Mode, Transport};
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// Everything that runs, at one moment.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Registry {
+    /// By full name.
+    pub(crate) services: BTreeMap<String, Service>,
+    /// By instance id.
+    pub(crate) workloads: BTreeMap<String, Workload>,
+    /// What was left out or settled between contradicting labels, one sentence each.
+    pub(crate) problems: BTreeSet<String>,
+}
+
+impl Registry {
+    /// The addresses of all nodes on which something runs.
+    pub(crate) fn nodes(&self) -> BTreeSet<IpAddr> {
+        self.workloads.values().filter_map(|w| w.node.parse().ok()).collect()
+    }
+}
+
+/// A name with VIPs and ports.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Service {
+    /// `reviews.marathon.l4lb.thisdcos.directory`.
+    pub(crate) name: String,
+    /// All names, [`Self::name`] among them, lower case.
+    pub(crate) names: BTreeSet<String>,
+    /// VIPs; filled by [`super::allot`] for named VIPs.
+    pub(crate) addresses: Vec<IpAddr>,
+    /// By port and transport.
+    pub(crate) ports: BTreeMap<(u16, Transport), Port>,
+}
+
+impl Service {
+    /// Can rules for requests have an effect on it?
+    pub(crate) fn has_http_proxy_port(&self) -> bool {
+        self.ports.values().any(Port::is_http_proxy)
+    }
+
+    /// The port of TCP with this number.
+    pub(crate) fn tcp_port(&self, number: u16) -> Option<&Port> {
+        self.ports.get(&(number, Transport::Tcp))
+    }
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Port {
+    pub(crate) protocol: Protocol,
+    pub(crate) mode: Mode,
+    /// Sorted by address, then workload.
+    pub(crate) endpoints: Vec<Endpoint>,
+}
+
+/// One instance that serves a port.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Endpoint {
+    /// How its own node dials it.
+    pub(crate) at_home: SocketAddr,
+    /// How all other nodes do; `None` if they cannot (bridge network without host port).
+    pub(crate) elsewhere: Option<SocketAddr>,
+    /// The address of its node.
+    pub(crate) node: Option<IpAddr>,
+    /// Instance id.
+    pub(crate) workload: String,
+    /// Labels of the very version that the instance runs.
+    pub(crate) labels: Arc<BTreeMap<String, String>>,
+    pub(crate) health: Health,
+}
+
+impl Endpoint {
+    /// Where a node (`None`: one that runs none of the endpoints) dials it.
+    pub(crate) fn seen_from(&self, node: Option<IpAddr>) -> Option<SocketAddr> {
+        if node.is_some() && node == self.node { Some(self.at_home) } else { self.elsewhere }
+    }
+
+    /// Must its own node dial another address than the rest?
+    pub(crate) fn depends_on_node(&self) -> bool {
+        self.elsewhere != Some(self.at_home)
+    }
+}
+
+/// What Marathon says of an instance's health.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Health {
+    /// It has no check, or the check succeeds.
+    Healthy,
+    /// It has a check that has not reported: just started, or Marathon forgot (it does so on a change of its leader).
+    Unknown,
+    /// The check fails.
+    Unhealthy,
+    /// It is being killed.
+    Draining,
+}
+
+impl Port {
+    /// Does the proxy see requests on it?
+    pub(crate) fn is_http_proxy(&self) -> bool {
+        self.mode == Mode::Proxy && self.protocol.is_http()
+    }
+
+    /// The weight of an endpoint: 0 takes no new connection.
+    ///
+    /// Unknown health counts as unhealthy as long as another endpoint is known to be healthy; if none is, it counts as healthy:
+    /// a service must never be emptied because Marathon forgot everything that it knew (marathon#3419, #4094).
+    pub(crate) fn weight(&self, endpoint: &Endpoint) -> u32 {
+        let any_healthy = || self.endpoints.iter().any(|e| e.health == Health::Healthy);
+        match endpoint.health {
+            Health::Healthy => 1,
+            Health::Unknown => u32::from(!any_healthy()),
+            Health::Unhealthy | Health::Draining => 0,
+        }
+    }
+}
+
+/// Istio's protocols, as far as the mesh tells them apart.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Protocol {
+    Http,
+    Http2,
+    Grpc,
+    Https,
+    Tls,
+    Mongo,
+    Redis,
+    Mysql,
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    /// Reads Istio's spelling, in any case; `grpc-web` is HTTP to a proxy.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Some(match text.to_ascii_lowercase().as_str() {
+            "http" | "grpc-web" => Self::Http,
+            "http2" => Self::Http2,
+            "grpc" => Self::Grpc,
+            "https" => Self::Https,
+            "tls" => Self::Tls,
+            "mongo" => Self::Mongo,
+            "redis" => Self::Redis,
+            "mysql" => Self::Mysql,
+            "tcp" => Self::Tcp,
+            "udp" => Self::Udp,
+            _ => return None,
+        })
+    }
+
+    pub(crate) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "HTTP",
+            Self::Http2 => "HTTP2",
+            Self::Grpc => "GRPC",
+            Self::Https => "HTTPS",
+            Self::Tls => "TLS",
+            Self::Mongo => "MONGO",
+            Self::Redis => "REDIS",
+            Self::Mysql => "MYSQL",
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+        }
+    }
+
+    /// Can requests be told apart, so that users expect routing and balancing per request?
+    pub(crate) const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Http2 | Self::Grpc)
+    }
+
+    /// The mode of a port without rule and label.
+    pub(crate) const fn default_mode(self) -> Mode {
+        if self.is_http() { Mode::Proxy } else { Mode::Kernel }
+    }
+}
+
+/// An instance of an app or pod.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Workload {
+    /// `reviews-v2.instance-<uuid>`.
+    pub(crate) id: String,
+    /// `/reviews-v2`.
+    pub(crate) app: String,
+    pub(crate) namespace: String,
+    /// The address of its node; its host name if that does not resolve.
+    pub(crate) node: String,
+    /// Empty on the host network.
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) labels: Arc<BTreeMap<String, String>>,
+    pub(crate) enrol: bool,
+    pub(crate) host_network: bool,
+}
