@@ -1,0 +1,144 @@
+//! What must not be possible, and what must not be there.
+
+use super::Case;
+use crate::rules::pid_of;
+use anyhow::{Context, Result, ensure};
+use mesh_tests::world::World;
+use serde_json::Value;
+use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+
+pub(crate) const CASES: &[Case] = &[
+    ("safety::a pod that dials the mesh's own listeners is refused at once", own_listeners),
+    ("safety::a pod reaches nothing outside that no rule allows", outside),
+    ("safety::workloads know nothing of the mesh", nothing_changed),
+    ("safety::no iptables or nft rule of ours anywhere", no_netfilter),
+    ("safety::no namespace of the tests has a route to this machine's network", isolated),
+];
+
+/// Every process of the shop's pods, one per network namespace.
+fn pods(world: &World) -> Result<Vec<(String, i32)>> {
+    let ids = ["/productpage", "/details", "/ratings", "/reviews-v1", "/reviews-v2", "/reviews-v3"];
+    ids.iter().map(|id| Ok(((*id).to_owned(), pid_of(&world.instances_of(id)?[0])?))).collect()
+}
+
+fn refused(world: &World, pod: &str, to: &str) -> Result<()> {
+    let said = world.echo(pod, &["dial", to])?;
+    ensure!(said["ok"] == false, "{pod} reached {to}: {said}");
+    ensure!(said["micros"].as_u64().is_some_and(|m| m < 500_000), "{pod} to {to} hung: {said}");
+    let errno = said["errno"].as_i64().and_then(|e| i32::try_from(e).ok()).unwrap_or_default();
+    let known = [libc::ECONNREFUSED, libc::EPERM, libc::EHOSTUNREACH, libc::ENETUNREACH, libc::EACCES];
+    ensure!(known.contains(&errno), "{pod} to {to}: {said}");
+    Ok(())
+}
+
+fn own_listeners(world: &mut World) -> Result<()> {
+    for pod in ["productpage", "ratings"] {
+        for to in ["127.0.0.1:15001", "127.0.0.1:15053", "127.128.0.1:15053", "0.0.0.0:15001"] {
+            refused(world, pod, to)?;
+        }
+        for node in ["192.0.2.11", "192.0.2.12"] {
+            for port in [32443, 32010] {
+                refused(world, pod, &format!("{node}:{port}"))?;
+            }
+        }
+        let said = world.echo(pod, &["dial", "--udp", "--timeout-ms", "300", "127.0.0.1:15053"])?;
+        ensure!(said["ok"] == false, "{said}");
+    }
+    Ok(())
+}
+
+fn outside(world: &mut World) -> Result<()> {
+    for to in ["203.0.113.10:80", "203.0.113.10:443", "192.0.2.1:8080", "11.200.0.1:80"] {
+        refused(world, "productpage", to)?;
+    }
+    Ok(())
+}
+
+fn nothing_changed(world: &mut World) -> Result<()> {
+    for (pod, pid) in pods(world)? {
+        let environment = std::fs::read(format!("/proc/{pid}/environ"))?;
+        let environment = String::from_utf8_lossy(&environment).to_ascii_lowercase();
+        for hint in ["proxy", "15001", "mesh_"] {
+            ensure!(!environment.contains(hint), "{pod}: {hint:?} in its environment");
+        }
+        let resolver = world.exec(&pod, &["cat", "/etc/resolv.conf"])?;
+        ensure!(resolver.contains("198.51.100.1") && !resolver.contains("127."), "{pod}: {resolver}");
+        let namespace = std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino();
+        for (name, other) in processes_in(namespace)? {
+            ensure!(
+                other == pid || name == "bookinfo" || name == "sh",
+                "{pod}: a process {name:?} ({other}) shares its namespace"
+            );
+        }
+    }
+    Ok(())
+}
+
+fn processes_in(namespace: u64) -> Result<BTreeMap<String, i32>> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let Ok(pid) = entry?.file_name().to_string_lossy().parse::<i32>() else { continue };
+        // Processes end while we look; those are in nobody's way.
+        let Ok(meta) = std::fs::metadata(format!("/proc/{pid}/ns/net")) else { continue };
+        if meta.ino() == namespace {
+            let name = std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+            found.insert(name.trim().to_owned(), pid);
+        }
+    }
+    Ok(found)
+}
+
+/// A process of each network namespace of this world: pods and nodes.
+fn namespaces(world: &World) -> Result<Vec<(String, i32)>> {
+    let mut all = pods(world)?;
+    for instance in world.instances_of("/mesh-agent")? {
+        all.push((instance["node"].as_str().unwrap_or_default().to_owned(), pid_of(&instance)?));
+    }
+    Ok(all)
+}
+
+fn inside(pid: i32, command: &[&str]) -> Result<String> {
+    let output = Command::new("nsenter").args(["-t", &pid.to_string(), "-n"]).args(command).output()?;
+    ensure!(output.status.success(), "{command:?}: {output:?}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn no_netfilter(world: &mut World) -> Result<()> {
+    for (name, pid) in namespaces(world)? {
+        let rules = inside(pid, &["nft", "list", "ruleset"])?;
+        ensure!(rules.trim().is_empty(), "{name}: {rules}");
+        for table in ["ip_tables_names", "ip6_tables_names"] {
+            let tables = inside(pid, &["cat", &format!("/proc/net/{table}")]).unwrap_or_default();
+            ensure!(tables.trim().is_empty(), "{name}: {table}: {tables}");
+        }
+    }
+    Ok(())
+}
+
+fn isolated(world: &mut World) -> Result<()> {
+    let json = |text: &str| -> Result<Vec<Value>> { Ok(serde_json::from_str(if text.trim().is_empty() { "[]" } else { text })?) };
+    let own = json(&String::from_utf8(Command::new("ip").args(["-j", "addr"]).output()?.stdout)?)?;
+    let own: Vec<String> = own
+        .iter()
+        .flat_map(|link| link["addr_info"].as_array().cloned().unwrap_or_default())
+        .filter_map(|a| Some(a["local"].as_str()?.to_owned()))
+        .collect();
+    ensure!(own.iter().any(|a| a == "127.0.0.1"), "{own:?}");
+    for test_net in ["9.", "11.", "192.0.2.", "198.51.100.", "203.0.113."] {
+        ensure!(!own.iter().any(|a| a.starts_with(test_net)), "this machine itself has a test address: {own:?}");
+    }
+    let root = std::fs::metadata("/proc/self/ns/net")?.ino();
+    for (name, pid) in namespaces(world)? {
+        ensure!(std::fs::metadata(format!("/proc/{pid}/ns/net"))?.ino() != root, "{name} is in this machine's own namespace");
+        for route in json(&inside(pid, &["ip", "-j", "route"])?)? {
+            let gateway = route["gateway"].as_str().unwrap_or("9.");
+            ensure!(["9.", "192.0.2.", "203.0.113."].iter().any(|net| gateway.starts_with(net)), "{name} routes to {route}");
+        }
+    }
+    let links = json(&String::from_utf8(Command::new("ip").args(["-j", "-d", "link"]).output()?.stdout)?)?;
+    let veth = links.iter().find(|l| l["linkinfo"]["info_kind"] == "veth").map(|l| l["ifname"].clone());
+    ensure!(veth.is_none(), "a veth leads from this machine's namespace: {:?}", veth.context("none"));
+    Ok(())
+}
