@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 2;
+pub const ABI_VERSION: u32 = 3;
 
 /// Address of either family: IPv6, or IPv4 as v4-mapped, network byte order.
 #[repr(C, align(4))]
@@ -163,7 +163,7 @@ pub mod listener {
     pub const DNS_TCP_V6: u32 = 3;
 }
 
-/// A destination before rewriting; content of a socket's storage and value of the UDP reverse table.
+/// A destination before rewriting; value of the UDP reverse table.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Original {
@@ -173,6 +173,17 @@ pub struct Original {
     pub port: u16,
     /// Always zero.
     pub pad: u16,
+}
+
+/// What connect() made of a destination; content of the socket's storage.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Diverted {
+    /// What the application asked for.
+    pub original: Original,
+    /// Where the socket is connected to instead: a send() on a connected AF_INET6 socket with a v4-mapped peer runs the sendmsg hook with
+    /// this address, and was judged already.
+    pub to: Original,
 }
 
 /// Key of the UDP reverse table: a datagram from `addr:port` to this socket really comes from the [`Original`].
@@ -284,7 +295,7 @@ pub mod maps {
     pub const LISTENERS: &str = "LISTENERS";
     /// `SkStorage<Tag>`.
     pub const TAGS: &str = "TAGS";
-    /// `SkStorage<Original>`: what a rewritten connected socket asked for.
+    /// `SkStorage<Diverted>`: what a rewritten connected socket asked for.
     pub const ORIGINALS: &str = "ORIGINALS";
     /// `LruHashMap<UdpKey, Original>`: where the datagrams of unconnected sockets really come from.
     pub const UDP_REVERSE: &str = "UDP_REVERSE";
@@ -331,7 +342,7 @@ mod pod_impls {
         // SAFETY: repr(C), no padding (asserted below), every bit pattern is valid.
         unsafe impl aya::Pod for $t {}
     )+ } }
-    pods!(Addr, Backend, BackendKey, Config, Dest, Event, ListenerKey, Original, Pod, Service, Tag, UdpKey);
+    pods!(Addr, Backend, BackendKey, Config, Dest, Diverted, Event, ListenerKey, Original, Pod, Service, Tag, UdpKey);
 }
 
 /// No implicit padding: the size is the sum of the fields, so that equal keys have equal bytes.
@@ -343,6 +354,7 @@ const _: () = {
     assert!(size_of::<Pod>() == 40);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<Original>() == 20);
+    assert!(size_of::<Diverted>() == 40);
     assert!(size_of::<UdpKey>() == 32);
     assert!(size_of::<Config>() == 28);
     assert!(size_of::<Event>() == 40);

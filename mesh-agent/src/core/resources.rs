@@ -1,0 +1,265 @@
+//! The control plane's resources, read into types that cannot be wrong. What does not parse is refused with resource and field named.
+
+use mesh_common::abi::{Dest, egress, mode};
+use mesh_common::decide::l4::{TCP, UDP};
+use mesh_xds::agent as wire;
+use mesh_xds::client::Delivery;
+use prost::Message;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, Ipv4Addr};
+
+/// Everything that the agent has been told, valid parts only.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct World {
+    /// Settings of the mesh, once they are known.
+    pub mesh: Option<Mesh>,
+    /// By id.
+    pub workloads: BTreeMap<String, Workload>,
+    /// By name.
+    pub services: BTreeMap<String, Service>,
+    /// Types of which a first delivery has come.
+    seen: BTreeSet<&'static str>,
+}
+
+/// Settings of the mesh.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Mesh {
+    /// One of [`egress`].
+    pub egress: u8,
+    /// The IPv4 VIP range.
+    pub vip4: Option<(Ipv4Addr, u8)>,
+    /// What no workload may dial.
+    pub protected: BTreeSet<Dest>,
+}
+
+/// An instance of an app or pod.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Workload {
+    /// Marathon's instance id.
+    pub id: String,
+    /// Marathon's path.
+    pub app: String,
+    /// Istio's namespace.
+    pub namespace: String,
+    /// Address or host name of its Mesos agent.
+    pub node: String,
+    /// Its own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Marathon's labels.
+    pub labels: BTreeMap<String, String>,
+    /// The wish to be in the mesh.
+    pub enrol: bool,
+    /// It has no namespace of its own.
+    pub host_network: bool,
+}
+
+/// A service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Service {
+    /// Its VIPs.
+    pub addresses: Vec<IpAddr>,
+    /// Its ports.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One port of a service.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ServicePort {
+    /// What clients dial.
+    pub port: u16,
+    /// `IPPROTO_TCP` or `IPPROTO_UDP`.
+    pub proto: u8,
+    /// One of [`mode`].
+    pub mode: u8,
+    /// Who serves it.
+    pub backends: Vec<Backend>,
+}
+
+/// One backend.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    /// Address to dial.
+    pub address: IpAddr,
+    /// Port to dial.
+    pub port: u16,
+    /// 0: takes no new connection.
+    pub weight: u32,
+}
+
+/// A resource that was refused: the text of the NACK.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("{kind} {name:?}: {field}: {problem}")]
+pub struct Invalid {
+    kind: &'static str,
+    name: String,
+    field: String,
+    problem: String,
+}
+
+impl World {
+    /// Takes a delivery: what is valid is in force, what is not leaves the former version as it was and is returned.
+    pub fn apply(&mut self, delivery: &Delivery) -> Vec<Invalid> {
+        match delivery.type_url.as_str() {
+            wire::MESH => self.take_mesh(delivery),
+            wire::WORKLOAD => {
+                self.seen.insert(wire::WORKLOAD);
+                take(&mut self.workloads, delivery, "Workload", workload)
+            }
+            wire::SERVICE => {
+                self.seen.insert(wire::SERVICE);
+                take(&mut self.services, delivery, "Service", service)
+            }
+            other => vec![invalid("resource type", other, "type_url", "the agent has not asked for it")],
+        }
+    }
+
+    /// Is there a first delivery of every type?
+    #[must_use]
+    pub fn complete(&self) -> bool {
+        self.mesh.is_some() && self.seen.contains(wire::WORKLOAD) && self.seen.contains(wire::SERVICE)
+    }
+
+    /// Pairs of services that claim the same VIP and port, first the one that has it.
+    #[must_use]
+    pub fn conflicts(&self) -> Vec<(Dest, String, String)> {
+        let mut owners: BTreeMap<Dest, &String> = BTreeMap::new();
+        let mut found = Vec::new();
+        for (name, service) in &self.services {
+            for (dest, _) in super::desired::ports_of(service) {
+                match owners.get(&dest) {
+                    Some(owner) if *owner != name => found.push((dest, (*owner).clone(), name.clone())),
+                    _ => drop(owners.insert(dest, name)),
+                }
+            }
+        }
+        found
+    }
+
+    fn take_mesh(&mut self, delivery: &Delivery) -> Vec<Invalid> {
+        let mut meshes = BTreeMap::new();
+        if let Some(mesh) = self.mesh.take() {
+            meshes.insert(wire::MESH_NAME.to_owned(), mesh);
+        }
+        let refused = take(&mut meshes, delivery, "Mesh", mesh);
+        self.mesh = meshes.remove(wire::MESH_NAME);
+        refused
+    }
+}
+
+fn take<M: Message + Default, T>(
+    into: &mut BTreeMap<String, T>,
+    delivery: &Delivery,
+    kind: &'static str,
+    read: fn(M) -> Result<T, (String, String)>,
+) -> Vec<Invalid> {
+    for name in &delivery.removed {
+        into.remove(name);
+    }
+    let mut refused = Vec::new();
+    for resource in &delivery.resources {
+        let decoded = M::decode(resource.body.clone()).map_err(|error| ("body".to_owned(), error.to_string()));
+        match decoded.and_then(read) {
+            Ok(value) => drop(into.insert(resource.name.clone(), value)),
+            Err((field, problem)) => refused.push(invalid(kind, &resource.name, &field, &problem)),
+        }
+    }
+    refused
+}
+
+fn invalid(kind: &'static str, name: &str, field: &str, problem: &str) -> Invalid {
+    Invalid { kind, name: name.to_owned(), field: field.to_owned(), problem: problem.to_owned() }
+}
+
+type Field<T> = Result<T, (String, String)>;
+
+fn mesh(wire: wire::Mesh) -> Field<Mesh> {
+    let egress = match wire::OutboundPolicy::try_from(wire.outbound_policy) {
+        Ok(wire::OutboundPolicy::RegistryOnly) => egress::DENY,
+        Ok(wire::OutboundPolicy::AllowAny) => egress::ALLOW,
+        Err(error) => return Err(("outbound_policy".to_owned(), error.to_string())),
+    };
+    let mut vip4 = None;
+    for (i, text) in wire.vip_ranges.iter().enumerate() {
+        let field = format!("vip_ranges[{i}]");
+        match range(text) {
+            // The kernel's config has one IPv4 range. An address of an IPv6 range that no service owns is refused as any other
+            // destination outside the mesh.
+            Some((IpAddr::V6(_), _)) => {}
+            Some((IpAddr::V4(base), bits)) if vip4.is_none() => vip4 = Some((base, bits)),
+            Some(_) => return Err((field, "one IPv4 VIP range is supported, this is the second".to_owned())),
+            None => return Err((field, format!("{text:?} is no CIDR range"))),
+        }
+    }
+    let protected = wire.protected.iter().enumerate().map(|(i, endpoint)| {
+        let at = |name: &str| format!("protected[{i}].{name}");
+        let address = address(&at("address"), &endpoint.address)?;
+        let addr = super::desired::addr(address);
+        Ok(Dest { addr, port: port(&at("port"), endpoint.port)?, proto: proto(&at("transport"), endpoint.transport)?, pad: 0 })
+    });
+    Ok(Mesh { egress, vip4, protected: protected.collect::<Field<_>>()? })
+}
+
+fn workload(wire: wire::Workload) -> Field<Workload> {
+    let wire::Workload { id, app, namespace, node, addresses, labels, enrol, host_network } = wire;
+    let addresses = addresses.iter().enumerate().map(|(i, text)| address(&format!("addresses[{i}]"), text));
+    let addresses = addresses.collect::<Field<_>>()?;
+    Ok(Workload { id, app, namespace, node, addresses, labels: labels.into_iter().collect(), enrol, host_network })
+}
+
+fn service(wire: wire::Service) -> Field<Service> {
+    let addresses = wire.addresses.iter().enumerate().map(|(i, text)| address(&format!("addresses[{i}]"), text));
+    let ports = wire.ports.iter().enumerate().map(|(i, port)| service_port(&format!("ports[{i}]"), port));
+    Ok(Service { addresses: addresses.collect::<Field<_>>()?, ports: ports.collect::<Field<_>>()? })
+}
+
+fn service_port(at: &str, wire: &wire::ServicePort) -> Field<ServicePort> {
+    let mode = match wire::Mode::try_from(wire.mode) {
+        Ok(wire::Mode::Direct) => mode::DIRECT,
+        Ok(wire::Mode::Kernel) => mode::KERNEL,
+        Ok(wire::Mode::Proxy) => mode::PROXY,
+        Err(error) => return Err((format!("{at}.mode"), error.to_string())),
+    };
+    let backends = wire.backends.iter().enumerate().map(|(i, backend)| {
+        let at = |name: &str| format!("{at}.backends[{i}].{name}");
+        let address = address(&at("address"), &backend.address)?;
+        Ok(Backend { address, port: port(&at("port"), backend.port)?, weight: backend.weight })
+    });
+    Ok(ServicePort {
+        port: port(&format!("{at}.port"), wire.port)?,
+        proto: proto(&format!("{at}.transport"), wire.transport)?,
+        mode,
+        backends: backends.collect::<Field<_>>()?,
+    })
+}
+
+/// `::ffff:a.b.c.d` is the IPv4 address, so that one destination has one key.
+fn address(field: &str, text: &str) -> Field<IpAddr> {
+    let parsed: Result<IpAddr, _> = text.parse();
+    parsed.map(|ip| ip.to_canonical()).map_err(|_| (field.to_owned(), format!("{text:?} is no IP address")))
+}
+
+fn port(field: &str, number: u32) -> Field<u16> {
+    match u16::try_from(number) {
+        Ok(port) if port > 0 => Ok(port),
+        _ => Err((field.to_owned(), format!("{number} is no port (1 to 65535)"))),
+    }
+}
+
+fn proto(field: &str, transport: i32) -> Field<u8> {
+    match wire::Transport::try_from(transport) {
+        Ok(wire::Transport::Tcp) => Ok(TCP),
+        Ok(wire::Transport::Udp) => Ok(UDP),
+        Err(error) => Err((field.to_owned(), error.to_string())),
+    }
+}
+
+fn range(text: &str) -> Option<(IpAddr, u8)> {
+    let (base, bits) = text.split_once('/')?;
+    let base: IpAddr = base.parse().ok()?;
+    let bits: u8 = bits.parse().ok()?;
+    let most = if base.is_ipv4() { 32 } else { 128 };
+    (1..=most).contains(&bits).then_some((base, bits))
+}
+
+#[cfg(test)]
+mod tests;

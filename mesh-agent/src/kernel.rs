@@ -1,0 +1,253 @@
+//! The kernel half as the rest of the agent sees it: loaded, pinned, attached, filled. Only this module and its children import aya.
+//!
+//! Everything is pinned under `<bpffs>/mesh`, so that the kernel half goes on without an agent:
+//!
+//! | path | what |
+//! |---|---|
+//! | `CONFIG`, `SERVICES`, ... | the maps of `abi::maps` |
+//! | `links/connect4`, ... | the programs at the cgroup root |
+//! | `pods/COOKIE` | the sk_lookup program of the pod with this namespace cookie |
+//!
+//! An agent that starts reuses the maps if they are of its own `ABI_VERSION`, and replaces the programs behind the links in place.
+
+mod link;
+mod maps;
+mod probe;
+
+pub use maps::Maps;
+pub use probe::fires;
+
+use crate::netns::Namespace;
+use aya::maps::{Map, MapData, RingBuf};
+use aya::programs::Program;
+use aya::{Ebpf, EbpfLoader};
+use mesh_common::abi::{self, Event, Pod};
+use parking_lot::Mutex;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+/// The compiled programs, or nothing.
+pub const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
+
+/// The programs at the cgroup root.
+const HOOKS: [&str; 8] = ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+/// The program in each pod's namespace.
+const STEER: &str = "steer";
+
+/// Why the kernel half is not in force.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The crate was compiled without programs.
+    #[error("this mesh-agent was built without the eBPF programs; run `cargo xtask build-ebpf` and build again")]
+    NoObject,
+    /// bpffs or the cgroup file system.
+    #[error("{path}: {source}")]
+    Path {
+        /// Which file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The object as a whole.
+    #[error("the eBPF object does not load: {0}")]
+    Object(#[from] aya::EbpfError),
+    /// One program. The verifier's log is in the source.
+    #[error("eBPF program {name}: {source}")]
+    Program {
+        /// Its name.
+        name: &'static str,
+        /// What aya or the verifier says.
+        source: aya::programs::ProgramError,
+    },
+    /// One map.
+    #[error("eBPF map {name}: {source}")]
+    Map {
+        /// Its name.
+        name: &'static str,
+        /// What aya or the kernel says.
+        source: aya::maps::MapError,
+    },
+    /// A link that could not be replaced in place.
+    #[error("eBPF link {name}: {source}")]
+    Link {
+        /// Name of its pin.
+        name: String,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The self-check.
+    #[error(
+        "the connect hook is attached to {0} and does not fire. Is that the machine's own cgroup2 root (a cgroup namespace shows \
+         another one: start the agent without), and is Linux at least 5.15 (before, a net_cls cgroup silently disables the hook)?"
+    )]
+    Silent(PathBuf),
+}
+
+/// The loaded kernel half.
+pub struct Kernel {
+    pins: PathBuf,
+    maps: Mutex<Maps>,
+}
+
+impl Kernel {
+    /// Loads and attaches everything but what belongs to single pods. Pins live in `<bpffs>/mesh`.
+    ///
+    /// # Errors
+    /// Names what did not load. Nothing that worked before is taken away then.
+    pub fn open(bpffs: &Path, cgroup: &Path) -> Result<Self, Error> {
+        if OBJECT.is_empty() {
+            return Err(Error::NoObject);
+        }
+        let pins = bpffs.join("mesh");
+        if !is_current(&pins) {
+            remove_pins(&pins)?;
+        }
+        for dir in [pins.clone(), pins.join("links"), pins.join("pods")] {
+            fs::create_dir_all(&dir).map_err(|source| Error::Path { path: dir, source })?;
+        }
+        let root = File::open(cgroup).map_err(|source| Error::Path { path: cgroup.to_owned(), source })?;
+        let mut object = load(&pins, None)?;
+        // Before the hooks: a program that finds no config refuses.
+        let maps = Maps::take(&mut object)?;
+        for name in HOOKS {
+            attach_hook(&mut object, name, &root, &pins.join("links").join(name))?;
+        }
+        Ok(Self { pins, maps: Mutex::new(maps) })
+    }
+
+    /// The tables. Held for the time of a whole update, so that updates do not mix.
+    pub fn maps(&self) -> parking_lot::MutexGuard<'_, Maps> {
+        self.maps.lock()
+    }
+
+    /// Refusals as they happen. May be taken once.
+    ///
+    /// # Errors
+    /// If the pin is gone.
+    pub fn events(&self) -> Result<Events, Error> {
+        let map = |source| Error::Map { name: abi::maps::EVENTS, source };
+        let data = MapData::from_pin(self.pins.join(abi::maps::EVENTS)).map_err(map)?;
+        let ring = RingBuf::try_from(Map::from_map_data(data).map_err(map)?).map_err(map)?;
+        Ok(Events { ring })
+    }
+
+    /// Puts the pod's own `steer` program into its namespace, or replaces the one that a former agent put there.
+    ///
+    /// # Errors
+    /// If it does not load or attach.
+    pub fn steer(&self, cookie: u64, pod: &Pod, namespace: &Namespace) -> Result<(), Error> {
+        let mut object = load(&self.pins, Some(pod))?;
+        let program = |source| Error::Program { name: STEER, source };
+        let Some(Program::SkLookup(steer)) = object.program_mut(STEER) else { return Err(Error::NoObject) };
+        steer.load().map_err(program)?;
+        let pin = self.pin_of(cookie);
+        if link::replace(&pin, steer.fd().map_err(program)?.as_fd())? {
+            return Ok(());
+        }
+        let id = steer.attach(namespace).map_err(program)?;
+        link::pin(steer.take_link(id).map_err(program)?.into(), &pin)
+    }
+
+    /// Removes the pod's `steer` program. Fine if there is none.
+    ///
+    /// # Errors
+    /// If bpffs refuses.
+    pub fn unsteer(&self, cookie: u64) -> Result<(), Error> {
+        let path = self.pin_of(cookie);
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Path { path, source }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes everything out of the kernel: hooks first, so that nothing is judged by half a table.
+    ///
+    /// # Errors
+    /// If bpffs refuses.
+    pub fn detach(&self) -> Result<(), Error> {
+        remove_pins(&self.pins)
+    }
+
+    fn pin_of(&self, cookie: u64) -> PathBuf {
+        self.pins.join("pods").join(cookie.to_string())
+    }
+}
+
+/// The ring buffer of refusals.
+pub struct Events {
+    ring: RingBuf<MapData>,
+}
+
+impl Events {
+    /// The next refusal, if there is one now.
+    #[expect(clippy::should_implement_trait, reason = "an iterator would end; this only pauses")]
+    pub fn next(&mut self) -> Option<Event> {
+        let item = self.ring.next()?;
+        let bytes: &[u8] = &item;
+        // SAFETY: Event is plain data of any bit pattern; the length is checked, and the read needs no alignment.
+        (bytes.len() >= size_of::<Event>()).then(|| unsafe { std::ptr::read_unaligned(bytes.as_ptr().cast::<Event>()) })
+    }
+}
+
+impl AsFd for Events {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the descriptor lives as long as the ring, which `self` owns.
+        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
+    }
+}
+
+impl AsRawFd for Events {
+    fn as_raw_fd(&self) -> RawFd {
+        self.ring.as_raw_fd()
+    }
+}
+
+/// Opens the maps by their pins, or creates them; programs are loaded one by one later.
+fn load(pins: &Path, pod: Option<&Pod>) -> Result<Ebpf, Error> {
+    let mut loader = EbpfLoader::new();
+    for name in abi::maps::ALL {
+        loader.map_pin_path(name, pins.join(name));
+    }
+    if let Some(pod) = pod {
+        loader.override_global(abi::POD_GLOBAL, pod, true);
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+fn attach_hook(object: &mut Ebpf, name: &'static str, root: &File, pin: &Path) -> Result<(), Error> {
+    let error = |source| Error::Program { name, source };
+    let Some(Program::CgroupSockAddr(program)) = object.program_mut(name) else { return Err(Error::NoObject) };
+    program.load().map_err(error)?;
+    if link::replace(pin, program.fd().map_err(error)?.as_fd())? {
+        return Ok(());
+    }
+    // Links are always of the multi kind, whatever the mode says: other programs at the root go on.
+    let id = program.attach(root, aya::programs::links::CgroupAttachMode::Single).map_err(error)?;
+    let link = program.take_link(id).map_err(error)?;
+    let link = link.try_into().map_err(|_| Error::Link {
+        name: name.to_owned(),
+        source: io::Error::other("this kernel has no cgroup links (Linux 5.7)"),
+    })?;
+    link::pin(link, pin)
+}
+
+/// Do the pinned maps, if any, speak this build's ABI?
+fn is_current(pins: &Path) -> bool {
+    match Maps::pinned_abi(pins) {
+        Ok(Some(version)) => version == abi::ABI_VERSION,
+        Ok(None) => true,
+        Err(_) => false,
+    }
+}
+
+fn remove_pins(pins: &Path) -> Result<(), Error> {
+    for dir in [pins.join("links"), pins.join("pods"), pins.to_owned()] {
+        match fs::remove_dir_all(&dir) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(Error::Path { path: dir, source }),
+            _ => {}
+        }
+    }
+    Ok(())
+}

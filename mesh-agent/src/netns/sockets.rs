@@ -1,0 +1,76 @@
+//! The sockets that the agent makes in a pod. Every function here must run inside the pod's namespace ([`super::Namespace::visit`]).
+
+use super::{PodSockets, loopback_v4, loopback_v6};
+use mesh_common::broker::Family;
+use mesh_common::ports;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+/// As long as the kernel allows (net.core.somaxconn caps it): the proxy may be away for the moment of its upgrade.
+const BACKLOG: i32 = 65_535;
+
+/// Opens the listeners of a pod.
+///
+/// # Errors
+/// Names the listener that could not be opened.
+pub fn open(ipv6: bool) -> io::Result<PodSockets> {
+    Ok(PodSockets {
+        outbound_v4: named("127.0.0.1:15001", listen(loopback_v4(ports::OUTBOUND)))?,
+        outbound_v6: if ipv6 { Some(named("[::1]:15001", listen(loopback_v6(ports::OUTBOUND)))?) } else { None },
+        dns_udp: named("UDP 0.0.0.0:15053", dns_udp())?,
+        dns_tcp: named("127.0.0.1:15053", listen(loopback_v4(ports::DNS)))?,
+    })
+}
+
+/// Unconnected sockets for the proxy to dial with.
+///
+/// # Errors
+/// If the kernel has no more.
+pub fn unconnected(family: Family, count: usize) -> io::Result<Vec<OwnedFd>> {
+    let domain = match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    };
+    // TCP by its own number: an MPTCP socket's tag would not be found on its subflows.
+    (0..count).map(|_| Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP)).map(OwnedFd::from)).collect()
+}
+
+fn named(what: &str, result: io::Result<OwnedFd>) -> io::Result<OwnedFd> {
+    result.map_err(|error| io::Error::new(error.kind(), format!("listener {what} in the pod: {error}")))
+}
+
+/// `SO_REUSEPORT`: after an agent's restart the proxy still holds the former agent's listeners; the new ones open beside them and take
+/// over in the sockhash. `IP_TRANSPARENT`: the reply to a captured connection leaves from a foreign address.
+fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv4() {
+        socket.set_ip_transparent_v4(true)?;
+    } else {
+        socket.set_only_v6(true)?;
+        set_int(&socket, libc::SOL_IPV6, libc::IPV6_TRANSPARENT)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// One wildcard socket: questions arrive at addresses of 127.128.0.0/9, and IP_PKTINFO says at which.
+fn dns_udp() -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
+    socket.set_reuse_port(true)?;
+    set_int(&socket, libc::SOL_IP, libc::IP_PKTINFO)?;
+    socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports::DNS))))?;
+    Ok(socket.into())
+}
+
+fn set_int(socket: &impl AsFd, level: libc::c_int, name: libc::c_int) -> io::Result<()> {
+    let one: libc::c_int = 1;
+    let length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value is `length` bytes long and outlives the call.
+    let result = unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, (&raw const one).cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

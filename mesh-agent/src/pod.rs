@@ -1,0 +1,65 @@
+//! Putting a pod into the mesh and taking it out, in an order of which any prefix is safe: the kernel judges a pod's sockets only from
+//! the last step of [`enrol`] on, and no longer from the first step of [`leave`] on.
+
+use crate::core::desired::ip;
+use crate::kernel::Kernel;
+use crate::netns::{Namespace, PodSockets, route, sockets};
+use mesh_common::abi::{Addr, ListenerKey, Pod, listener};
+use std::io;
+use std::os::fd::OwnedFd;
+
+/// Why a pod could not be enrolled.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// In the pod's namespace.
+    #[error("in the pod's network namespace: {0}")]
+    Namespace(#[from] io::Error),
+    /// In the kernel's tables.
+    #[error(transparent)]
+    Kernel(#[from] crate::kernel::Error),
+}
+
+/// Enrols the pod that lives in this namespace. Safe to repeat, also by a new agent: listeners of a former one are replaced.
+///
+/// # Errors
+/// Names what could not be done. What was done stays and harms nobody; the next attempt replaces it.
+pub fn enrol(kernel: &Kernel, cookie: u64, pod: &Pod, namespace: &Namespace) -> Result<PodSockets, Error> {
+    let ipv6 = pod.addr6 != Addr::default();
+    let opened = namespace.visit(|| sockets::open(ipv6))??;
+    {
+        let mut maps = kernel.maps();
+        // The DNS process answers on it: its replies must not be taken for the pod's questions.
+        maps.tag(&opened.dns_udp, pod.slot)?;
+        for (key, socket) in keys(pod.slot, &opened) {
+            maps.set_listener(key, socket)?;
+        }
+    }
+    kernel.steer(cookie, pod, namespace)?;
+    let addresses = [pod.addr4, pod.addr6];
+    namespace.visit(|| addresses.iter().filter(|a| **a != Addr::default()).try_for_each(|a| route::capture(ip(*a))))??;
+    kernel.maps().set_pod(cookie, pod)?;
+    Ok(opened)
+}
+
+/// Takes a pod out of the mesh. Fine if parts of it are gone already.
+///
+/// The rule and route for marked sockets stay in its namespace and vanish with it: connections that were handed over before still need
+/// them, and no socket is marked any more.
+///
+/// # Errors
+/// If the kernel refuses.
+pub fn leave(kernel: &Kernel, cookie: u64, pod: &Pod) -> Result<(), Error> {
+    kernel.maps().remove_pod(cookie)?;
+    kernel.unsteer(cookie)?;
+    for kind in [listener::OUTBOUND_V4, listener::OUTBOUND_V6, listener::DNS_TCP_V4, listener::DNS_TCP_V6] {
+        kernel.maps().remove_listener(&ListenerKey { slot: pod.slot, kind })?;
+    }
+    Ok(())
+}
+
+fn keys(slot: u32, sockets: &PodSockets) -> impl Iterator<Item = (ListenerKey, &OwnedFd)> {
+    let key = move |kind| ListenerKey { slot, kind };
+    [(key(listener::OUTBOUND_V4), &sockets.outbound_v4), (key(listener::DNS_TCP_V4), &sockets.dns_tcp)]
+        .into_iter()
+        .chain(sockets.outbound_v6.as_ref().map(|socket| (key(listener::OUTBOUND_V6), socket)))
+}

@@ -1,0 +1,26 @@
+//! The kernel half of the mesh. Each program looks up, asks [`mesh_common::decide::l4`], acts and counts; none decides.
+//!
+//! | program | hook | file |
+//! |---|---|---|
+//! | `connect4`, `connect6` | cgroup connect | `connect.rs` |
+//! | `sendmsg4`, `sendmsg6`, `recvmsg4`, `recvmsg6` | cgroup UDP | `datagram.rs` |
+//! | `getpeername4`, `getpeername6` | cgroup | `peername.rs` |
+//! | `steer` | sk_lookup, one instance per pod | `steer.rs` |
+
+#![no_std]
+#![no_main]
+
+mod connect;
+mod context;
+mod datagram;
+mod emit;
+mod maps;
+mod peername;
+mod steer;
+mod verdict;
+
+/// Never reached: the verifier refuses a program that could get here, because the loop has no end.
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,0 +1,61 @@
+//! Every map, sized by `abi::maps`; and the tables of the L4 decision over them.
+
+use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::btf_maps::SkStorage;
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
+use mesh_common::abi::{
+    Addr, Backend, BackendKey, Config, Dest, Diverted, ListenerKey, Original, Pod, Service, Tag, UdpKey, listener, maps,
+};
+use mesh_common::decide::l4::Tables;
+use mesh_common::reason;
+
+#[map]
+pub(crate) static CONFIG: Array<Config> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static PODS_BY_NETNS: HashMap<u64, Pod> = HashMap::with_max_entries(maps::PODS_MAX, 0);
+#[map]
+pub(crate) static SERVICES: HashMap<Dest, Service> = HashMap::with_max_entries(maps::SERVICES_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static BACKENDS: HashMap<BackendKey, Backend> = HashMap::with_max_entries(maps::BACKENDS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static WORKLOADS: HashMap<Addr, u32> = HashMap::with_max_entries(maps::WORKLOADS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static PROTECTED: HashMap<Dest, u32> = HashMap::with_max_entries(maps::PROTECTED_MAX, BPF_F_NO_PREALLOC);
+/// Four listeners of each pod.
+#[map]
+pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(maps::PODS_MAX * (listener::DNS_TCP_V6 + 1), 0);
+#[btf_map]
+pub(crate) static TAGS: SkStorage<Tag> = SkStorage::new();
+#[btf_map]
+pub(crate) static ORIGINALS: SkStorage<Diverted> = SkStorage::new();
+#[map]
+pub(crate) static UDP_REVERSE: LruHashMap<UdpKey, Original> = LruHashMap::with_max_entries(maps::UDP_MAX, 0);
+#[map]
+pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(maps::EVENTS_BYTES, 0);
+
+/// The tables of [`mesh_common::decide::l4::decide`], as eBPF maps.
+pub(crate) struct KernelTables;
+
+impl Tables for KernelTables {
+    #[inline(always)]
+    fn service(&self, dest: &Dest) -> Option<Service> {
+        // SAFETY: the value is copied at once; a concurrent update of a 16-byte value could tear, which is why a set of backends has a
+        // generation: a torn pair of generation and count finds no backend and is refused, never sent elsewhere.
+        unsafe { SERVICES.get(dest) }.copied()
+    }
+
+    #[inline(always)]
+    fn is_protected(&self, dest: &Dest) -> bool {
+        // SAFETY: only asked whether it exists.
+        unsafe { PROTECTED.get(dest) }.is_some()
+    }
+
+    #[inline(always)]
+    fn is_workload(&self, addr: &Addr) -> bool {
+        // SAFETY: only asked whether it exists.
+        unsafe { WORKLOADS.get(addr) }.is_some()
+    }
+}

@@ -1,0 +1,62 @@
+//! Who asks, and what the decision says: the half that connect and sendmsg share.
+
+use crate::maps::{BACKENDS, CONFIG, KernelTables, PODS_BY_NETNS, TAGS};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::bpf_get_netns_cookie;
+use aya_ebpf::programs::SockAddrContext;
+use mesh_common::abi::{Backend, BackendKey, Dest, Pod, Service};
+use mesh_common::decide::l4::{self, Flow, Verdict};
+use mesh_common::reason::Reason;
+
+/// Slot in events of processes that are no enrolled workload.
+const NO_SLOT: u32 = u32::MAX;
+
+/// Who makes the call.
+pub(crate) struct Caller {
+    pub(crate) pod: Option<&'static Pod>,
+    tag: Option<u32>,
+}
+
+impl Caller {
+    /// By the network namespace of the socket, which for a brokered socket is the pod's as well.
+    #[inline(always)]
+    pub(crate) fn of(ctx: &SockAddrContext) -> Self {
+        // SAFETY: reads the context only.
+        let cookie = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+        // SAFETY: the entry is read within this program run; a preallocated hash reuses an entry's memory at the earliest after an RCU
+        // grace period, or for another pod with the same bucket, which `tag` would then refuse.
+        let pod = unsafe { PODS_BY_NETNS.get(&cookie) };
+        // SAFETY: the context's socket is valid during the call.
+        let tag = unsafe { TAGS.get_ptr_mut(ctx).as_ref() }.map(|tag| tag.slot);
+        Self { pod, tag }
+    }
+
+    #[inline(always)]
+    pub(crate) fn slot(&self) -> u32 {
+        self.pod.map_or(NO_SLOT, |pod| pod.slot)
+    }
+
+    /// Asks the decision.
+    #[inline(always)]
+    pub(crate) fn decide(&self, dest: Dest) -> Verdict {
+        let Some(config) = CONFIG.get(0) else { return Verdict::Deny(Reason::Internal) };
+        if let Some(slot) = self.tag {
+            // A socket brokered for a pod that has left, in a namespace that is nobody's or another slot's by now.
+            if slot != self.slot() {
+                return Verdict::Deny(Reason::Internal);
+            }
+        }
+        l4::decide(&Flow { dest, pod: self.pod, brokered: self.tag.is_some() }, config, &KernelTables)
+    }
+}
+
+/// The backend at `random` modulo the size of the current set.
+#[inline(always)]
+pub(crate) fn backend(service: &Service, random: u32) -> Option<&'static Backend> {
+    if service.backends == 0 {
+        return None;
+    }
+    let index = random % service.backends;
+    // SAFETY: read within this program run; a set that is replaced is deleted only after the service's cell has flipped.
+    unsafe { BACKENDS.get(&BackendKey { service: service.id, generation: service.generation, index }) }
+}
