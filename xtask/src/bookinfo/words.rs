@@ -1,0 +1,31 @@
+//! What is printed when the shop is up.
+
+use super::state::Session;
+use crate::install;
+
+pub(crate) fn welcome(session: &Session) {
+    let kubectl = install::kubectl_path();
+    println!(
+        "
+The shop is open:     {page}
+Marathon:             http://{marathon}
+To use kubectl:       export KUBECONFIG={kubeconfig}
+                      alias kubectl={kubectl}      # Debian's 1.20; another kubectl does too
+
+Five commands to try:
+  kubectl apply -f bookinfo/destination-rule-all.yaml -f bookinfo/vs-all-v1.yaml   # reviews: always v1, no stars
+  kubectl apply -f bookinfo/vs-delay-details.yaml       # sign in as jason and wait 7 s; nobody else does
+  kubectl get virtualservice details -o yaml
+  cargo xtask exec productpage -- curl -s http://reviews:9080/reviews/0
+  kubectl delete -f bookinfo/vs-all-v1.yaml             # the three versions take turns again
+",
+        page = session.page,
+        marathon = session.marathon,
+        kubeconfig = session.kubeconfig.display(),
+        kubectl = kubectl.display(),
+    );
+}
+
+pub(crate) fn detached() {
+    println!("It stays up.  cargo xtask bookinfo status   prints this again;   cargo xtask bookinfo down   ends it.");
+}

@@ -1,0 +1,137 @@
+//! Installs what a command needs and the machine lacks: Debian packages, bpf-linker, cargo-deny, kubectl 1.20. Says what and why
+//! first, installs nothing that is there, and never replaces a program that the user has.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Once;
+
+use anyhow::{Context, Result, bail};
+
+use crate::cargo::{self, find, read, show};
+use crate::ui::{note, step};
+
+/// bpf-linker's LLVM; it must be at least that of the compiler, and Debian has the -dev package of this one.
+pub(crate) const LLVM: u32 = 22;
+
+/// A Debian package, and the reason that is shown.
+pub(crate) struct Package(pub(crate) &'static str, pub(crate) &'static str);
+
+/// What simulated nodes are made with.
+pub(crate) const NODES: [Package; 3] = [
+    Package("iproute2", "namespaces, links and routes of the simulated nodes"),
+    Package("curl", "requests from inside a pod, as a person makes them"),
+    Package("binutils", "strips the binaries that go into the nodes"),
+];
+
+/// Installs those of `packages` that dpkg does not know as installed.
+pub(crate) fn packages(packages: &[Package]) -> Result<()> {
+    let missing: Vec<&Package> = packages.iter().filter(|package| !installed(package.0)).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = missing.iter().map(|package| package.0).collect();
+    if find("apt-get").is_none() {
+        bail!("these are missing: {}. This is not Debian, so install what corresponds to them by hand", names.join(", "));
+    }
+    if !nix::unistd::geteuid().is_root() {
+        bail!("these packages are missing: {0}. As root: apt-get install {0}", names.join(" "));
+    }
+    for Package(name, why) in missing {
+        note(&format!("needs {name}: {why}"));
+    }
+    update();
+    step(&format!("apt-get install {}", names.join(" ")), || {
+        let mut command = apt();
+        command.args(["install", "-y", "-q", "--no-install-recommends"]).args(&names);
+        show(&mut command).context("apt could not install them; look at its words above, then run this command again")
+    })
+}
+
+fn installed(package: &str) -> bool {
+    let query = read(Command::new("dpkg-query").args(["-W", "-f=${Status}", package]));
+    query.is_ok_and(|status| status.contains("ok installed"))
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command.env("DEBIAN_FRONTEND", "noninteractive");
+    command
+}
+
+/// Once per run. A failure is not the end: the lists that are there may do.
+fn update() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        if step("apt-get update", || show(apt().args(["update", "-q"]))).is_err() {
+            note("goes on with the package lists that are there");
+        }
+    });
+}
+
+/// The linker of the eBPF programs, built against Debian's LLVM.
+pub(crate) fn bpf_linker() -> Result<()> {
+    if find("bpf-linker").is_some() || cargo_bin("bpf-linker").is_file() {
+        return Ok(());
+    }
+    packages(&[
+        Package("llvm-22-dev", "bpf-linker is built against it"),
+        Package("libpolly-22-dev", "llvm-22's own libraries link against it"),
+        Package("zlib1g-dev", "LLVM links against it"),
+        Package("libzstd-dev", "LLVM links against it"),
+        Package("g++", "bpf-linker links LLVM's C++ libraries"),
+    ])?;
+    step("cargo install bpf-linker (links the eBPF programs; about a minute)", || {
+        let mut command = cargo::cargo();
+        command.args(["install", "bpf-linker", "--version", "^0.13", "--no-default-features", "--features", "llvm-22"]);
+        show(command.env("LLVM_PREFIX", format!("/usr/lib/llvm-{LLVM}")).env_remove("CARGO_TARGET_DIR"))
+    })
+}
+
+pub(crate) fn cargo_deny() -> Result<()> {
+    if find("cargo-deny").is_some() || cargo_bin("cargo-deny").is_file() {
+        return Ok(());
+    }
+    step("cargo install cargo-deny (checks licences and sources of dependencies)", || {
+        show(cargo::cargo().args(["install", "cargo-deny", "--locked"]).env_remove("CARGO_TARGET_DIR"))
+    })
+}
+
+/// Where `cargo install` puts programs; may be missing in PATH.
+pub(crate) fn cargo_bin(program: &str) -> PathBuf {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap_or_else(|| "/root".into())).join(".cargo"));
+    home.join("bin").join(program)
+}
+
+pub(crate) fn kubectl_path() -> PathBuf {
+    cargo::target().join("tools/kubectl-1.20/usr/bin/kubectl")
+}
+
+/// Debian's kubectl 1.20, unpacked beside the build: as a package it would replace another kubectl of the machine.
+pub(crate) fn kubectl() -> Result<PathBuf> {
+    let path = kubectl_path();
+    if path.is_file() {
+        return Ok(path);
+    }
+    let Some(tools) = path.ancestors().nth(4).map(Path::to_owned) else { bail!("{} has no parent", path.display()) };
+    std::fs::create_dir_all(&tools)?;
+    step("unpacking Debian's kubectl 1.20 (applies the rules; not installed, your own kubectl stays)", || {
+        if download(&tools).is_err() {
+            update();
+            download(&tools)?;
+        }
+        let deb = std::fs::read_dir(&tools)?.filter_map(Result::ok).map(|entry| entry.path());
+        let deb = deb.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).max();
+        let deb = deb.context("apt-get download left no kubernetes-client_*.deb")?;
+        read(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(tools.join("kubectl-1.20")))?;
+        std::fs::remove_file(deb)?;
+        Ok(())
+    })?;
+    Ok(path)
+}
+
+/// `_apt` may not write into the target directory; then apt warns and downloads as root, which is fine.
+fn download(into: &Path) -> Result<String> {
+    read(apt().args(["download", "-q", "kubernetes-client"]).current_dir(into))
+        .context("Debian's package kubernetes-client cannot be downloaded; is this Debian 12 with a reachable mirror?")
+}
