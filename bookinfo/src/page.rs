@@ -67,7 +67,7 @@ pub(crate) fn render(page: &Page<'_>) -> String {
 fn account(user: Option<&str>) -> String {
     match user {
         Some(user) => format!(
-            r#"<div class="account"><span class="who">Signed in as <b>{}</b></span><a class="button quiet" href="/logout">Sign out</a></div>"#,
+            r#"<div class="account"><span class="who"><span class="hint">Signed in as </span><b>{}</b></span><a class="button quiet" href="/logout">Sign out</a></div>"#,
             esc(user)
         ),
         None => r#"<details class="account"><summary class="button">Sign in</summary>

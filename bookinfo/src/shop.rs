@@ -8,7 +8,7 @@ use crate::identity::Identity;
 
 pub(crate) const TITLE: &str = "The Comedy of Errors";
 pub(crate) const SUMMARY: &str = "Two sets of twins, parted in a shipwreck and each unaware of the other, spend a single day in the same \
-city. Shakespeare's shortest play is also one of his earliest and his most farcical: wit and slapstick, a gold chain, a locked door, \
+city. Shakespeare’s shortest play is also one of his earliest and his most farcical: wit and slapstick, a gold chain, a locked door, \
 and one mistaken identity after another.";
 
 const REVIEWS: [(&str, &str); 2] = [

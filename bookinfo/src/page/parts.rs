@@ -81,7 +81,7 @@ fn served(outcome: &Outcome) -> String {
             duration(answer.millis)
         ),
         Err(failure) => format!(
-            r#"<p class="served">gave up after <span class="{}">{}</span></p>"#,
+            r#"<p class="served">failed after <span class="{}">{}</span></p>"#,
             pace(failure.millis),
             duration(failure.millis)
         ),
@@ -147,5 +147,9 @@ fn pace(millis: u64) -> &'static str {
 }
 
 fn duration(millis: u64) -> String {
-    if millis < SLOW_MILLIS { format!("{millis} ms") } else { format!("{}.{:02} s", millis / 1000, millis % 1000 / 10) }
+    match millis {
+        0 => "under 1 ms".to_owned(),
+        1..SLOW_MILLIS => format!("{millis} ms"),
+        _ => format!("{}.{:02} s", millis / 1000, millis % 1000 / 10),
+    }
 }

@@ -32,7 +32,8 @@ fn is_rust(file: &File) -> bool {
 }
 
 fn opens_with_doc(file: &File) -> Vec<Complaint> {
-    if !is_rust(file) || file.text.starts_with("//!") {
+    // `tests.rs` is the tests of the module that it lies under; there is nothing to add to its name.
+    if !is_rust(file) || file.text.starts_with("//!") || file.path.ends_with("/tests.rs") {
         return Vec::new();
     }
     vec![fatal(1, "opens without `//!`: what the module owns, who calls it, what it never does")]
@@ -51,7 +52,8 @@ fn size(file: &File) -> Vec<Complaint> {
 }
 
 fn no_mod_rs(file: &File) -> Vec<Complaint> {
-    if file.path.ends_with("/mod.rs") {
+    // Except where cargo would take a file directly under tests/ for a test program.
+    if file.path.ends_with("/mod.rs") && file.path.contains("/src/") {
         vec![fatal(1, "foo.rs beside foo/, not foo/mod.rs: tabs of an editor tell them apart")]
     } else {
         Vec::new()
