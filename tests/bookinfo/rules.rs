@@ -43,11 +43,10 @@ fn clients(world: &World) -> Result<Vec<String>> {
 }
 
 fn all_to_v1(world: &mut World) -> Result<()> {
-    let program = mesh_tests::world::tool("mesh-echo")?;
-    let program = program.to_str().context("text")?;
+    let program = world.echo_program();
     world.kubectl(&["apply", "-f", "bookinfo/destination-rule-all.yaml"])?;
     let clients = clients(world)?;
-    let arguments = [program, "probe", "reviews", "9080", "/reviews/0", "\"v1\"", "--good", "200"];
+    let arguments = [program.as_str(), "probe", "reviews", "9080", "/reviews/0", "\"v1\"", "--good", "200"];
     let probes = clients.iter().map(|pod| Ok((pod, world.exec_command(pod, &arguments)?.stdout(Stdio::piped()).spawn()?)));
     let probes = probes.collect::<Result<Vec<_>>>()?;
     world.kubectl(&["apply", "-f", "bookinfo/vs-all-v1.yaml"])?;

@@ -4,7 +4,7 @@ use super::Case;
 use crate::rules::pid_of;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
-use mesh_tests::world::{World, tool};
+use mesh_tests::world::World;
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
@@ -21,7 +21,7 @@ fn echo_pod(world: &World) -> Result<()> {
     if world.instances_of("/echo").is_ok() {
         return Ok(());
     }
-    let program = tool("mesh-echo")?;
+    let program = world.echo_program();
     let pod = serde_json::json!({
         "id": "/echo",
         "labels": {"version": "v1", "sidecar.istio.io/inject": "true"},

@@ -19,6 +19,9 @@ pub struct World {
     pub page: String,
     /// For kubectl.
     pub kubeconfig: PathBuf,
+    /// `host:port` of Marathon's API.
+    pub marathon: String,
+    binaries: PathBuf,
     command: Child,
 }
 
@@ -40,29 +43,28 @@ impl World {
             command.pre_exec(|| Ok(nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGTERM)?));
         }
         let mut command = command.spawn().context("starting xtask bookinfo")?;
-        let page = crate::eventually("xtask bookinfo", START_LIMIT, || {
+        let session = crate::eventually("xtask bookinfo", START_LIMIT, || {
             if let Some(status) = command.try_wait()? {
                 bail!("ended with {status}");
             }
-            let said = std::fs::read_to_string(&log)?;
-            said.lines()
-                .find_map(|line| word(line, "http://127.0.0.1:").or_else(|| word(line, "http://localhost:")))
-                .context("no URL yet")
+            let session: Value = serde_json::from_slice(&std::fs::read(state.join("session.json"))?)?;
+            Ok(session)
         });
-        let page = match page {
-            Ok(page) => page,
+        let text =
+            |session: &Value, field: &str| Ok::<_, anyhow::Error>(session[field].as_str().context(field.to_owned())?.to_owned());
+        let started = session.and_then(|s| Ok((text(&s, "page")?, text(&s, "kubeconfig")?, text(&s, "marathon")?)));
+        let (page, kubeconfig, marathon) = match started {
+            Ok(started) => started,
             Err(error) => {
-                let _ = nix::sys::signal::kill(
-                    nix::unistd::Pid::from_raw(command.id().cast_signed()),
-                    nix::sys::signal::Signal::SIGTERM,
-                );
-                let _ = command.wait();
+                end(&mut command)?;
                 bail!("{error:#}; it said:\n{}", std::fs::read_to_string(&log).unwrap_or_default());
             }
         };
-        let kubeconfig = state.join("kubeconfig");
-        ensure!(kubeconfig.exists(), "no {}", kubeconfig.display());
-        Ok(Self { state, page, kubeconfig, command })
+        // Where `xtask bookinfo` places its own binaries: pods run as users that may not enter a checkout.
+        let binaries = Path::new("/var/cache/mesh").join(state.to_string_lossy().trim_matches('/').replace('/', "-"));
+        std::fs::copy(tool("mesh-echo")?, binaries.join("mesh-echo")).context("placing mesh-echo")?;
+        std::fs::remove_file(log)?;
+        Ok(Self { state, page, kubeconfig: kubeconfig.into(), marathon, binaries, command })
     }
 
     /// Ends the command as Ctrl-C does and waits for it.
@@ -70,12 +72,7 @@ impl World {
     /// # Errors
     /// If it does not end well.
     pub fn stop(&mut self) -> Result<()> {
-        let pid = nix::unistd::Pid::from_raw(self.command.id().cast_signed());
-        if self.command.try_wait()?.is_none() {
-            nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
-        }
-        self.command.wait()?;
-        Ok(())
+        end(&mut self.command)
     }
 
     /// Runs a command inside a pod.
@@ -99,7 +96,7 @@ impl World {
     /// # Errors
     /// If the stand-in's binary is missing.
     pub fn exec_command(&self, pod: &str, command: &[&str]) -> Result<Command> {
-        let mut exec = Command::new(tool("marathon-sim")?);
+        let mut exec = Command::new(self.binaries.join("marathon-sim"));
         exec.args(["exec", "--state"]).arg(&self.state).args([pod, "--"]).args(command);
         exec.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         Ok(exec)
@@ -110,10 +107,14 @@ impl World {
     /// # Errors
     /// If it fails or prints no JSON.
     pub fn echo(&self, pod: &str, arguments: &[&str]) -> Result<Value> {
-        let program = tool("mesh-echo")?;
-        let program = program.to_str().context("a path that is no text")?;
-        let said = self.exec(pod, &[&[program], arguments].concat())?;
+        let said = self.exec(pod, &[&[self.echo_program().as_str()], arguments].concat())?;
         serde_json::from_str(&said).with_context(|| format!("not JSON: {said:?}"))
+    }
+
+    /// The tests' own server and client, at a path that every pod can run.
+    #[must_use]
+    pub fn echo_program(&self) -> String {
+        self.binaries.join("mesh-echo").to_string_lossy().into_owned()
     }
 
     /// GET inside a pod with curl: status and body.
@@ -204,10 +205,9 @@ impl World {
     /// # Errors
     /// If Marathon refuses.
     pub fn post(&self, path: &str, body: &str) -> Result<String> {
-        let url = std::fs::read_to_string(self.state.join("marathon.url"))?;
         let mut curl = Command::new("curl");
         curl.args(["-s", "-S", "--fail-with-body", "-X", "POST", "-H", "content-type: application/json", "--data-binary", body]);
-        succeed(&curl.arg(format!("{}{path}", url.trim())).output()?, &format!("POST {path}"))
+        succeed(&curl.arg(format!("http://{}{path}", self.marathon)).output()?, &format!("POST {path}"))
     }
 }
 
@@ -231,7 +231,8 @@ pub fn root() -> PathBuf {
 /// If it was not built.
 pub fn tool(name: &str) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
-    let directory = own.parent().and_then(Path::parent).context("a test binary lives in target/PROFILE/deps")?;
+    let beside = own.parent().and_then(Path::parent).context("a test binary lives in target/PROFILE/deps")?;
+    let directory = std::env::var_os("MESH_BIN_DIR").map_or_else(|| beside.to_owned(), PathBuf::from);
     let path = directory.join(name);
     ensure!(path.exists(), "{} is not built: run the tests by `cargo xtask test`", path.display());
     Ok(path)
@@ -254,8 +255,12 @@ fn split_status(said: &str) -> Result<(u16, String)> {
     Ok((status.trim().parse()?, body.to_owned()))
 }
 
-fn word(line: &str, start: &str) -> Option<String> {
-    let at = line.find(start)?;
-    let rest = &line[at..];
-    Some(rest.split(|c: char| c.is_whitespace() || c == '\u{1b}').next()?.to_owned())
+/// As Ctrl-C does; then waits.
+fn end(command: &mut Child) -> Result<()> {
+    if command.try_wait()?.is_none() {
+        let pid = nix::unistd::Pid::from_raw(command.id().cast_signed());
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT)?;
+    }
+    command.wait()?;
+    Ok(())
 }
