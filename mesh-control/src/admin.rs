@@ -1,1 +1,109 @@
-//! Soon.
+//! The operator's endpoints, HTTP over a unix socket: `/ready`, `/metrics`, `/status`.
+
+use crate::core::compile::Unsupported;
+use crate::core::registry::Registry;
+use crate::marathon::follow::Progress;
+use crate::metrics::Metrics;
+use crate::serve::Publisher;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use parking_lot::Mutex;
+use serde_json::json;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use tokio::net::{UnixListener, UnixStream};
+
+/// What there is to see.
+pub(crate) struct Admin {
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) marathon: Arc<Mutex<Progress>>,
+    /// The last translation; `None` until Marathon has answered once.
+    pub(crate) world: Mutex<Option<World>>,
+}
+
+/// The result of the last compilation, for people.
+#[derive(Clone)]
+pub(crate) struct World {
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) unsupported: Vec<Unsupported>,
+}
+
+/// Binds the socket, taking the place of one that nobody listens on.
+pub(crate) async fn bind(path: &Path) -> io::Result<UnixListener> {
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    if std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket()) {
+        if UnixStream::connect(path).await.is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another mesh-control listens on it"));
+        }
+        std::fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+    Ok(listener)
+}
+
+/// Serves until the socket fails.
+pub(crate) async fn serve(listener: UnixListener, admin: Arc<Admin>) -> io::Result<()> {
+    let router =
+        Router::new().route("/ready", get(ready)).route("/metrics", get(metrics)).route("/status", get(status)).with_state(admin);
+    axum::serve(listener, router).await
+}
+
+async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    if admin.world.lock().is_some() {
+        return (StatusCode::OK, "ready\n".to_owned());
+    }
+    let marathon = admin.marathon.lock();
+    let why = marathon.error.as_deref().unwrap_or("not yet answered");
+    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for the first snapshot of Marathon at {}: {why}\n", marathon.url))
+}
+
+async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    let marathon = admin.marathon.lock().clone();
+    let headers = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    (headers, admin.metrics.render(&marathon))
+}
+
+async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
+    let marathon = admin.marathon.lock().clone();
+    let world = admin.world.lock().clone();
+    let registry = world.as_ref().map(|world| world.registry.clone()).unwrap_or_default();
+    let services = registry.services.values().map(|service| {
+        let ports = service.ports.iter().map(|((number, transport), port)| {
+            json!({
+                "port": number,
+                "transport": format!("{transport:?}").to_uppercase(),
+                "protocol": port.protocol.as_str(),
+                "mode": format!("{:?}", port.mode).to_lowercase(),
+                "endpoints": port.endpoints.iter().map(|e| json!({
+                    "address": e.at_home, "elsewhere": e.elsewhere, "workload": e.workload, "weight": port.weight(e),
+                })).collect::<Vec<_>>(),
+            })
+        });
+        json!({"name": service.name, "addresses": service.addresses, "ports": ports.collect::<Vec<_>>()})
+    });
+    let without_effect = world
+        .iter()
+        .flat_map(|world| &world.unsupported)
+        .map(|u| json!({"kind": u.kind, "namespace": u.namespace, "name": u.name, "field": u.field, "reason": u.reason}));
+    Json(json!({
+        "ready": world.is_some(),
+        "marathon": {
+            "url": marathon.url, "connected": marathon.connected, "error": marathon.error, "events": marathon.events,
+            "snapshots": marathon.snapshots, "reconnects": marathon.reconnects,
+        },
+        "nodes": admin.publisher.clients(),
+        "services": services.collect::<Vec<_>>(),
+        "workloads": registry.workloads.len(),
+        "problems": registry.problems,
+        "rulesWithoutEffect": without_effect.collect::<Vec<_>>(),
+    }))
+}

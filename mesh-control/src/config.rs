@@ -1,1 +1,119 @@
-//! Soon.
+//! The command line. Every flag can also be given by its environment variable.
+
+use crate::core::compile::DefaultLb;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use mesh_common::ports;
+use mesh_xds::agent::OutboundPolicy;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+
+/// Control plane of the mesh: reads Marathon and Istio's rules, tells every node what to do.
+///
+/// `mesh-control init` makes certificates and tokens once; `mesh-control serve` runs. Nodes go on with what they have while it is down.
+#[derive(Debug, Parser)]
+#[command(version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Make the authority, certificates, tokens and kubeconfig of a first installation
+    Init(crate::pki::InitArgs),
+    /// Run the control plane
+    Serve(Box<ServeArgs>),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeArgs {
+    /// Marathon's URL; more than one are the members of one cluster, of which the first that answers is asked
+    #[arg(long, env = "MESH_MARATHON", value_name = "URL", value_delimiter = ',', required = true)]
+    pub(crate) marathon: Vec<String>,
+    /// Directory of the rules that kubectl applied; made if absent, survives restarts
+    #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = "/var/lib/mesh-control")]
+    pub(crate) state: PathBuf,
+    /// Where kubectl is served (HTTPS)
+    #[arg(long, env = "MESH_API_LISTEN", value_name = "ADDRESS:PORT", default_value_t = any(ports::API))]
+    pub(crate) api_listen: SocketAddr,
+    /// Where nodes are served (xDS: gRPC over TLS)
+    #[arg(long, env = "MESH_XDS_LISTEN", value_name = "ADDRESS:PORT", default_value_t = any(ports::XDS))]
+    pub(crate) xds_listen: SocketAddr,
+    /// PEM of the certificate for both
+    #[arg(long, env = "MESH_TLS_CERT", value_name = "FILE", default_value = "/etc/mesh/control/server.crt")]
+    pub(crate) tls_cert: PathBuf,
+    /// PEM of its private key
+    #[arg(long, env = "MESH_TLS_KEY", value_name = "FILE", default_value = "/etc/mesh/control/server.key")]
+    pub(crate) tls_key: PathBuf,
+    /// Bearer tokens, as kube-apiserver reads them: token,user,uid,"group1,group2". Nodes are in group mesh:nodes, administrators in
+    /// system:masters
+    #[arg(long, env = "MESH_TOKEN_FILE", value_name = "FILE", default_value = "/etc/mesh/control/tokens.csv")]
+    pub(crate) token_file: PathBuf,
+    /// Unix socket with /ready, /metrics and /status
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/control-admin.sock")]
+    pub(crate) admin_socket: PathBuf,
+    /// What follows a VIP's name in its full DNS name
+    #[arg(long, env = "MESH_VIP_DOMAIN", value_name = "DOMAIN", default_value = "marathon.l4lb.thisdcos.directory")]
+    pub(crate) vip_domain: String,
+    /// Address range of VIPs: what no service owns in it is refused
+    #[arg(long, env = "MESH_VIP_RANGE", value_name = "CIDR", value_delimiter = ',', default_value = "11.0.0.0/8")]
+    pub(crate) vip_range: Vec<String>,
+    /// DNS zone for which the mesh is the only authority
+    #[arg(long, env = "MESH_ZONE", value_name = "DOMAIN", value_delimiter = ',', default_value = mesh_common::vip::ZONE)]
+    pub(crate) zone: Vec<String>,
+    /// What workloads may dial outside the mesh
+    #[arg(long, env = "MESH_OUTBOUND_TRAFFIC_POLICY", value_enum, default_value_t)]
+    pub(crate) outbound_traffic_policy: Outbound,
+    /// Balancing where no DestinationRule chooses
+    #[arg(long, env = "MESH_DEFAULT_LOAD_BALANCER", value_enum, default_value_t)]
+    pub(crate) default_load_balancer: DefaultLb,
+    /// Address at which workloads could reach this process, if it is on none of the nodes that run something; its API and xDS ports
+    /// there are refused to them
+    #[arg(long, env = "MESH_ADVERTISE", value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) advertise: Vec<IpAddr>,
+    /// Further endpoint that no workload may dial, such as Marathon's own
+    #[arg(long, env = "MESH_PROTECT", value_name = "ADDRESS:PORT", value_delimiter = ',')]
+    pub(crate) protect: Vec<SocketAddr>,
+    /// Write logs as JSON lines. What is logged says RUST_LOG (default: info)
+    #[arg(long, env = "MESH_LOG_JSON")]
+    pub(crate) log_json: bool,
+}
+
+/// Istio's names for MeshConfig.outboundTrafficPolicy.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Outbound {
+    /// Only what the mesh knows
+    #[default]
+    #[value(name = "REGISTRY_ONLY", alias = "registry-only")]
+    RegistryOnly,
+    /// Anything
+    #[value(name = "ALLOW_ANY", alias = "allow-any")]
+    AllowAny,
+}
+
+impl From<Outbound> for OutboundPolicy {
+    fn from(policy: Outbound) -> Self {
+        match policy {
+            Outbound::RegistryOnly => Self::RegistryOnly,
+            Outbound::AllowAny => Self::AllowAny,
+        }
+    }
+}
+
+const fn any(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), port)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound_and_its_defaults_are_the_documented_ports() {
+        Cli::command().debug_assert();
+        let cli = Cli::parse_from(["mesh-control", "serve", "--marathon", "http://a:8080", "--marathon", "http://b:8080"]);
+        let Command::Serve(args) = cli.command else { panic!("serve") };
+        assert_eq!((args.api_listen.port(), args.xds_listen.port(), args.marathon.len()), (32443, 32010, 2));
+    }
+}

@@ -15,4 +15,22 @@ mod run;
 mod serve;
 mod store;
 
-fn main() {}
+use clap::Parser;
+use config::{Cli, Command};
+
+fn main() -> anyhow::Result<()> {
+    match Cli::parse().command {
+        Command::Init(args) => pki::init(&args),
+        Command::Serve(args) => {
+            let filter = tracing_subscriber::EnvFilter::try_from_default_env();
+            let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+            let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            if args.log_json {
+                logs.json().init();
+            } else {
+                logs.init();
+            }
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::serve(*args))
+        }
+    }
+}

@@ -1,4 +1,12 @@
 //! Marathon: what it says over REST, when to ask again, and the last good answer.
+//!
+//! [`client`] speaks HTTP, [`follow`] keeps a view up to date with it; [`sse`], [`hints`] and [`types`] are pure.
 
+pub(crate) mod client;
+pub(crate) mod fetch;
+pub(crate) mod follow;
+pub(crate) mod hints;
 pub(crate) mod sse;
+#[cfg(test)]
+mod tests;
 pub(crate) mod types;

@@ -1,1 +1,71 @@
-//! Soon.
+//! Counters and gauges in Prometheus' text form.
+
+use crate::marathon::follow::Progress;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// All of them. Marathon's are copied from its [`Progress`] when somebody asks.
+#[derive(Debug, Default)]
+pub(crate) struct Metrics {
+    pub(crate) services: Gauge,
+    pub(crate) workloads: Gauge,
+    pub(crate) clients: Gauge,
+    pub(crate) unsupported: Gauge,
+    pub(crate) problems: Gauge,
+    pub(crate) compilations: Counter,
+    pub(crate) compile_microseconds: Counter,
+    pub(crate) nacks: Counter,
+}
+
+impl Metrics {
+    /// The text, without the old `# EOF` problem of partial answers: it is encoded as a whole.
+    pub(crate) fn render(&self, marathon: &Progress) -> String {
+        let mut registry = Registry::with_prefix("mesh_control");
+        registry.register("services", "Services in the registry", self.services.clone());
+        registry.register("workloads", "Instances of apps and pods in the registry", self.workloads.clone());
+        registry.register("xds_clients", "Connected xDS clients", self.clients.clone());
+        registry.register("rules_without_effect", "Fields of rules that are stored and not in force", self.unsupported.clone());
+        registry.register(
+            "registry_problems",
+            "Labels and definitions that were left out or contradict each other",
+            self.problems.clone(),
+        );
+        registry.register("compilations", "Compilations of registry and rules", self.compilations.clone());
+        registry.register("compile_microseconds", "Time spent in compilations", self.compile_microseconds.clone());
+        registry.register("xds_nacks", "Refusals by xDS clients", self.nacks.clone());
+        let connected = Gauge::<i64>::default();
+        connected.set(i64::from(marathon.connected));
+        registry.register("marathon_connected", "1 while the event stream and the last question were answered", connected);
+        for (name, help, value) in [
+            ("marathon_events", "Events received", marathon.events),
+            ("marathon_snapshots", "Answers taken into the registry", marathon.snapshots),
+            ("marathon_reconnects", "Event streams that ended", marathon.reconnects),
+        ] {
+            let counter = Counter::<u64>::default();
+            counter.inc_by(value);
+            registry.register(name, help, counter);
+        }
+        let mut text = String::new();
+        // Writing into a String cannot fail.
+        let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_values() {
+        let metrics = Metrics::default();
+        metrics.nacks.inc();
+        let text = metrics.render(&Progress { connected: true, events: 7, ..Default::default() });
+        for line in
+            ["mesh_control_xds_nacks_total 1", "mesh_control_marathon_connected 1", "mesh_control_marathon_events_total 7"]
+        {
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        }
+    }
+}

@@ -1,1 +1,185 @@
-//! Soon.
+//! Wires the parts: Marathon and the rules flow into one loop that compiles, and out to the nodes.
+
+use crate::admin::{self, Admin, World};
+use crate::auth::Tokens;
+use crate::config::ServeArgs;
+use crate::core::allot::Allotment;
+use crate::core::compile::{self, Compiled, Settings};
+use crate::core::translate::translate;
+use crate::istio;
+use crate::marathon::client::Client;
+use crate::marathon::follow::{Follower, Progress, Times};
+use crate::marathon::types::View;
+use crate::metrics::Metrics;
+use crate::serve::Publisher;
+use crate::store::Store;
+use anyhow::{Context, Result};
+use parking_lot::Mutex;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::net::TcpSocket;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+/// Runs the control plane until a signal ends it or a part of it fails.
+pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
+    let tls = Tls::load(&args.tls_cert, &args.tls_key)?;
+    let tokens = Tokens::load(&args.token_file)?;
+    std::fs::create_dir_all(&args.state).with_context(|| format!("cannot make --state {}", args.state.display()))?;
+    let store = Store::open(&args.state.join("state.redb"))?;
+    let xds = bind(args.xds_listen)?;
+    let admin_socket = admin::bind(&args.admin_socket).await;
+    let admin_socket = admin_socket.with_context(|| format!("cannot listen on {}", args.admin_socket.display()))?;
+
+    let metrics = Arc::new(Metrics::default());
+    let publisher = Arc::new(Publisher::new(tokens.clone(), metrics.clone()));
+    let marathon = Arc::new(Mutex::new(Progress::default()));
+    let (view, views) = watch::channel(None);
+    let follower = Follower { client: Client::new(&args.marathon)?, times: Times::default(), view, progress: marathon.clone() };
+    let admin = Arc::new(Admin { metrics, publisher: publisher.clone(), marathon, world: Mutex::default() });
+
+    let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let compiled = compile_always(settings(&args), views.clone(), store.config(), admin.clone());
+    let nodes = serve_nodes(xds, tls.alpn(&["h2"]), publisher, admin.clone(), views);
+    tracing::info!(api = %args.api_listen, xds = %args.xds_listen, marathon = ?args.marathon, "mesh-control starts");
+    tokio::select! {
+        never = tokio::spawn(follower.run()) => never.map(|never| match never {}).context("following Marathon panicked")?,
+        result = tokio::spawn(compiled) => result.context("compiling panicked")?,
+        result = tokio::spawn(nodes) => result.context("serving nodes panicked")?.context("serving nodes")?,
+        result = tokio::spawn(admin::serve(admin_socket, admin)) => result?.context("serving the admin socket")?,
+        _ = terminated.recv() => tracing::info!("terminated: nodes go on with what they have"),
+        _ = interrupted.recv() => tracing::info!("interrupted: nodes go on with what they have"),
+    }
+    // The socket is ours alone; a stale one would only confuse.
+    let _ = std::fs::remove_file(&args.admin_socket);
+    Ok(())
+}
+
+/// Translates and compiles whenever Marathon or the rules change. Ends when either is gone, which is the end of the process.
+async fn compile_always(
+    settings: Settings,
+    mut views: watch::Receiver<Option<Arc<View>>>,
+    mut configs: watch::Receiver<Arc<istio::Config>>,
+    admin: Arc<Admin>,
+) {
+    let (mut allotment, mut before) = (Allotment::default(), Arc::new(Compiled::default()));
+    loop {
+        let view = views.borrow_and_update().clone();
+        let config = configs.borrow_and_update().clone();
+        // Before Marathon has answered there is nothing to tell the nodes: what they have is better than nothing.
+        if let Some(view) = view {
+            let started = Instant::now();
+            // Pure work of up to some milliseconds per thousand services: it may take this thread, others serve on.
+            let compiled = tokio::task::block_in_place(|| {
+                let (registry, next) = translate(&view, &settings.vip_domain, &allotment);
+                let registry = Arc::new(registry);
+                allotment = next;
+                (Arc::new(compile::compile(&registry, &config, &settings, &before)), registry)
+            });
+            let (compiled, registry) = compiled;
+            admin.publisher.publish(compiled.clone());
+            observe(&admin, &compiled, &registry, started.elapsed());
+            before = compiled;
+        }
+        tokio::select! {
+            changed = views.changed() => if changed.is_err() { return },
+            changed = configs.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn observe(admin: &Admin, compiled: &Compiled, registry: &Arc<crate::core::registry::Registry>, took: std::time::Duration) {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let metrics = &admin.metrics;
+    metrics.services.set(count(registry.services.len()));
+    metrics.workloads.set(count(registry.workloads.len()));
+    metrics.problems.set(count(registry.problems.len()));
+    metrics.unsupported.set(count(compiled.unsupported.len()));
+    metrics.compilations.inc();
+    metrics.compile_microseconds.inc_by(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    let mut world = admin.world.lock();
+    let known = world.as_ref().map(|world| world.registry.problems.clone()).unwrap_or_default();
+    for problem in registry.problems.difference(&known) {
+        tracing::warn!(problem, "in what Marathon runs");
+    }
+    *world = Some(World { registry: registry.clone(), unsupported: compiled.unsupported.clone() });
+}
+
+/// Listens for nodes once there is something to tell them. Until then the port is bound, so that it is ours, and refuses: a node that is
+/// refused keeps what it has and tries again, and one that were served nothing would drop it.
+async fn serve_nodes(
+    socket: TcpSocket,
+    tls: Arc<rustls::ServerConfig>,
+    publisher: Arc<Publisher>,
+    admin: Arc<Admin>,
+    mut views: watch::Receiver<Option<Arc<View>>>,
+) -> Result<()> {
+    views.wait_for(Option::is_some).await?;
+    while admin.world.lock().is_none() {
+        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+    }
+    mesh_xds::serve::run(socket.listen(1024)?, tls, publisher).await?;
+    Ok(())
+}
+
+fn bind(address: SocketAddr) -> Result<TcpSocket> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address).with_context(|| format!("cannot bind {address}"))?;
+    Ok(socket)
+}
+
+/// What workloads must not dial: our ports, on every node's address if we listen on all.
+fn settings(args: &ServeArgs) -> Settings {
+    let (everywhere, fixed): (Vec<_>, Vec<_>) =
+        [args.api_listen, args.xds_listen].into_iter().partition(|a| a.ip().is_unspecified());
+    let mut own_addresses = args.advertise.clone();
+    if !everywhere.is_empty() {
+        own_addresses.extend(interface_addresses());
+    }
+    Settings {
+        vip_domain: args.vip_domain.trim_matches('.').to_ascii_lowercase(),
+        outbound: args.outbound_traffic_policy.into(),
+        default_lb: args.default_load_balancer,
+        vip_ranges: args.vip_range.clone(),
+        zones: args.zone.clone(),
+        own_ports: everywhere.iter().map(SocketAddr::port).collect(),
+        own_addresses,
+        protect: args.protect.iter().chain(&fixed).copied().collect(),
+    }
+}
+
+/// Addresses of this machine, without loopback: that is decided before the protected endpoints are looked at.
+fn interface_addresses() -> Vec<IpAddr> {
+    let interfaces = nix::ifaddrs::getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
+    let addresses = interfaces.filter_map(|address| {
+        let v4 = address.as_sockaddr_in().map(|a| IpAddr::V4(a.ip()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|a| IpAddr::V6(a.ip())))
+    });
+    let link_local = |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
+    addresses.filter(|address| !address.is_loopback() && !link_local(address)).collect()
+}
+
+/// The certificate of both servers.
+struct Tls(rustls::ServerConfig);
+
+impl Tls {
+    fn load(cert: &Path, key: &Path) -> Result<Self> {
+        let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
+        let chain = rustls_pemfile::certs(&mut read(cert)?.as_slice()).collect::<Result<Vec<_>, _>>()?;
+        let private = rustls_pemfile::private_key(&mut read(key)?.as_slice())?;
+        let private = private.with_context(|| format!("{} has no private key", key.display()))?;
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+        let config = config.with_no_client_auth().with_single_cert(chain, private);
+        Ok(Self(config.with_context(|| format!("{} and {} do not fit", cert.display(), key.display()))?))
+    }
+
+    fn alpn(&self, protocols: &[&str]) -> Arc<rustls::ServerConfig> {
+        let mut config = self.0.clone();
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Arc::new(config)
+    }
+}

@@ -15,7 +15,7 @@ mod matching;
 mod report;
 mod route;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub(crate) use cluster::DefaultLb;
 pub(crate) use report::Unsupported;
