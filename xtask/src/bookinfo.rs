@@ -10,7 +10,7 @@ mod words;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use crate::ui::{note, step};
@@ -67,15 +67,15 @@ fn up(args: &Args, state: &State) -> Result<()> {
     }
     prepare()?;
     let binaries = build(state)?;
-    let mut sim = sim::Sim::start(state, args, &binaries)?;
-    let session = serve(state, args, &binaries)?;
+    let sim = sim::Sim::start(state, args, &binaries)?;
+    let session = serve(state, args, &binaries).with_context(|| words::where_to_look(state, args.detach))?;
     state.save(&session)?;
     words::welcome(&session);
     if args.detach {
         words::detached();
         return Ok(());
     }
-    sim.hold()
+    sim.hold(state)
 }
 
 fn prepare() -> Result<()> {
@@ -86,18 +86,15 @@ fn prepare() -> Result<()> {
 
 fn build(state: &State) -> Result<images::Binaries> {
     ebpf::ensure()?;
-    step("building the binaries", || {
-        let mut command = cargo::cargo();
-        command.arg("build").args(images::PROGRAMS.iter().flat_map(|program| ["-p", program]));
-        cargo::show(&mut command)
-    })?;
+    // All of the workspace, as the tests build it: then each dependency is compiled once, with one set of features.
+    step("building the binaries", || cargo::show(cargo::cargo().args(["build", "--workspace", "--bins"])))?;
+    sim::clear(state)?;
     images::place(state)
 }
 
 /// Everything that Marathon is asked for, once it answers.
 fn serve(state: &State, args: &Args, binaries: &images::Binaries) -> Result<Session> {
-    let marathon = sim::marathon(state)?;
-    let nodes = sim::nodes(state, args.nodes)?;
+    let (marathon, nodes) = sim::ready(state)?;
     let api = sim::free_port()?;
     let kubeconfig = mesh::credentials(state, binaries, &nodes, api)?;
     mesh::install(&marathon, args.nodes)?;

@@ -97,11 +97,10 @@ fn post(marathon: &str, path: &str, body: &Value) -> Result<()> {
 
 /// Every process of the mesh says that it is ready, on every node.
 pub(crate) fn wait(state: &State, nodes: &[String]) -> Result<()> {
-    ui::wait("waiting for the mesh: control, and agent, proxy and DNS on each node", Duration::from_secs(90), || {
+    ui::wait("waiting for the mesh: control, and agent, proxy and DNS on each node", Duration::from_secs(60), || {
         let missing = missing(state, nodes);
         Ok(if missing.is_empty() { Poll::Ready(()) } else { Poll::Pending(missing.join(", ")) })
     })
-    .context("`cargo xtask logs mesh-control` (mesh-agent, mesh-proxy, mesh-dns) shows what they say while the nodes are up (--detach)")
 }
 
 fn missing(state: &State, nodes: &[String]) -> Vec<String> {
@@ -132,7 +131,7 @@ fn ready(socket: &Path) -> Result<(), String> {
 /// The page answers, and with all its parts.
 pub(crate) fn wait_page(port: u16) -> Result<()> {
     let address = format!("127.0.0.1:{port}");
-    ui::wait("waiting for the product page", Duration::from_secs(90), || {
+    ui::wait("waiting for the product page", Duration::from_secs(60), || {
         let missing = match http::tcp(&address, "GET", "/productpage", None, Duration::from_secs(15)) {
             Ok(answer) if answer.status != 200 => format!("it answers {}", answer.status),
             Ok(answer) if !answer.body.contains("The Comedy of Errors") => "something else answers".into(),

@@ -2,15 +2,14 @@
 
 use std::fs::File;
 use std::net::TcpListener;
-use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::SignalFd;
+use serde_json::Value;
 
 use super::images::Binaries;
 use super::state::State;
@@ -18,14 +17,15 @@ use crate::cargo::read;
 use crate::http;
 use crate::ui::{self, Poll, note, step};
 
-pub(crate) struct Sim<'a> {
-    child: Child,
-    state: &'a State,
+/// The child. Dropped in the foreground, it is ended and waited for.
+pub(crate) struct Sim {
+    child: Arc<Mutex<Child>>,
+    detached: bool,
 }
 
-impl<'a> Sim<'a> {
+impl Sim {
     /// In the foreground the child holds a pipe from us: however we end, it ends and cleans up. Detached it has a session of its own.
-    pub(crate) fn start(state: &'a State, args: &super::Args, binaries: &Binaries) -> Result<Self> {
+    pub(crate) fn start(state: &State, args: &super::Args, binaries: &Binaries) -> Result<Self> {
         let log = state.join("sim.log");
         let program = binaries.path("marathon-sim");
         let mut command = if args.detach { Command::new("setsid") } else { Command::new(&program) };
@@ -35,50 +35,82 @@ impl<'a> Sim<'a> {
             command.stdin(Stdio::piped()).process_group(0);
         }
         command.arg("run").arg("--state").arg(&state.dir).args(["--nodes", &args.nodes.to_string()]);
-        command.arg("--images").arg(state.join("images.json")).args(["--marathon-listen", "127.0.0.1:0"]);
+        command.arg("--images").arg(state.join("images.json"));
         if !args.detach {
             command.arg("--die-with-stdin");
         }
         let file = File::create(&log).with_context(|| format!("cannot write {}", log.display()))?;
         command.stdout(file.try_clone()?).stderr(file);
-        let _ = std::fs::remove_file(state.join("marathon.url"));
+        let child = Arc::new(Mutex::new(command.spawn().context("cannot start marathon-sim")?));
         note(&format!("the stand-in Marathon logs to {}", log.display()));
-        let child = command.spawn().context("cannot start marathon-sim")?;
-        Ok(Self { child, state })
+        if !args.detach {
+            end_on_signal(&child, State::new(&state.dir))?;
+        }
+        Ok(Self { child, detached: args.detach })
     }
 
-    /// Until Ctrl-C (or until the child ends by itself, which is an error); then nothing is left.
-    pub(crate) fn hold(&mut self) -> Result<()> {
-        let mut set = SigSet::empty();
-        for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
-            set.add(signal);
-        }
-        set.thread_block()?;
-        let signals = SignalFd::new(&set)?;
+    /// Until a signal ends the process (see `end_on_signal`), or until the child ends by itself, which is an error.
+    pub(crate) fn hold(&self, state: &State) -> Result<()> {
         note("Ctrl-C ends the shop and leaves nothing behind");
         loop {
-            let mut fds = [PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
-            if poll(&mut fds, PollTimeout::from(500u16))? > 0 {
-                break;
-            }
-            if let Some(status) = self.child.try_wait()? {
-                bail!("marathon-sim ended by itself ({status}); its last words:\n{}", last_words(self.state));
-            }
-        }
-        eprintln!();
-        step("taking the shop down (Ctrl-C again does not hurry it)", || {
-            drop(self.child.stdin.take());
-            let start = Instant::now();
-            while self.child.try_wait()?.is_none() {
-                if start.elapsed() > Duration::from_secs(40) {
-                    bail!("marathon-sim does not end; `cargo xtask bookinfo down` tries again");
+            if let Some(status) = lock(&self.child).try_wait()? {
+                // `bookinfo down` from elsewhere.
+                if status.success() {
+                    return remove(state);
                 }
-                std::thread::sleep(Duration::from_millis(50));
+                bail!("marathon-sim ended by itself ({status}); its last words:\n{}", last_words(state));
             }
-            Ok(())
-        })?;
-        remove(self.state)
+            std::thread::sleep(Duration::from_millis(300));
+        }
     }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        if !self.detached && end(&mut lock(&self.child)).is_err() {
+            note("marathon-sim does not end; `cargo xtask bookinfo down` tries again");
+        }
+    }
+}
+
+fn lock(child: &Mutex<Child>) -> MutexGuard<'_, Child> {
+    child.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// From here on Ctrl-C (or SIGTERM, SIGHUP) takes everything down in order, also while the mesh is still coming up.
+fn end_on_signal(child: &Arc<Mutex<Child>>, state: State) -> Result<()> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    let child = Arc::clone(child);
+    std::thread::spawn(move || {
+        if set.wait().is_err() {
+            return;
+        }
+        let mut child = lock(&child);
+        eprintln!();
+        let outcome = step("taking the shop down", || end(&mut child).and_then(|()| remove(&state)));
+        if let Err(error) = &outcome {
+            eprintln!("error: {error:#}");
+        }
+        std::process::exit(i32::from(outcome.is_err()));
+    });
+    Ok(())
+}
+
+/// Closes the child's standard input, which ends it, and waits.
+fn end(child: &mut Child) -> Result<()> {
+    drop(child.stdin.take());
+    let start = Instant::now();
+    while child.try_wait()?.is_none() {
+        if start.elapsed() > Duration::from_secs(60) {
+            bail!("marathon-sim does not end; `cargo xtask bookinfo down` tries again");
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Ends a shop, running or dead.
@@ -92,7 +124,10 @@ pub(crate) fn down(state: &State) -> Result<()> {
     }
     let program = Binaries::of(state).path("marathon-sim");
     if !program.is_file() {
-        bail!("{} is missing, which ends what runs on the nodes; `cargo xtask bookinfo` puts it back", program.display());
+        bail!(
+            "{} is missing, which ends what runs on the nodes; `cargo build` and then `marathon-sim down` do too",
+            program.display()
+        );
     }
     step("taking the shop down", || read(Command::new(program).arg("down").arg("--state").arg(&state.dir)).map(drop))?;
     remove(state)
@@ -112,35 +147,28 @@ fn remove(state: &State) -> Result<()> {
     }
 }
 
-/// `host:port` of Marathon's API, once it answers.
-pub(crate) fn marathon(state: &State) -> Result<String> {
-    let file = state.join("marathon.url");
-    ui::wait("waiting for the stand-in Marathon", Duration::from_secs(60), || {
-        let Ok(url) = std::fs::read_to_string(&file) else { return Ok(Poll::Pending("not started yet".into())) };
-        let address = url.trim().trim_start_matches("http://").trim_end_matches('/').to_owned();
+/// Removes what a run that is no longer alive left in the directory: its logs.
+pub(crate) fn clear(state: &State) -> Result<()> {
+    if state.exists() && state.is_ours() { remove(state) } else { Ok(()) }
+}
+
+/// Marathon's API as `host:port`, and the nodes' names, once both are there.
+pub(crate) fn ready(state: &State) -> Result<(String, Vec<String>)> {
+    let file = state.join("sim.json");
+    ui::wait("waiting for the stand-in Marathon and its nodes", Duration::from_secs(60), || {
+        let info = std::fs::read(&file).ok().and_then(|text| serde_json::from_slice::<Value>(&text).ok());
+        let Some(info) = info else { return Ok(Poll::Pending("not started yet".into())) };
+        let url = info["marathon"].as_str().context("sim.json names no Marathon")?;
+        let address = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let nodes = info["nodes"].as_array().context("sim.json names no nodes")?;
+        let nodes = nodes.iter().filter_map(|node| node["name"].as_str().map(str::to_owned)).collect();
         match http::tcp(&address, "GET", "/v2/info", None, Duration::from_secs(2)) {
-            Ok(answer) if answer.status == 200 => Ok(Poll::Ready(address)),
+            Ok(answer) if answer.status == 200 => Ok(Poll::Ready((address, nodes))),
             Ok(answer) => Ok(Poll::Pending(format!("/v2/info answers {}", answer.status))),
             Err(error) => Ok(Poll::Pending(format!("{error:#}"))),
         }
     })
     .with_context(|| format!("marathon-sim did not come up; its last words:\n{}", last_words(state)))
-}
-
-/// The nodes' names, once all have a file system.
-pub(crate) fn nodes(state: &State, count: u8) -> Result<Vec<String>> {
-    ui::wait("waiting for the simulated nodes", Duration::from_secs(30), || {
-        let mut names: Vec<String> = std::fs::read_dir(&state.dir)?
-            .filter_map(Result::ok)
-            .filter(|entry| entry.path().join("root").is_dir())
-            .map(|entry| entry.file_name().to_string_lossy().into_owned())
-            .collect();
-        names.sort();
-        if names.len() == usize::from(count) {
-            return Ok(Poll::Ready(names));
-        }
-        Ok(Poll::Pending(format!("{} of {count} are there", names.len())))
-    })
 }
 
 /// Makes `127.0.0.1:port` of this machine lead to `to_port` of the first instance of `pod`.

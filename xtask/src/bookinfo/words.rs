@@ -1,6 +1,6 @@
 //! What is printed when the shop is up.
 
-use super::state::Session;
+use super::state::{Session, State};
 use crate::install;
 
 pub(crate) fn welcome(session: &Session) {
@@ -28,4 +28,16 @@ Five commands to try:
 
 pub(crate) fn detached() {
     println!("It stays up.  cargo xtask bookinfo status   prints this again;   cargo xtask bookinfo down   ends it.");
+}
+
+/// What to add to an error while the mesh comes up.
+pub(crate) fn where_to_look(state: &State, detached: bool) -> String {
+    let dir = state.dir.display();
+    if detached {
+        format!(
+            "the nodes stay up to be looked at (`cargo xtask logs mesh-agent`, logs in {dir}); `cargo xtask bookinfo down` ends them"
+        )
+    } else {
+        format!("the logs are kept in {dir} until the next run")
+    }
 }

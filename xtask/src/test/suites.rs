@@ -81,7 +81,9 @@ fn check(command: &mut Command) -> Result<Tally> {
 
 fn deny(_: &Context) -> Result<Tally> {
     install::cargo_deny()?;
-    check(cargo().args(["deny", "--all-features", "check", "bans", "licenses", "sources"]))
+    const WHAT: [&str; 4] = ["check", "bans", "licenses", "sources"];
+    check(cargo().args(["deny", "--all-features"]).args(WHAT))?;
+    check(cargo().args(["deny", "--manifest-path", "mesh-ebpf/Cargo.toml"]).args(WHAT))
 }
 
 fn clippy(context: &Context) -> Result<Tally> {
@@ -105,7 +107,7 @@ fn unit(_: &Context) -> Result<Tally> {
 }
 
 fn build(context: &Context) -> Result<Tally> {
-    show(cargo().args(["build", "--workspace"]))?;
+    show(cargo().args(["build", "--workspace", "--bins"]))?;
     programs(context).map(|_| Tally::CHECK)
 }
 
