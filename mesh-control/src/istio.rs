@@ -49,6 +49,16 @@ impl Config {
         Ok(())
     }
 
+    /// Takes an object away, if it is there.
+    pub(crate) fn remove(&mut self, kind: Kind, namespace: &str, name: &str) {
+        match kind {
+            Kind::VirtualService => resource::remove(&mut self.virtual_services, namespace, name),
+            Kind::DestinationRule => resource::remove(&mut self.destination_rules, namespace, name),
+            Kind::Gateway => resource::remove(&mut self.gateways, namespace, name),
+            Kind::ServiceEntry => resource::remove(&mut self.service_entries, namespace, name),
+        }
+    }
+
     /// Puts every list in Istio's order.
     pub(crate) fn sort(&mut self) {
         resource::sort(&mut self.virtual_services);

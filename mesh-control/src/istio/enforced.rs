@@ -1,1 +1,100 @@
-//! Fields that are stored but not honoured yet; the API warns of them.
+//! Fields that are stored but not honoured yet. The API warns of each; the compiler engineer shortens the list as it honours them.
+
+use serde_json::Value;
+
+use super::kind::Kind;
+
+/// A path below `spec`; `[]` is every element of a list.
+type Row = (&'static str, &'static str);
+
+const NOT_YET: &str = "is not enforced by this version";
+
+const VIRTUAL_SERVICE: &[Row] = &[
+    ("tcp", NOT_YET),
+    ("tls", NOT_YET),
+    ("exportTo", NOT_YET),
+    ("http[].delegate", NOT_YET),
+    ("http[].mirror", NOT_YET),
+    ("http[].mirrors", NOT_YET),
+    ("http[].mirrorPercent", NOT_YET),
+    ("http[].mirrorPercentage", NOT_YET),
+    ("http[].corsPolicy", NOT_YET),
+    ("http[].match[].sourceLabels", NOT_YET),
+    ("http[].match[].sourceNamespace", NOT_YET),
+    ("http[].match[].statPrefix", NOT_YET),
+    ("http[].retries.retryRemoteLocalities", NOT_YET),
+    ("http[].fault.delay.exponentialDelay", "is not enforced by any version of Istio"),
+    ("http[].fault.abort.http2Error", "is not enforced by any version of Istio"),
+];
+
+const DESTINATION_RULE: &[Row] = &[
+    ("exportTo", NOT_YET),
+    ("workloadSelector", NOT_YET),
+    ("trafficPolicy.loadBalancer.consistentHash", NOT_YET),
+    ("trafficPolicy.loadBalancer.localityLbSetting", NOT_YET),
+    ("trafficPolicy.loadBalancer.zoneAwareLbSetting", NOT_YET),
+    ("trafficPolicy.loadBalancer.warmup", NOT_YET),
+    ("trafficPolicy.loadBalancer.warmupDurationSecs", NOT_YET),
+    ("trafficPolicy.connectionPool", NOT_YET),
+    ("trafficPolicy.outlierDetection", NOT_YET),
+    ("trafficPolicy.tls", NOT_YET),
+    ("trafficPolicy.portLevelSettings", NOT_YET),
+    ("trafficPolicy.tunnel", NOT_YET),
+    ("trafficPolicy.proxyProtocol", NOT_YET),
+    ("trafficPolicy.retryBudget", NOT_YET),
+];
+
+/// Which fields of a spec have no effect, with their paths and the sentence to say.
+pub(crate) fn unenforced(kind: Kind, spec: &Value) -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    let mut look = |pattern: &str, why: &'static str| {
+        let segments: Vec<&str> = pattern.split('.').collect();
+        walk(spec, &segments, "spec".to_owned(), &mut |path| found.push((path, why)));
+    };
+    match kind {
+        Kind::VirtualService => VIRTUAL_SERVICE.iter().for_each(|(pattern, why)| look(pattern, why)),
+        Kind::DestinationRule => {
+            for (pattern, why) in DESTINATION_RULE {
+                look(pattern, why);
+                if pattern.starts_with("trafficPolicy") {
+                    look(&format!("subsets[].{pattern}"), why);
+                }
+            }
+        }
+        // Refused whole.
+        Kind::Gateway | Kind::ServiceEntry => {}
+    }
+    found
+}
+
+fn walk(value: &Value, segments: &[&str], path: String, found: &mut impl FnMut(String)) {
+    let Some((segment, rest)) = segments.split_first() else {
+        return found(path);
+    };
+    let name = segment.trim_end_matches("[]");
+    let Some(value) = value.get(name).filter(|v| !v.is_null()) else { return };
+    let path = format!("{path}.{name}");
+    if *segment == name {
+        return walk(value, rest, path, found);
+    }
+    for (i, item) in value.as_array().into_iter().flatten().enumerate() {
+        walk(item, rest, format!("{path}[{i}]"), found);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn names_each_field_without_effect() {
+        let spec = json!({ "hosts": ["a"], "http": [{ "route": [] }, { "mirror": { "host": "b" }, "match": [{ "sourceLabels": {} }] }] });
+        let paths: Vec<String> = unenforced(Kind::VirtualService, &spec).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["spec.http[1].mirror", "spec.http[1].match[0].sourceLabels"]);
+        let spec = json!({ "host": "a", "subsets": [{ "name": "v1", "trafficPolicy": { "tls": { "mode": "DISABLE" } } }] });
+        let paths: Vec<String> = unenforced(Kind::DestinationRule, &spec).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["spec.subsets[0].trafficPolicy.tls"]);
+    }
+}

@@ -68,7 +68,9 @@ impl Kind {
     pub(crate) const fn refusal(self) -> Option<&'static str> {
         match self {
             Self::VirtualService | Self::DestinationRule => None,
-            Self::Gateway => Some("Gateway is not enforced by this version; it is refused so that nothing is stored without effect"),
+            Self::Gateway => {
+                Some("Gateway is not enforced by this version; it is refused so that nothing is stored without effect")
+            }
             Self::ServiceEntry => {
                 Some("ServiceEntry is not enforced by this version; it is refused so that nothing is stored without effect")
             }

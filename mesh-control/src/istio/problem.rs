@@ -160,6 +160,12 @@ impl Problems {
         self.push(at, Class::Forbidden, format!("Forbidden: {why}"));
     }
 
+    /// Adds what another check found.
+    pub(crate) fn extend(&mut self, other: Self) {
+        let room = Self::MAX.saturating_sub(self.0.len());
+        self.0.extend(other.0.into_iter().take(room));
+    }
+
     /// Nothing is wrong.
     #[must_use]
     pub(crate) fn is_empty(&self) -> bool {

@@ -81,3 +81,13 @@ pub(crate) fn sort<T>(resources: &mut [Arc<Resource<T>>]) {
         (a.meta.created, &a.meta.name, &a.meta.namespace).cmp(&(b.meta.created, &b.meta.name, &b.meta.namespace))
     });
 }
+
+/// Takes an object out of a list.
+pub(crate) fn remove<T>(resources: &mut Vec<Arc<Resource<T>>>, namespace: &str, name: &str) {
+    resources.retain(|r| r.meta.name != name || r.meta.namespace != namespace);
+}
+
+/// A time as Kubernetes writes it: whole seconds.
+pub(crate) fn seconds(time: jiff::Timestamp) -> String {
+    time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}

@@ -1,0 +1,149 @@
+//! What kubectl asks before it asks for anything: versions, groups, resources, and the OpenAPI document it cannot do without.
+
+use axum::body::Body;
+use http::{HeaderValue, Response, header};
+use serde_json::{Value, json};
+
+use crate::istio::{GROUP, Kind, VERSIONS};
+
+/// kubectl wants a semantic version and warns if it is more than one minor version off; this is the API level that we imitate.
+const KUBERNETES: &str = "v1.33.0";
+
+/// `/version`.
+pub(super) fn version() -> Value {
+    json!({
+        "major": "1",
+        "minor": "33",
+        "gitVersion": format!("{KUBERNETES}+mesh.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, std::env::consts::ARCH),
+    })
+}
+
+/// `/api`.
+pub(super) fn core_versions() -> Value {
+    json!({ "kind": "APIVersions", "versions": ["v1"], "serverAddressByClientCIDRs": [] })
+}
+
+/// `/apis`.
+pub(super) fn groups() -> Value {
+    let mut group = group();
+    if let Some(fields) = group.as_object_mut() {
+        fields.retain(|name, _| name != "kind" && name != "apiVersion");
+    }
+    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [group] })
+}
+
+/// `/apis/networking.istio.io`.
+pub(super) fn group() -> Value {
+    let version = |v: &str| json!({ "groupVersion": format!("{GROUP}/{v}"), "version": v });
+    json!({
+        "kind": "APIGroup",
+        "apiVersion": "v1",
+        "name": GROUP,
+        "versions": VERSIONS.map(version),
+        "preferredVersion": version(VERSIONS[0]),
+    })
+}
+
+const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", "watch"];
+
+/// `/api/v1`.
+pub(super) fn core_resources() -> Value {
+    json!({
+        "kind": "APIResourceList",
+        "groupVersion": "v1",
+        "resources": [
+            { "name": "events", "singularName": "event", "namespaced": true, "kind": "Event", "verbs": ["list"], "shortNames": ["ev"] },
+            {
+                "name": "namespaces", "singularName": "namespace", "namespaced": false, "kind": "Namespace", "verbs": VERBS,
+                "shortNames": ["ns"],
+            },
+        ],
+    })
+}
+
+/// `/apis/networking.istio.io/VERSION`.
+pub(super) fn group_resources(version: &str) -> Value {
+    let resource = |kind: Kind| {
+        json!({
+            "name": kind.plural(),
+            "singularName": kind.singular(),
+            "namespaced": true,
+            "kind": kind.name(),
+            "verbs": VERBS,
+            "shortNames": [kind.short()],
+            "categories": ["istio-io", "networking-istio-io"],
+        })
+    };
+    json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": format!("{GROUP}/{version}"),
+        "resources": Kind::ALL.map(resource),
+    })
+}
+
+/// `/openapi/v2`: gnostic's protobuf form of a Swagger document. Without it no version of kubectl applies anything. It has no schemas (the
+/// server checks more than a schema could) but says of each kind that PATCH takes `dryRun` and `fieldValidation`, which kubectl looks up
+/// before it uses them.
+pub(super) fn openapi() -> Response<Body> {
+    let mut document = Vec::new();
+    bytes(&mut document, 1, b"2.0");
+    let mut info = Vec::new();
+    bytes(&mut info, 1, b"mesh-control");
+    bytes(&mut info, 2, KUBERNETES.as_bytes());
+    bytes(&mut document, 2, &info);
+    let mut paths = Vec::new();
+    for version in VERSIONS {
+        for kind in Kind::ALL {
+            let path = format!("/apis/{GROUP}/{version}/namespaces/{{namespace}}/{}/{{name}}", kind.plural());
+            bytes(&mut paths, 2, &path_item(&path, GROUP, version, kind.name()));
+        }
+    }
+    bytes(&mut paths, 2, &path_item("/api/v1/namespaces/{name}", "", "v1", "Namespace"));
+    bytes(&mut document, 8, &paths);
+    let mut response = Response::new(Body::from(document));
+    // Not the media type that was asked for: Go's parser refuses its '@'. The real server does the same.
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/octet-stream"));
+    response
+}
+
+/// `NamedPathItem { name, value: PathItem { patch: Operation { parameters, vendor_extension } } }`.
+fn path_item(path: &str, group: &str, version: &str, kind: &str) -> Vec<u8> {
+    let mut operation = Vec::new();
+    for parameter in ["dryRun", "fieldManager", "fieldValidation"] {
+        // QueryParameterSubSchema { in: 2, name: 4, type: 6 } in NonBodyParameter (3), Parameter (2), ParametersItem (1).
+        let mut query = Vec::new();
+        bytes(&mut query, 2, b"query");
+        bytes(&mut query, 4, parameter.as_bytes());
+        bytes(&mut query, 6, b"string");
+        bytes(&mut operation, 8, &wrapped(1, &wrapped(2, &wrapped(3, &query))));
+    }
+    let yaml = format!("group: {group:?}\nkind: {kind}\nversion: {version}\n");
+    let mut extension = Vec::new();
+    bytes(&mut extension, 1, b"x-kubernetes-group-version-kind");
+    bytes(&mut extension, 2, &wrapped(2, yaml.as_bytes()));
+    bytes(&mut operation, 13, &extension);
+    let mut item = Vec::new();
+    bytes(&mut item, 1, path.as_bytes());
+    bytes(&mut item, 2, &wrapped(8, &operation));
+    item
+}
+
+fn wrapped(field: u32, content: &[u8]) -> Vec<u8> {
+    let mut message = Vec::new();
+    bytes(&mut message, field, content);
+    message
+}
+
+/// One length-delimited protobuf field.
+fn bytes(message: &mut Vec<u8>, field: u32, content: &[u8]) {
+    prost::encoding::encode_varint(u64::from(field << 3 | 2), message);
+    prost::encoding::encode_varint(content.len() as u64, message);
+    message.extend_from_slice(content);
+}

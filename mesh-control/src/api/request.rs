@@ -1,0 +1,171 @@
+//! From method, path and query to what is asked. Pure; every other module of the API works on its result.
+
+use http::{HeaderMap, Method, Uri, header};
+
+use super::status::ApiError;
+use crate::istio::{self, Kind};
+use crate::store::{Collection, Key};
+
+/// What a path names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(super) enum Endpoint {
+    Health,
+    Version,
+    CoreVersions,
+    Groups,
+    Group,
+    CoreResources,
+    GroupResources(&'static str),
+    OpenApi,
+    /// A core resource that is always empty here: kubectl asks for it on the way (`describe`, `cluster-info`).
+    Empty(&'static str),
+    Objects {
+        collection: Collection,
+        version: &'static str,
+        namespace: Option<String>,
+    },
+    Object {
+        key: Key,
+        version: &'static str,
+    },
+}
+
+impl Endpoint {
+    /// Reads a path.
+    pub(super) fn parse(path: &str) -> Option<Self> {
+        let parts: Vec<&str> = path.trim_matches('/').split('/').collect();
+        match parts.as_slice() {
+            ["healthz" | "livez" | "readyz"] => Some(Self::Health),
+            ["version"] => Some(Self::Version),
+            ["openapi", "v2"] => Some(Self::OpenApi),
+            ["api"] => Some(Self::CoreVersions),
+            ["api", "v1"] => Some(Self::CoreResources),
+            ["api", "v1", "events"] | ["api", "v1", "namespaces", _, "events"] => Some(Self::Empty("EventList")),
+            ["api", "v1", "services"] | ["api", "v1", "namespaces", _, "services"] => Some(Self::Empty("ServiceList")),
+            ["api", "v1", "namespaces"] => {
+                Some(Self::Objects { collection: Collection::Namespaces, version: "v1", namespace: None })
+            }
+            ["api", "v1", "namespaces", name] => Some(Self::Object { key: Key::namespace(name), version: "v1" }),
+            ["apis"] => Some(Self::Groups),
+            ["apis", istio::GROUP] => Some(Self::Group),
+            ["apis", istio::GROUP, version, rest @ ..] => {
+                let version = istio::VERSIONS.into_iter().find(|v| v == version)?;
+                Self::istio(version, rest)
+            }
+            _ => None,
+        }
+    }
+
+    fn istio(version: &'static str, rest: &[&str]) -> Option<Self> {
+        let kind = |plural: &str| Kind::ALL.into_iter().find(|kind| kind.plural() == plural).map(Collection::Istio);
+        match rest {
+            [] => Some(Self::GroupResources(version)),
+            [plural] => Some(Self::Objects { collection: kind(plural)?, version, namespace: None }),
+            ["namespaces", namespace, plural] => {
+                Some(Self::Objects { collection: kind(plural)?, version, namespace: Some((*namespace).to_owned()) })
+            }
+            ["namespaces", namespace, plural, name] => {
+                let key = Key { collection: kind(plural)?, namespace: (*namespace).to_owned(), name: (*name).to_owned() };
+                Some(Self::Object { key, version })
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the query asks. Parameters that change nothing here (`pretty`, `timeout`, `fieldManager`, `fieldValidation`) are not kept:
+/// unknown fields are refused whatever `fieldValidation` says.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(super) struct Options {
+    pub(super) limit: usize,
+    pub(super) continue_token: String,
+    pub(super) label_selector: String,
+    pub(super) field_selector: String,
+    pub(super) watch: bool,
+    pub(super) bookmarks: bool,
+    pub(super) initial_events: bool,
+    pub(super) resource_version: String,
+    pub(super) timeout_seconds: Option<u64>,
+    pub(super) dry_run: bool,
+    pub(super) include_object: String,
+}
+
+impl Options {
+    /// Reads a query.
+    pub(super) fn parse(uri: &Uri) -> Result<Self, ApiError> {
+        let pairs = axum::extract::Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|e| ApiError::bad_request(format!("the query cannot be read: {e}")))?;
+        let mut options = Self::default();
+        for (name, value) in pairs.0 {
+            let number = || value.parse::<u64>().map_err(|e| ApiError::bad_request(format!("{name}: {value:?}: {e}")));
+            let truth = || matches!(value.as_str(), "1" | "true" | "");
+            match name.as_str() {
+                "limit" => options.limit = usize::try_from(number()?).unwrap_or(usize::MAX),
+                "continue" => options.continue_token = value,
+                "labelSelector" => options.label_selector = value,
+                "fieldSelector" => options.field_selector = value,
+                "watch" => options.watch = truth(),
+                "allowWatchBookmarks" => options.bookmarks = truth(),
+                "sendInitialEvents" => options.initial_events = truth(),
+                "resourceVersion" => options.resource_version = value,
+                "timeoutSeconds" => options.timeout_seconds = Some(number()?),
+                "dryRun" => options.dry_run = dry_run(&value)?,
+                "includeObject" => options.include_object = value,
+                _ => {}
+            }
+        }
+        Ok(options)
+    }
+}
+
+/// `All` is the only way to run dry.
+pub(super) fn dry_run(value: &str) -> Result<bool, ApiError> {
+    if value == "All" {
+        return Ok(true);
+    }
+    Err(ApiError::invalid(format!("dryRun: Unsupported value: {value:?}: supported values: \"All\"")))
+}
+
+/// The form of the answer.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Form {
+    Json,
+    /// A `Table` of meta.k8s.io in this version.
+    Table(&'static str),
+}
+
+impl Form {
+    /// The first acceptable form, in the order of the header.
+    pub(super) fn negotiate(headers: &HeaderMap) -> Result<Self, ApiError> {
+        let Some(accept) = headers.get(header::ACCEPT) else { return Ok(Self::Json) };
+        let accept = accept.to_str().unwrap_or_default();
+        for entry in accept.split(',') {
+            let mut parameters = entry.split(';').map(str::trim);
+            let media = parameters.next().unwrap_or_default();
+            let get = |name: &str| entry.split(';').find_map(|p| p.trim().strip_prefix(name)?.strip_prefix('='));
+            match (media, get("as")) {
+                ("application/json", Some("Table")) if get("v") == Some("v1") => return Ok(Self::Table("v1")),
+                ("application/json", Some("Table")) if get("v") == Some("v1beta1") => return Ok(Self::Table("v1beta1")),
+                ("application/json" | "application/*" | "*/*", None) => return Ok(Self::Json),
+                _ => {}
+            }
+        }
+        Err(ApiError::not_acceptable())
+    }
+}
+
+/// Kubernetes' verb, for audit and refusals.
+pub(super) fn verb(method: &Method, endpoint: &Endpoint, options: &Options) -> &'static str {
+    let one = matches!(endpoint, Endpoint::Object { .. });
+    match *method {
+        Method::GET if options.watch => "watch",
+        Method::GET if one => "get",
+        Method::GET => "list",
+        Method::POST => "create",
+        Method::PUT => "update",
+        Method::PATCH => "patch",
+        Method::DELETE if one => "delete",
+        Method::DELETE => "deletecollection",
+        _ => "other",
+    }
+}
