@@ -1,0 +1,76 @@
+//! The mesh's DNS: its own process, so that hostile datagrams cannot stop the proxy and a proxy's restart is no DNS outage.
+//!
+//! Pods' questions arrive on sockets that mesh-agent opened in their namespaces ([`pods`], [`udp`], [`tcp`]); names of the mesh come
+//! from mesh-control ([`xds`]); the rest is asked of the node's resolvers ([`upstream`]). What is decided is in [`core`], without I/O.
+//! One thread is enough: an answer from memory takes microseconds.
+
+mod admin;
+mod args;
+mod core;
+mod metrics;
+mod pods;
+mod server;
+mod tcp;
+mod udp;
+mod upstream;
+mod xds;
+
+pub use args::Args;
+
+use anyhow::Context;
+use mesh_common::broker::Role;
+use mesh_xds::node::{Node, Role as NodeRole};
+use mesh_xds::stream::Connection;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If the arguments or files cannot be used; later nothing ends it.
+pub async fn run(args: Args) -> anyhow::Result<()> {
+    let upstreams = args.upstreams()?;
+    let connection = connection(&args)?;
+    let listener = admin::bind(&args.admin_socket)
+        .with_context(|| format!("cannot listen on the admin socket {}", args.admin_socket.display()))?;
+    raise_descriptor_limit();
+    tracing::info!(?upstreams, node = %connection.node, control = connection.endpoint, "DNS starts");
+
+    let server = Arc::new(server::Server::new(upstream::Upstreams::new(&upstreams)));
+    let pods = Arc::new(pods::Pods::default());
+    let admin = admin::Admin { server: Arc::clone(&server), pods: Arc::clone(&pods) };
+    let (_client, events) = crate::broker::start(args.broker, Role::Dns);
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        () = pods::follow(Arc::clone(&server), pods, events) => {}
+        () = xds::follow(server, connection) => {}
+        () = admin::serve(listener, admin) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // The agent holds the sockets too: what arrives from now on waits for the next process.
+    tracing::info!("DNS ends");
+    Ok(())
+}
+
+fn connection(args: &Args) -> anyhow::Result<Connection> {
+    let name = match &args.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+    };
+    Ok(Connection {
+        endpoint: args.control.clone(),
+        ca_pem: args::read("--ca-file", &args.ca_file)?.into_bytes(),
+        token: args::read("--token-file", &args.token_file)?.trim().to_owned(),
+        node: Node { role: NodeRole::Dns, address: args.node_ip()?, name },
+    })
+}
+
+/// Each waiting question holds a descriptor, and the usual soft limit of 1024 is below our own limits.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}

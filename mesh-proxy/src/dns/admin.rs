@@ -1,0 +1,126 @@
+//! The admin socket: HTTP over a unix socket, for operators and probes.
+
+use super::pods::Pods;
+use super::server::Server;
+use bytes::Bytes;
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::json;
+use std::convert::Infallible;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::UnixListener;
+
+/// A client that sends no request within this time is disconnected.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failed accept.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What is reported about.
+#[derive(Clone, Debug)]
+pub(super) struct Admin {
+    pub(super) server: Arc<Server>,
+    pub(super) pods: Arc<Pods>,
+}
+
+/// Listens, in place of a former process's socket.
+pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind(path),
+    }
+}
+
+/// Serves for ever.
+pub(super) async fn serve(listener: UnixListener, admin: Admin) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _peer)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept an admin connection");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let admin = admin.clone();
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(|request| {
+                let response = admin.respond(&request);
+                async { Ok::<_, Infallible>(response) }
+            });
+            let mut http = hyper::server::conn::http1::Builder::new();
+            http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(%error, "an admin connection broke");
+            }
+        });
+    }
+}
+
+impl Admin {
+    fn respond<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        const TEXT: &str = "text/plain; charset=utf-8";
+        if request.method() != Method::GET {
+            return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
+        }
+        match request.uri().path() {
+            "/ready" => match self.ready() {
+                Ok(()) => response(StatusCode::OK, TEXT, "ready\n".to_owned()),
+                Err(why) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
+            },
+            "/metrics" => response(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", self.metrics()),
+            "/status" => response(StatusCode::OK, "application/json", format!("{:#}\n", self.status())),
+            _ => response(StatusCode::NOT_FOUND, TEXT, "there are /ready, /metrics and /status\n".to_owned()),
+        }
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.pods.ready()?;
+        if self.server.core.lock().table.is_told() {
+            Ok(())
+        } else {
+            Err("the control plane has not told the names yet".to_owned())
+        }
+    }
+
+    fn metrics(&self) -> String {
+        let ((services, names), (cached, bytes)) = {
+            let core = self.server.core.lock();
+            (core.table.sizes(), core.cache.sizes())
+        };
+        let pods = self.pods.status().0.len();
+        let sizes = [("pods", pods), ("services", services), ("names", names), ("cached", cached), ("cached_bytes", bytes)];
+        self.server.metrics.text(&sizes)
+    }
+
+    fn status(&self) -> serde_json::Value {
+        let (pods, agent_away) = self.pods.status();
+        let pods: Vec<_> = pods.iter().map(|(slot, id, sockets)| json!({"slot": slot, "id": id, "sockets": sockets})).collect();
+        let upstreams = self.server.upstreams.status();
+        let upstreams: Vec<_> = upstreams.iter().map(|(at, shunned)| json!({"address": at, "asked_last": shunned})).collect();
+        let core = self.server.core.lock();
+        let ((services, names), (cached, bytes)) = (core.table.sizes(), core.cache.sizes());
+        let conflicts: Vec<_> = core.table.conflicts().map(|(name, owners)| json!({"name": name, "services": owners})).collect();
+        json!({
+            "agent": {"away": agent_away},
+            "control": {"told": core.table.is_told(), "services": services, "names": names,
+                "zones": core.table.zones().collect::<Vec<_>>(), "conflicts": conflicts},
+            "pods": pods,
+            "upstreams": upstreams,
+            "cache": {"entries": cached, "bytes": bytes},
+        })
+    }
+}
+
+fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(body)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    response
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,145 @@
+//! The path of a message, in order: parse, the mesh's own names, the cache, else a resolver. [`Core`] is all that is remembered.
+
+use super::answer::{self, Kind};
+use super::cache::{BYTES_MAX, Cache, ENTRIES_MAX};
+use super::query::{self, Ignored, Parsed, Question, Transport};
+use super::reply::Stored;
+use super::zone::Table;
+use hickory_proto::op::ResponseCode;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Everything that answers depend on.
+#[derive(Debug)]
+pub(in crate::dns) struct Core {
+    /// The mesh's own names.
+    pub(in crate::dns) table: Table,
+    /// What resolvers said.
+    pub(in crate::dns) cache: Cache,
+}
+
+impl Default for Core {
+    fn default() -> Self {
+        Self { table: Table::default(), cache: Cache::new(ENTRIES_MAX, BYTES_MAX) }
+    }
+}
+
+/// What to do with a message.
+#[derive(Debug)]
+pub(in crate::dns) enum Outcome {
+    /// Nothing.
+    Ignore(Ignored),
+    /// Send this.
+    Reply(Vec<u8>, Answered),
+    /// Ask a resolver, then [`Core::complete`].
+    Forward(Box<Question>),
+}
+
+/// Why a resolver's answer could not be had.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(in crate::dns) enum Unanswered {
+    /// This pod has too many questions open.
+    PodLimit,
+    /// The node has too many questions open.
+    NodeLimit,
+    /// No resolver answered in time.
+    Timeout,
+    /// The resolvers failed or refused; the response code of the last.
+    Failed(u16),
+}
+
+macro_rules! labels {
+    ($(#[$meta:meta])* $name:ident { $($variant:ident => $label:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+        pub(in crate::dns) enum $name { $($variant,)+ }
+
+        impl $name {
+            /// In metrics.
+            pub(in crate::dns) const fn label(self) -> &'static str {
+                match self { $(Self::$variant => $label,)+ }
+            }
+        }
+    };
+}
+
+labels! {
+    /// How a question was answered: label `result` of `mesh_dns_queries_total`.
+    Answered {
+        Mesh => "mesh",
+        MeshNoData => "mesh_no_data",
+        MeshNoName => "mesh_no_name",
+        MeshNotYet => "mesh_not_yet",
+        Cached => "cached",
+        Forwarded => "forwarded",
+        FormErr => "formerr",
+        NotImp => "notimp",
+        Refused => "refused",
+        PodLimit => "pod_limit",
+        NodeLimit => "node_limit",
+        UpstreamTimeout => "upstream_timeout",
+        UpstreamFailed => "upstream_failed",
+    }
+}
+
+impl Core {
+    /// Takes a client's message.
+    pub(in crate::dns) fn handle(&mut self, bytes: &[u8], transport: Transport, now: Instant) -> Outcome {
+        let question = match query::parse(bytes, transport) {
+            Parsed::Ask(question) => question,
+            Parsed::Ignore(why) => return Outcome::Ignore(why),
+            Parsed::Refuse(answer, code) => return Outcome::Reply(answer, refusal(code)),
+        };
+        if let Some((answer, kind)) = answer::mesh(&question, &self.table.lookup(&question.key)) {
+            return Outcome::Reply(answer, mesh(kind));
+        }
+        match self.cache.get(&question, now) {
+            Some((stored, age)) => Outcome::Reply(stored.render(&question, age), Answered::Cached),
+            None => Outcome::Forward(question),
+        }
+    }
+
+    /// Takes what the resolvers said to [`Outcome::Forward`] and gives the client's answer.
+    pub(in crate::dns) fn complete(
+        &mut self,
+        question: &Question,
+        said: Result<Vec<u8>, Unanswered>,
+        now: Instant,
+    ) -> (Vec<u8>, Answered) {
+        const REFUSED: u16 = 5;
+        let stored = said.and_then(|bytes| Stored::new(bytes).ok_or(Unanswered::Failed(0)));
+        let (code, answered) = match stored {
+            Ok(stored) => {
+                let stored = Arc::new(stored);
+                self.cache.put(question, Arc::clone(&stored), now);
+                return (stored.render(question, 0), Answered::Forwarded);
+            }
+            Err(Unanswered::PodLimit) => (ResponseCode::ServFail, Answered::PodLimit),
+            Err(Unanswered::NodeLimit) => (ResponseCode::ServFail, Answered::NodeLimit),
+            Err(Unanswered::Timeout) => (ResponseCode::ServFail, Answered::UpstreamTimeout),
+            Err(Unanswered::Failed(REFUSED)) => (ResponseCode::Refused, Answered::UpstreamFailed),
+            Err(Unanswered::Failed(_)) => (ResponseCode::ServFail, Answered::UpstreamFailed),
+        };
+        (answer::error(question, code), answered)
+    }
+}
+
+const fn refusal(code: ResponseCode) -> Answered {
+    match code {
+        ResponseCode::FormErr => Answered::FormErr,
+        ResponseCode::NotImp => Answered::NotImp,
+        _ => Answered::Refused,
+    }
+}
+
+const fn mesh(kind: Kind) -> Answered {
+    match kind {
+        Kind::Mesh => Answered::Mesh,
+        Kind::NoData => Answered::MeshNoData,
+        Kind::NoName => Answered::MeshNoName,
+        Kind::NotYet => Answered::MeshNotYet,
+    }
+}
+
+#[cfg(test)]
+pub(in crate::dns) mod tests;
