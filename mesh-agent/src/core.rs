@@ -2,5 +2,6 @@
 
 pub mod desired;
 pub mod enrol;
+pub mod limit;
 pub mod reconcile;
 pub mod resources;

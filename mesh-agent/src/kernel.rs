@@ -150,6 +150,12 @@ impl Kernel {
         link::pin(steer.take_link(id).map_err(program)?.into(), &pin)
     }
 
+    /// Is the pod's `steer` program pinned?
+    #[must_use]
+    pub fn is_steered(&self, cookie: u64) -> bool {
+        self.pin_of(cookie).exists()
+    }
+
     /// Removes the pod's `steer` program. Fine if there is none.
     ///
     /// # Errors

@@ -4,8 +4,20 @@
 
 #![warn(missing_docs)]
 
+mod admin;
+mod broker;
 pub mod cgroup;
+pub mod cli;
 pub mod core;
+pub mod dump;
+mod events;
 pub mod kernel;
+pub mod metrics;
 pub mod netns;
+mod node;
+pub mod places;
 pub mod pod;
+mod ready;
+pub mod run;
+pub mod served;
+pub mod status;

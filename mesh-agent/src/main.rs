@@ -1,1 +1,20 @@
-fn main() {}
+//! The binary: reads the command line, starts logging, and hands over.
+
+use anyhow::Result;
+use clap::Parser;
+use mesh_agent::cli::{Cli, Command};
+use std::io::Write;
+
+fn main() -> Result<()> {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    match cli.command {
+        // Two threads: one may be inside the kernel for the length of a table write while the other serves broker and admin.
+        Command::Run(config) => {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+            runtime.block_on(async { tokio::spawn(mesh_agent::run::run(*config)).await? })
+        }
+        Command::Dump(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::dump::dump(&config)?)?),
+    }
+}

@@ -22,6 +22,24 @@ pub struct Actual {
     pub protected: BTreeSet<Dest>,
 }
 
+impl Actual {
+    /// What an operation makes of it.
+    pub fn apply(&mut self, op: &Op) {
+        match op {
+            Op::AddProtected(dest) => drop(self.protected.insert(*dest)),
+            Op::AddWorkload(addr) => drop(self.workloads.insert(*addr)),
+            Op::DeleteBackend(key) => drop(self.backends.remove(key)),
+            Op::DeleteProtected(dest) => drop(self.protected.remove(dest)),
+            Op::DeleteService(dest) => drop(self.services.remove(dest)),
+            Op::DeleteWorkload(addr) => drop(self.workloads.remove(addr)),
+            Op::Grace => {}
+            Op::SetBackend(key, backend) => drop(self.backends.insert(*key, *backend)),
+            Op::SetConfig(config) => self.config = *config,
+            Op::SetService(dest, service) => drop(self.services.insert(*dest, *service)),
+        }
+    }
+}
+
 /// One write.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Op {

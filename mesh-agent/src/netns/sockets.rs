@@ -3,7 +3,7 @@
 use super::{PodSockets, loopback_v4, loopback_v6};
 use mesh_common::broker::Family;
 use mesh_common::ports;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -35,6 +35,22 @@ pub fn unconnected(family: Family, count: usize) -> io::Result<Vec<OwnedFd>> {
     };
     // TCP by its own number: an MPTCP socket's tag would not be found on its subflows.
     (0..count).map(|_| Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP)).map(OwnedFd::from)).collect()
+}
+
+/// Has listeners that were shut down listen again, in their places in the sockhash. Returns how many. Runs in any namespace.
+///
+/// # Errors
+/// If a listener cannot be revived.
+pub fn revive(sockets: &PodSockets) -> io::Result<usize> {
+    let mut revived = 0;
+    for socket in [Some(&sockets.outbound_v4), sockets.outbound_v6.as_ref(), Some(&sockets.dns_tcp)].into_iter().flatten() {
+        let socket = SockRef::from(socket);
+        if !socket.is_listener()? {
+            socket.listen(BACKLOG)?;
+            revived += 1;
+        }
+    }
+    Ok(revived)
 }
 
 fn named(what: &str, result: io::Result<OwnedFd>) -> io::Result<OwnedFd> {

@@ -1,0 +1,93 @@
+//! The command line: every flag also as an environment variable, as a Marathon app sets it.
+
+use clap::{Args, Parser, Subcommand};
+use mesh_common::broker::SOCKET;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+/// The node's kernel half of the mesh.
+///
+/// Runs as root, once on each Mesos agent's node. Loads the eBPF programs that judge every connection of the node's pods, keeps their
+/// tables as the control plane says, finds the pods' network namespaces by Mesos' runtime directory, and makes the sockets with which the
+/// unprivileged mesh-proxy works inside them.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The verbs.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run on this node until SIGTERM or SIGINT.
+    ///
+    /// When it stops, the kernel half stays in force: programs, tables and listeners go on without an agent, so that an upgrade refuses no
+    /// connection, and the next agent takes over. Only new pods and changes wait for it. To take everything out of the kernel, stop it
+    /// with --detach-on-exit.
+    Run(Box<Run>),
+    /// Show the tables as the kernel holds them, from the pins that the agent has made.
+    Dump(Dump),
+}
+
+/// `mesh-agent run`.
+#[derive(Args, Clone, Debug)]
+pub struct Run {
+    /// Address of this node as Mesos and Marathon know its agent: workloads whose `node` it is are this node's.
+    #[arg(long, env = "MESH_NODE_ADDRESS", value_name = "IP")]
+    pub node_address: IpAddr,
+
+    /// Host name of this node, for Marathons that name nodes so. Default: what gethostname says.
+    #[arg(long, env = "MESH_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+
+    /// mesh-control's xDS port; HOST may be a name, found by this node's resolver.
+    #[arg(long, env = "MESH_CONTROL", value_name = "HOST:PORT")]
+    pub control: String,
+
+    /// File with the bearer token of this node's xDS clients.
+    #[arg(long, env = "MESH_TOKEN_FILE", value_name = "FILE", default_value = "/etc/mesh/node.token")]
+    pub token_file: PathBuf,
+
+    /// PEM of the authority that signed mesh-control's certificate.
+    #[arg(long, env = "MESH_CA_FILE", value_name = "FILE", default_value = "/etc/mesh/ca.crt")]
+    pub ca_file: PathBuf,
+
+    /// Where the programs attach: sockets made in this cgroup or below are judged. Default: the root of the cgroup2 file system,
+    /// /sys/fs/cgroup or /sys/fs/cgroup/unified. Another one is for several nodes on one machine.
+    #[arg(long, env = "MESH_CGROUP_ROOT", value_name = "DIR")]
+    pub cgroup_root: Option<PathBuf>,
+
+    /// The BPF file system. Maps and links are pinned in its directory `mesh`.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// Mesos' runtime directory: `containers/ID/pid` in it names a process in each pod's network namespace.
+    #[arg(long, env = "MESH_MESOS_RUNTIME_DIR", value_name = "DIR", default_value = "/var/run/mesos")]
+    pub mesos_runtime_dir: PathBuf,
+
+    /// Where mesh-proxy and its DNS process get their sockets.
+    #[arg(long, env = "MESH_SOCKET", value_name = "FILE", default_value = SOCKET)]
+    pub socket: PathBuf,
+
+    /// HTTP over a unix socket for the operator: GET /ready, /metrics, /status.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
+    pub admin_socket: PathBuf,
+
+    /// The user as which mesh-proxy runs; nobody else gets sockets.
+    #[arg(long, env = "MESH_PROXY_UID", value_name = "UID", default_value_t = 65_534)]
+    pub proxy_uid: u32,
+
+    /// On SIGTERM, take programs and tables out of the kernel. For uninstalling: pods are outside the mesh at once, unprotected.
+    #[arg(long, env = "MESH_DETACH_ON_EXIT")]
+    pub detach_on_exit: bool,
+}
+
+/// `mesh-agent dump`.
+#[derive(Args, Clone, Debug)]
+pub struct Dump {
+    /// The BPF file system in which the agent has pinned.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+}

@@ -1,0 +1,138 @@
+//! What the agent counts, and what the kernel has counted, as Prometheus reads it.
+
+use crate::kernel::Kernel;
+use mesh_common::reason::{Passed, Reason, Steered};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+use std::fmt;
+use std::sync::Arc;
+
+/// Why a broker connection ended, or never began.
+#[derive(Clone, Copy, Debug, EncodeLabelValue, Eq, Hash, PartialEq)]
+pub enum BrokerEnd {
+    /// By the client.
+    Closed,
+    /// By an error of the system.
+    Failed,
+    /// By a message that the protocol does not allow.
+    Malformed,
+    /// The client did not read.
+    Slow,
+    /// The limit of connections.
+    TooManyConnections,
+    /// SO_PEERCRED is not the proxy's user.
+    WrongUser,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct EndLabel {
+    reason: BrokerEnd,
+}
+
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct TypeLabel {
+    resource: &'static str,
+    result: &'static str,
+}
+
+/// All metrics of this process.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    ends: Family<EndLabel, Counter>,
+    brokered: Counter,
+    refused: Counter,
+    deliveries: Family<TypeLabel, Counter>,
+    enrol_failures: Counter,
+    /// Pods that this node should have in the mesh.
+    pub wanted: Gauge,
+    /// Pods that it has.
+    pub enrolled: Gauge,
+}
+
+impl Metrics {
+    /// Registers everything; the kernel's counters are read at each scrape.
+    #[must_use]
+    pub fn new(kernel: Arc<Kernel>) -> Self {
+        let mut registry = Registry::with_prefix("mesh_agent");
+        let (ends, deliveries) = (Family::default(), Family::default());
+        let (brokered, refused, enrol_failures) = (Counter::default(), Counter::default(), Counter::default());
+        let (wanted, enrolled) = (Gauge::default(), Gauge::default());
+        registry.register("broker_connections_ended", "Broker connections that ended, by reason", Family::clone(&ends));
+        registry.register("brokered_sockets", "Sockets made in pods for mesh-proxy", brokered.clone());
+        registry.register("brokered_sockets_refused", "Sockets asked for beyond a pod's limit", refused.clone());
+        registry.register(
+            "xds_deliveries",
+            "Deliveries of the control plane, by what became of them",
+            Family::clone(&deliveries),
+        );
+        registry.register("enrol_failures", "Attempts to enrol a pod that failed", enrol_failures.clone());
+        registry.register("pods_wanted", "Pods that this node should have in the mesh", wanted.clone());
+        registry.register("pods_enrolled", "Pods that this node has in the mesh", enrolled.clone());
+        registry.register_collector(Box::new(KernelCounters(kernel)));
+        Self { registry, ends, brokered, refused, deliveries, enrol_failures, wanted, enrolled }
+    }
+
+    /// The text that Prometheus scrapes.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    pub(crate) fn broker_end(&self, reason: BrokerEnd) {
+        self.ends.get_or_create(&EndLabel { reason }).inc();
+    }
+
+    pub(crate) fn sockets_brokered(&self, count: u64) {
+        self.brokered.inc_by(count);
+    }
+
+    pub(crate) fn sockets_refused(&self, count: u64) {
+        self.refused.inc_by(count);
+    }
+
+    pub(crate) fn delivery(&self, resource: &'static str, result: &'static str) {
+        self.deliveries.get_or_create(&TypeLabel { resource, result }).inc();
+    }
+
+    pub(crate) fn enrol_failed(&self) {
+        self.enrol_failures.inc();
+    }
+}
+
+/// The kernel's counter array. Codes that were never counted are there with 0, so that a rate can be taken of the first.
+struct KernelCounters(Arc<Kernel>);
+
+impl fmt::Debug for KernelCounters {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KernelCounters")
+    }
+}
+
+impl Collector for KernelCounters {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Ok(counters) = self.0.maps().counters() else { return Ok(()) };
+        let value = |code: u8| counters.get(usize::from(code)).copied().unwrap_or_default();
+        let mut refusals = encoder.encode_descriptor("refusals", "Flows refused in the kernel", None, MetricType::Counter)?;
+        for reason in Reason::ALL {
+            let labels = [("reason", reason.label())];
+            ConstCounter::new(value(reason.code())).encode(refusals.encode_family(&labels)?)?;
+        }
+        let mut flows =
+            encoder.encode_descriptor("flows", "Flows let pass or steered in the kernel", None, MetricType::Counter)?;
+        let passed = Passed::ALL.iter().map(|p| (p.code(), p.label()));
+        for (code, label) in passed.chain(Steered::ALL.iter().map(|s| (s.code(), s.label()))) {
+            ConstCounter::new(value(code)).encode(flows.encode_family(&[("verdict", label)])?)?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,260 @@
+//! This node's state and how it follows: deliveries into the kernel's tables, containers into enrolled pods.
+
+use crate::core::desired::{self, Desired};
+use crate::core::enrol::{self, Plan, Step};
+use crate::core::reconcile::{Actual, reconcile};
+use crate::core::resources::{Workload, World};
+use crate::kernel::Kernel;
+use crate::metrics::Metrics;
+use crate::netns::sockets;
+use crate::places::Places;
+use crate::pod;
+use crate::served::Roster;
+use crate::status::{PodStatus, Shared, Status};
+use mesh_common::abi::Pod;
+use mesh_xds::agent as wire;
+use mesh_xds::client::Delivery;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tracing::{error, info, warn};
+
+/// How often the kernel's tables are read in full, in case somebody else has written them.
+const AUDIT: Duration = Duration::from_secs(30);
+/// Refusals named in one NACK; more would only hide the first.
+const NAMED_MAX: usize = 10;
+
+/// Everything that the main loop owns.
+pub(crate) struct Node {
+    kernel: Arc<Kernel>,
+    roster: Arc<Roster>,
+    metrics: Arc<Metrics>,
+    status: Arc<Shared>,
+    places: Places,
+    address: IpAddr,
+    ours: Vec<String>,
+    world: World,
+    /// What the tables hold, as far as we know; `None` to read them again.
+    actual: Option<Actual>,
+    audited: Instant,
+    /// Tables hold a whole snapshot.
+    filled: bool,
+    /// Pods whose listeners this process holds, by cookie.
+    held: BTreeMap<u64, (Pod, Workload)>,
+    failures: BTreeMap<String, String>,
+}
+
+impl Node {
+    pub(crate) fn new(
+        kernel: Arc<Kernel>,
+        roster: Arc<Roster>,
+        metrics: Arc<Metrics>,
+        status: Arc<Shared>,
+        places: Places,
+        address: IpAddr,
+        ours: Vec<String>,
+    ) -> Self {
+        Self {
+            kernel,
+            roster,
+            metrics,
+            status,
+            places,
+            address,
+            ours,
+            world: World::default(),
+            actual: None,
+            audited: Instant::now(),
+            filled: false,
+            held: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    pub(crate) fn containers(&self) -> &Path {
+        self.places.containers()
+    }
+
+    /// Puts a delivery in force. An error is the text of the NACK; what was valid is in force all the same.
+    pub(crate) fn take(&mut self, delivery: &Delivery) -> Result<(), String> {
+        let mut problems: Vec<String> = self.world.apply(delivery).iter().map(ToString::to_string).collect();
+        problems.extend(self.fill().err());
+        let resource = match delivery.type_url.as_str() {
+            wire::MESH => "mesh",
+            wire::WORKLOAD => "workload",
+            _ => "service",
+        };
+        let more = problems.len().saturating_sub(NAMED_MAX);
+        problems.truncate(NAMED_MAX);
+        let mut text = problems.join("; ");
+        if more > 0 {
+            text.push_str(&format!("; and {more} more"));
+        }
+        let refused = !text.is_empty();
+        self.metrics.delivery(resource, if refused { "nack" } else { "ack" });
+        self.status.update(|status| {
+            let xds = status.xds.entry(resource).or_default();
+            xds.deliveries += 1;
+            if refused {
+                xds.nacks += 1;
+                xds.last_nack = Some(text.clone());
+            }
+            self.describe(status);
+        });
+        if refused { Err(text) } else { Ok(()) }
+    }
+
+    /// Writes the tables. Nothing is written before all three types are known: half a world would refuse what the other half allows.
+    fn fill(&mut self) -> Result<(), String> {
+        if !self.world.complete() {
+            return Ok(());
+        }
+        let result = desired::desired(&self.world, self.address).map_err(|e| e.to_string()).and_then(|d| self.write(&d));
+        match &result {
+            Ok(()) => self.filled = true,
+            // A write that failed halfway: only the kernel knows how far it got.
+            Err(_) => self.actual = None,
+        }
+        self.status.update(|status| {
+            status.tables_filled = self.filled;
+            status.tables_error = result.clone().err();
+        });
+        result
+    }
+
+    fn write(&mut self, desired: &Desired) -> Result<(), String> {
+        let mut maps = self.kernel.maps();
+        let mut actual = match self.actual.take() {
+            Some(actual) => actual,
+            None => maps.read().map_err(|e| e.to_string())?,
+        };
+        let ops = reconcile(desired, &actual);
+        maps.write(&ops).map_err(|e| e.to_string())?;
+        ops.iter().for_each(|op| actual.apply(op));
+        self.actual = Some(actual);
+        Ok(())
+    }
+
+    /// Follows the containers. True if every wanted pod is in the mesh.
+    pub(crate) fn settle(&mut self, now: Instant) -> bool {
+        if now.duration_since(self.audited) > AUDIT {
+            self.audited = now;
+            self.actual = None;
+            if let Err(reason) = self.fill() {
+                error!(reason, "the kernel's tables cannot be written");
+            }
+        }
+        let places = self.places.scan(now);
+        if !self.filled {
+            return false;
+        }
+        let known = match self.kernel.maps().pods() {
+            Ok(known) => known,
+            Err(error) => {
+                error!(%error, "the kernel's table of pods cannot be read");
+                return false;
+            }
+        };
+        self.revive();
+        // What somebody has unpinned is enrolled again.
+        self.held.retain(|cookie, _| self.kernel.is_steered(*cookie));
+        let plan = enrol::plan(&self.world, &self.ours, &places, &known, &self.held);
+        for step in &plan.steps {
+            self.step(step);
+        }
+        self.report(&plan);
+        plan.pending.is_empty() && self.failures.is_empty()
+    }
+
+    fn step(&mut self, step: &Step) {
+        match step {
+            Step::Leave(cookie, pod) => {
+                self.held.remove(cookie);
+                self.roster.left(pod.slot);
+                match pod::leave(&self.kernel, *cookie, pod) {
+                    Ok(()) => info!(slot = pod.slot, "a pod has left the mesh"),
+                    Err(error) => error!(slot = pod.slot, %error, "a pod could not be taken out of the mesh"),
+                }
+            }
+            Step::Describe(cookie, workload) => {
+                if let Some((pod, told)) = self.held.get_mut(cookie) {
+                    *told = workload.clone();
+                    self.roster.described(pod.slot, workload.clone());
+                }
+            }
+            Step::Enrol(cookie, pod, workload) => {
+                let Some(namespace) = self.places.namespace(*cookie) else { return };
+                match pod::enrol(&self.kernel, *cookie, pod, &namespace) {
+                    Ok(opened) => {
+                        info!(pod = workload.id, slot = pod.slot, cookie, "a pod is in the mesh");
+                        self.roster.enrolled(pod.slot, workload.clone(), namespace, opened);
+                        self.held.insert(*cookie, (*pod, workload.clone()));
+                        self.failures.remove(&workload.id);
+                    }
+                    Err(error) => {
+                        self.metrics.enrol_failed();
+                        let text = error.to_string();
+                        if self.failures.insert(workload.id.clone(), text.clone()).as_ref() != Some(&text) {
+                            warn!(pod = workload.id, error = text, "a pod cannot be enrolled; trying again");
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Any holder of a listener's duplicate can shut it down for all; the next look revives it.
+    fn revive(&self) {
+        for (slot, pod) in self.roster.all() {
+            match sockets::revive(&pod.sockets) {
+                Ok(0) => {}
+                Ok(count) => warn!(slot, count, "listeners of a pod were shut down; they listen again"),
+                Err(error) => error!(slot, %error, "a listener of a pod is dead"),
+            }
+        }
+    }
+
+    fn report(&mut self, plan: &Plan) {
+        let wanted: Vec<&Workload> = self.world.workloads.values().filter(|w| w.enrol && self.ours.contains(&w.node)).collect();
+        self.failures.retain(|id, _| wanted.iter().any(|w| w.id == *id));
+        let pending: BTreeMap<&str, &str> = plan.pending.iter().map(|(id, reason)| (id.as_str(), *reason)).collect();
+        let pods: Vec<PodStatus> = wanted.iter().map(|w| self.pod_status(w, &pending)).collect();
+        let enrolled = pods.iter().filter(|pod| pod.enrolled).count();
+        self.metrics.wanted.set(pods.len() as i64);
+        self.metrics.enrolled.set(enrolled as i64);
+        self.status.update(|status| {
+            status.wanted = pods.len();
+            status.enrolled = enrolled;
+            status.pods = pods;
+        });
+    }
+
+    fn pod_status(&self, workload: &Workload, pending: &BTreeMap<&str, &str>) -> PodStatus {
+        let held = self.held.iter().find(|(_, (_, told))| told.id == workload.id);
+        let failure = self.failures.get(&workload.id).map(String::as_str);
+        let reason = failure.or_else(|| pending.get(workload.id.as_str()).copied());
+        PodStatus {
+            slot: held.map(|(_, (pod, _))| pod.slot),
+            id: workload.id.clone(),
+            app: workload.app.clone(),
+            addresses: workload.addresses.clone(),
+            netns_cookie: held.map(|(cookie, _)| *cookie),
+            enrolled: held.is_some() && reason.is_none(),
+            reason: reason.map(str::to_owned),
+        }
+    }
+
+    fn describe(&self, status: &mut Status) {
+        status.resources =
+            [("services", self.world.services.len()), ("workloads", self.world.workloads.len())].into_iter().collect();
+        let conflicts = self.world.conflicts();
+        status.conflicts = conflicts
+            .iter()
+            .map(|(dest, owner, other)| {
+                format!("{}:{} is claimed by {owner}, which has it, and by {other}", desired::ip(dest.addr), dest.port)
+            })
+            .collect();
+    }
+}

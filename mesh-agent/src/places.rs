@@ -1,0 +1,91 @@
+//! Where tasks run: Mesos' runtime directory leads to processes, processes to network namespaces.
+
+use crate::core::enrol::Place;
+use crate::netns::{self, Namespace};
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Addresses are read again after this time; an empty list at once, since the container is still being set up.
+const ADDRESSES_MAX_AGE: Duration = Duration::from_secs(5);
+
+/// The namespaces with tasks, as of the last [`Places::scan`].
+#[derive(Debug)]
+pub struct Places {
+    containers: PathBuf,
+    own: (u64, u64),
+    // By device and inode. The handle keeps the inode from being used again while it is a key here.
+    found: BTreeMap<(u64, u64), Found>,
+}
+
+#[derive(Debug)]
+struct Found {
+    namespace: Namespace,
+    place: Place,
+    read: Instant,
+}
+
+impl Places {
+    /// Tasks below this Mesos runtime directory. What lives in this process's own namespace is the host network, and is skipped.
+    ///
+    /// # Errors
+    /// If /proc is not mounted.
+    pub fn new(runtime_dir: &Path) -> io::Result<Self> {
+        let own = netns::identity(Path::new("/proc/self/ns/net"))?;
+        Ok(Self { containers: runtime_dir.join("containers"), own, found: BTreeMap::new() })
+    }
+
+    /// The directory that holds one directory for each container.
+    #[must_use]
+    pub fn containers(&self) -> &Path {
+        &self.containers
+    }
+
+    /// Looks again. A container that is half set up, or ends meanwhile, is not there.
+    pub fn scan(&mut self, now: Instant) -> Vec<Place> {
+        let mut found = BTreeMap::new();
+        for pid in self.pids() {
+            let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
+            let Ok(identity) = netns::identity(&path) else { continue };
+            if identity == self.own || found.contains_key(&identity) {
+                continue;
+            }
+            let known =
+                self.found.remove(&identity).filter(|f| !f.place.addresses.is_empty() && now < f.read + ADDRESSES_MAX_AGE);
+            let entry = match known {
+                Some(entry) => entry,
+                None => match look(&path, now) {
+                    Ok(entry) => entry,
+                    Err(error) => {
+                        tracing::debug!(pid, %error, "cannot look into a container's network namespace");
+                        continue;
+                    }
+                },
+            };
+            found.insert(identity, entry);
+        }
+        self.found = found;
+        self.found.values().map(|f| f.place.clone()).collect()
+    }
+
+    /// The namespace with this cookie.
+    #[must_use]
+    pub fn namespace(&self, cookie: u64) -> Option<Namespace> {
+        self.found.values().find(|f| f.place.cookie == cookie).map(|f| f.namespace.clone())
+    }
+
+    /// `containers/ID/pid`. Nested containers share their parent's namespace, so only the outermost count.
+    fn pids(&self) -> Vec<u32> {
+        let Ok(dirs) = fs::read_dir(&self.containers) else { return Vec::new() };
+        let pid = |dir: fs::DirEntry| fs::read_to_string(dir.path().join("pid")).ok()?.trim().parse().ok();
+        dirs.flatten().filter_map(pid).collect()
+    }
+}
+
+fn look(path: &Path, now: Instant) -> io::Result<Found> {
+    let namespace = Namespace::open(path)?;
+    let place = Place { cookie: namespace.cookie()?, addresses: namespace.addresses()? };
+    Ok(Found { namespace, place, read: now })
+}

@@ -1,0 +1,153 @@
+//! The agent at work: opens everything, then one loop that hears of changes and has the node follow. The only module that knows all
+//! others.
+
+use crate::admin::Admin;
+use crate::broker::Broker;
+use crate::cli::Run;
+use crate::kernel::{self, Kernel};
+use crate::metrics::Metrics;
+use crate::node::Node;
+use crate::places::Places;
+use crate::ready::{self, Ready};
+use crate::served::Roster;
+use crate::status::Shared;
+use crate::{cgroup, events};
+use anyhow::{Context, Result};
+use mesh_xds::agent as wire;
+use mesh_xds::node::{Node as NodeId, Role};
+use mesh_xds::stream::{Connection, Updates};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+/// Between two looks while a wanted pod is missing: what shows a container's addresses is not announced by any event.
+const HURRY: Duration = Duration::from_millis(100);
+/// Between two looks when all is well: for what no event told us.
+const CALM: Duration = Duration::from_secs(1);
+
+/// Runs until SIGTERM or SIGINT.
+///
+/// # Errors
+/// If something that must be there at start is not.
+pub async fn run(config: Run) -> Result<()> {
+    let detected;
+    let cgroup_root = match &config.cgroup_root {
+        Some(root) => root,
+        None => {
+            detected = cgroup::detect()?;
+            &detected
+        }
+    };
+    let connection = connection(&config)?;
+    // What needs no kernel first: a wrong flag must not change anything.
+    let admin_socket = Admin::listen(&config.admin_socket).context("--admin-socket")?;
+    let broker_socket = Broker::listen(&config.socket, config.proxy_uid).context("--socket")?;
+    let places = Places::new(&config.mesos_runtime_dir)?;
+
+    let kernel = Arc::new(Kernel::open(&config.bpffs, cgroup_root)?);
+    kernel::fires(cgroup_root)?;
+    info!(cgroup = %cgroup_root.display(), "the programs are attached, and the connect hook fires");
+
+    let roster = Arc::new(Roster::default());
+    let metrics = Arc::new(Metrics::new(Arc::clone(&kernel)));
+    let status = Arc::new(Shared::new(connection.node.to_string()));
+    status.update(|status| status.hooks_attached = true);
+    tokio::spawn(Admin { status: Arc::clone(&status), metrics: Arc::clone(&metrics) }.serve(admin_socket));
+    tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster)));
+    let proxy_uid = config.proxy_uid;
+    let broker = Broker { kernel: Arc::clone(&kernel), roster: Arc::clone(&roster), metrics: Arc::clone(&metrics), proxy_uid };
+    tokio::spawn(Arc::new(broker).serve(broker_socket));
+
+    let ours = [connection.node.address.to_string(), connection.node.name.clone()];
+    let address = connection.node.address;
+    let node = Node::new(Arc::clone(&kernel), roster, metrics, status, places, address, ours.to_vec());
+    let updates = mesh_xds::stream::start(connection, &[wire::MESH, wire::WORKLOAD, wire::SERVICE]);
+    follow(node, updates).await?;
+
+    if config.detach_on_exit {
+        kernel.detach()?;
+        info!("the kernel half is removed: the pods of this node are outside the mesh");
+    } else {
+        info!("stopping; the kernel half goes on");
+    }
+    Ok(())
+}
+
+fn connection(config: &Run) -> Result<Connection> {
+    let name = match &config.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.into_string().map_err(|name| anyhow::anyhow!("host name {name:?} is no text"))?,
+    };
+    let read = |path: &Path, flag: &str| std::fs::read(path).with_context(|| format!("{flag} {}", path.display()));
+    let token = String::from_utf8(read(&config.token_file, "--token-file")?).context("--token-file is no text")?;
+    Ok(Connection {
+        endpoint: config.control.clone(),
+        ca_pem: read(&config.ca_file, "--ca-file")?,
+        token: token.trim().to_owned(),
+        node: NodeId { role: Role::Agent, address: config.node_address, name },
+    })
+}
+
+/// The loop. Deliveries are answered once they are in force; the look at the containers follows whatever has happened.
+async fn follow(mut node: Node, mut updates: Updates) -> Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut watch = Watch::new(node.containers());
+    let mut settled = false;
+    loop {
+        tokio::select! {
+            delivery = updates.next() => {
+                match tokio::task::block_in_place(|| node.take(&delivery)) {
+                    Ok(()) => updates.ack(&delivery).await,
+                    Err(reason) => {
+                        warn!(resource = delivery.type_url, reason, "a delivery was refused");
+                        updates.nack(&delivery, &reason).await;
+                    }
+                }
+            }
+            () = watch.changed() => {}
+            () = tokio::time::sleep(if settled { CALM } else { HURRY }) => watch.renew(node.containers()),
+            _ = term.recv() => return Ok(()),
+            _ = int.recv() => return Ok(()),
+        }
+        settled = tokio::task::block_in_place(|| node.settle(Instant::now()));
+    }
+}
+
+/// inotify on the directory of containers: it may not exist yet, and may be replaced.
+struct Watch {
+    inotify: Option<Ready<Inotify>>,
+    watching: bool,
+}
+
+impl Watch {
+    fn new(containers: &Path) -> Self {
+        let open = || ready::watch(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?);
+        let inotify = open().inspect_err(|error| warn!(%error, "no inotify: containers are looked for once a second")).ok();
+        let mut watch = Self { inotify, watching: false };
+        watch.renew(containers);
+        watch
+    }
+
+    /// Watches the directory if it has appeared. An existing watch is renewed by the kernel.
+    fn renew(&mut self, containers: &Path) {
+        let Some(inotify) = &self.inotify else { return };
+        let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_TO;
+        self.watching = inotify.get_ref().add_watch(containers, flags).is_ok();
+    }
+
+    /// Something was created or removed. Cancel safe: what is read is only a hint to look again.
+    async fn changed(&mut self) {
+        let Some(inotify) = self.inotify.as_ref().filter(|_| self.watching) else { return std::future::pending().await };
+        loop {
+            let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
+            match ready.try_io(|inotify| Ok(inotify.get_ref().read_events()?)) {
+                // The directory comes before its `pid` file: the look that follows may be too early, the next is HURRY or CALM later.
+                Ok(_events) => return,
+                Err(_would_block) => {}
+            }
+        }
+    }
+}

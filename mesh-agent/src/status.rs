@@ -1,0 +1,126 @@
+//! What the agent says of itself: `GET /status`, and whether it is ready.
+
+use mesh_common::abi;
+use parking_lot::RwLock;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+/// The whole answer.
+#[derive(Clone, Debug, Serialize)]
+pub struct Status {
+    /// Node id towards the control plane.
+    pub node: String,
+    /// Of this program.
+    pub version: &'static str,
+    /// Of the kernel's maps.
+    pub abi_version: u32,
+    /// Do the programs judge?
+    pub hooks_attached: bool,
+    /// Does the kernel hold a first whole snapshot?
+    pub tables_filled: bool,
+    /// Pods that should be in the mesh.
+    pub wanted: usize,
+    /// Pods that are.
+    pub enrolled: usize,
+    /// All of them.
+    pub pods: Vec<PodStatus>,
+    /// Sizes of what the control plane has sent.
+    pub resources: BTreeMap<&'static str, usize>,
+    /// Each resource type's last delivery.
+    pub xds: BTreeMap<&'static str, XdsStatus>,
+    /// Two services that claim one VIP and port.
+    pub conflicts: Vec<String>,
+    /// Why the tables were not written the last time.
+    pub tables_error: Option<String>,
+}
+
+/// One pod.
+#[derive(Clone, Debug, Serialize)]
+pub struct PodStatus {
+    /// Its number on this node, if it is enrolled.
+    pub slot: Option<u32>,
+    /// Marathon's instance id.
+    pub id: String,
+    /// Marathon's path.
+    pub app: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The kernel's number of its namespace.
+    pub netns_cookie: Option<u64>,
+    /// Is it in the mesh?
+    pub enrolled: bool,
+    /// Why it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// One resource type.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct XdsStatus {
+    /// How many came.
+    pub deliveries: u64,
+    /// How many were refused, wholly or in part.
+    pub nacks: u64,
+    /// The last refusal.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_nack: Option<String>,
+}
+
+/// The status, shared with the admin socket.
+#[derive(Debug)]
+pub struct Shared(RwLock<Status>);
+
+impl Shared {
+    /// Nothing is known yet.
+    #[must_use]
+    pub fn new(node: String) -> Self {
+        Self(RwLock::new(Status {
+            node,
+            version: env!("CARGO_PKG_VERSION"),
+            abi_version: abi::ABI_VERSION,
+            hooks_attached: false,
+            tables_filled: false,
+            wanted: 0,
+            enrolled: 0,
+            pods: Vec::new(),
+            resources: BTreeMap::new(),
+            xds: BTreeMap::new(),
+            conflicts: Vec::new(),
+            tables_error: None,
+        }))
+    }
+
+    /// Changes it.
+    pub fn update(&self, change: impl FnOnce(&mut Status)) {
+        change(&mut self.0.write());
+    }
+
+    /// A copy.
+    #[must_use]
+    pub fn get(&self) -> Status {
+        self.0.read().clone()
+    }
+}
+
+impl Status {
+    /// Does everything work that should?
+    ///
+    /// # Errors
+    /// Says what is missing.
+    pub fn ready(&self) -> Result<(), String> {
+        if !self.hooks_attached {
+            return Err("the eBPF programs are not attached".to_owned());
+        }
+        if !self.tables_filled {
+            return Err(match &self.tables_error {
+                Some(error) => format!("the kernel's tables are not filled: {error}"),
+                None => "no first snapshot of Mesh, Workload and Service from the control plane yet".to_owned(),
+            });
+        }
+        match self.pods.iter().find(|pod| !pod.enrolled) {
+            Some(pod) => Err(format!("pod {} is not enrolled: {}", pod.id, pod.reason.as_deref().unwrap_or("not yet"))),
+            None => Ok(()),
+        }
+    }
+}
