@@ -1,0 +1,183 @@
+//! One instance of an app or pod, and the tasks (containers) in it. Pure data.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+
+use super::spec::{Kind, Network, Spec};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    Staging,
+    Starting,
+    Running,
+    Killing,
+    Killed,
+    Failed,
+    Finished,
+}
+
+impl State {
+    pub(crate) fn task_status(self) -> &'static str {
+        match self {
+            Self::Staging => "TASK_STAGING",
+            Self::Starting => "TASK_STARTING",
+            Self::Running => "TASK_RUNNING",
+            Self::Killing => "TASK_KILLING",
+            Self::Killed => "TASK_KILLED",
+            Self::Failed => "TASK_FAILED",
+            Self::Finished => "TASK_FINISHED",
+        }
+    }
+
+    pub(crate) fn condition(self) -> &'static str {
+        match self {
+            Self::Staging => "Staging",
+            Self::Starting => "Starting",
+            Self::Running => "Running",
+            Self::Killing => "Killing",
+            Self::Killed => "Killed",
+            Self::Failed => "Failed",
+            Self::Finished => "Finished",
+        }
+    }
+
+    pub(crate) fn is_terminal(self) -> bool {
+        matches!(self, Self::Killed | Self::Failed | Self::Finished)
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) id: String,
+    pub(crate) container: String,
+    /// The Mesos container's id: names its cgroup and its files on the agent.
+    pub(crate) uuid: String,
+    pub(crate) state: State,
+    pub(crate) since: Timestamp,
+    pub(crate) message: String,
+    pub(crate) pid: Option<i32>,
+    /// When SIGTERM becomes SIGKILL.
+    pub(crate) kill_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Waits for its back-off, then for a node.
+    Scheduled { not_before: Timestamp },
+    /// Its tasks exist on a node.
+    Live,
+    /// Every task is terminal; the node takes down namespace and cgroup.
+    Cleaning,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Instance {
+    pub(crate) id: String,
+    pub(crate) uuid: String,
+    /// As of the launch; a newer version of the app or pod may exist.
+    pub(crate) spec: Arc<Spec>,
+    pub(crate) phase: Phase,
+    pub(crate) stopping: bool,
+    pub(crate) incarnation: u32,
+    pub(crate) failures: u32,
+    /// Task and message, for people.
+    pub(crate) last_failure: Option<String>,
+    pub(crate) created: Timestamp,
+    pub(crate) condition: &'static str,
+    /// A resident instance keeps its node.
+    pub(crate) pinned: Option<usize>,
+    pub(crate) node: usize,
+    pub(crate) hostname: String,
+    pub(crate) agent_id: String,
+    pub(crate) v4: Option<Ipv4Addr>,
+    pub(crate) v6: Option<Ipv6Addr>,
+    /// (container, index of its endpoint) to the host port on the node.
+    pub(crate) host_ports: BTreeMap<(String, usize), u16>,
+    pub(crate) tasks: Vec<Task>,
+    /// Those of the incarnation before, while none are there: whoever looks for the logs of a crash finds them.
+    pub(crate) ended: Vec<Task>,
+    pub(crate) executor_uuid: Option<String>,
+    pub(crate) staged: Timestamp,
+    pub(crate) started: Option<Timestamp>,
+    pub(crate) changed: Timestamp,
+}
+
+impl Instance {
+    pub(crate) fn scheduled(spec: Arc<Spec>, uuid: String, now: Timestamp) -> Self {
+        Self {
+            id: super::ids::instance(&spec.id, &uuid),
+            uuid,
+            spec,
+            phase: Phase::Scheduled { not_before: now },
+            stopping: false,
+            incarnation: 0,
+            failures: 0,
+            last_failure: None,
+            created: now,
+            condition: "Scheduled",
+            pinned: None,
+            node: 0,
+            hostname: String::new(),
+            agent_id: String::new(),
+            v4: None,
+            v6: None,
+            host_ports: BTreeMap::new(),
+            tasks: Vec::new(),
+            ended: Vec::new(),
+            executor_uuid: None,
+            staged: now,
+            started: None,
+            changed: now,
+        }
+    }
+
+    pub(crate) fn is_scheduled(&self) -> bool {
+        matches!(self.phase, Phase::Scheduled { .. })
+    }
+
+    pub(crate) fn is_running(&self) -> bool {
+        self.phase == Phase::Live && self.tasks.iter().all(|t| t.state == State::Running)
+    }
+
+    /// The worst state speaks for the instance.
+    pub(crate) fn current_condition(&self) -> &'static str {
+        let order =
+            [State::Failed, State::Killing, State::Killed, State::Staging, State::Starting, State::Running, State::Finished];
+        let worst = order.into_iter().find(|s| self.tasks.iter().any(|t| t.state == *s));
+        if self.is_scheduled() { "Scheduled" } else { worst.map_or("Provisioned", State::condition) }
+    }
+
+    pub(crate) fn network_name(&self) -> Option<&str> {
+        match &self.spec.network {
+            Network::Host => None,
+            Network::Container(name) => Some(name),
+            Network::Bridge => Some("mesos-bridge"),
+        }
+    }
+
+    /// What Mesos reports: the agent's address on the host network; the network's family otherwise (`dcos6` is IPv6).
+    pub(crate) fn addresses(&self) -> Vec<IpAddr> {
+        match &self.spec.network {
+            Network::Host => self.hostname.parse().ok().into_iter().collect(),
+            Network::Container(name) if name == "dcos6" => self.v6.map(IpAddr::V6).into_iter().collect(),
+            _ => self.v4.map(IpAddr::V4).into_iter().collect(),
+        }
+    }
+
+    /// Where a client on the node reaches it.
+    pub(crate) fn dial_address(&self) -> Option<IpAddr> {
+        self.v4.map(IpAddr::V4).or_else(|| self.hostname.parse().ok())
+    }
+
+    /// Host ports of the tasks' endpoints in definition order: only of those that have one.
+    pub(crate) fn ports_of(&self, container: &str) -> Vec<u16> {
+        self.host_ports.iter().filter(|((name, _), _)| name == container).map(|(_, port)| *port).collect()
+    }
+
+    pub(crate) fn is_app(&self) -> bool {
+        self.spec.kind == Kind::App
+    }
+}

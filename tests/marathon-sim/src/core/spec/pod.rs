@@ -1,0 +1,130 @@
+//! Pod definitions. Pods run in the Mesos containerizer only: never privileged, no added capability. Pure.
+
+use serde_json::{Value, json};
+
+use super::app::{GRACE_MS, backoff_ms};
+use super::{Command, Constraint, Container, Endpoint, Invalid, Kind, Mount, Privileges, Source, Spec};
+use super::{default, list, map, network, port, text, texts};
+use crate::core::{ids, place};
+
+pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
+    let mut errors = Vec::new();
+    let id = text(&raw, "id").unwrap_or_default();
+    if !ids::is_valid(&id) {
+        errors.push(Invalid::new("/id", format!("'{id}' is not a valid path: segments must fully match {}", ids::PATTERN)));
+    }
+    let id = ids::canonical(&id);
+    raw["id"] = json!(id);
+    if list(&raw, "containers").is_empty() {
+        errors.push(Invalid::new("/containers", "must not be empty"));
+    }
+    let network = network(&raw);
+    default(&mut raw, "networks", json!([{"mode": "host"}]));
+    default(&mut raw, "scaling", json!({"kind": "fixed", "instances": 1}));
+    default(&mut raw, "labels", json!({}));
+    default(&mut raw, "environment", json!({}));
+    default(&mut raw, "volumes", json!([]));
+    default(&mut raw, "executorResources", json!({"cpus": 0.1, "mem": 32, "disk": 10}));
+    default(&mut raw, "role", json!("*"));
+    let constraints = constraints(&raw);
+    errors.extend(place::unknown_operator(&constraints).map(|e| Invalid::new("/scheduling/placement/constraints", e)));
+    let mut containers: Vec<Container> = Vec::new();
+    for (index, item) in list(&raw, "containers").iter().enumerate() {
+        let path = format!("/containers({index})");
+        match container(&raw, item) {
+            Ok(container) if containers.iter().any(|c| c.name == container.name) => {
+                errors.push(Invalid::new(format!("{path}/name"), "container names must be unique"));
+            }
+            Ok(container) => containers.push(container),
+            Err(error) => errors.push(Invalid::new(format!("{path}{}", error.path), error.error)),
+        }
+    }
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    Ok(Spec {
+        kind: Kind::Pod,
+        instances: usize::try_from(raw["scaling"]["instances"].as_u64().unwrap_or(1)).unwrap_or(1),
+        resident: containers.iter().flat_map(|c| &c.mounts).any(|m| m.source == Source::Persistent),
+        labels: map(&raw, "labels"),
+        backoff_ms: raw.pointer("/scheduling/backoff").map_or(1000, |b| backoff_ms(b, "backoff")),
+        oldest_first: raw.pointer("/scheduling/killSelection").and_then(Value::as_str) == Some("OLDEST_FIRST"),
+        version: String::new(),
+        config_version: String::new(),
+        id,
+        containers,
+        network,
+        constraints,
+        raw,
+    })
+}
+
+fn constraints(raw: &Value) -> Vec<Constraint> {
+    let of = |c: &Value| {
+        let operator = text(c, "operator").unwrap_or_default().to_uppercase();
+        Constraint { field: text(c, "fieldName").unwrap_or_default(), operator, value: text(c, "value") }
+    };
+    raw.pointer("/scheduling/placement").map(|p| list(p, "constraints").iter().map(of).collect()).unwrap_or_default()
+}
+
+fn container(pod: &Value, raw: &Value) -> Result<Container, Invalid> {
+    let name = text(raw, "name").unwrap_or_default();
+    if name.is_empty() || name.contains(['.', '/', '_']) || name.chars().any(|c| c.is_ascii_uppercase()) {
+        return Err(Invalid::new("/name", format!("'{name}' is not a container name")));
+    }
+    let image = raw.get("image").and_then(|i| text(i, "id"));
+    let command = match raw.pointer("/exec/command") {
+        Some(command) if command.get("shell").is_some() => Command::Shell(text(command, "shell").unwrap_or_default()),
+        Some(command) if command.get("argv").is_some() => Command::Argv(texts(command, "argv")),
+        _ if image.is_none() => return Err(Invalid::new("/exec", "a container without an image must have a command")),
+        _ => Command::Image,
+    };
+    let mut env = map(pod, "environment");
+    env.extend(map(raw, "environment"));
+    let mut resources = raw.get("resources").cloned().unwrap_or_else(|| json!({}));
+    for (key, value) in [("cpus", json!(0.1)), ("mem", json!(32)), ("disk", json!(0)), ("gpus", json!(0))] {
+        default(&mut resources, key, value);
+    }
+    let check = raw.get("healthCheck").filter(|c| !c.is_null());
+    let health_endpoint = check.and_then(|c| ["http", "tcp"].into_iter().find_map(|kind| text(c.get(kind)?, "endpoint")));
+    let grace = raw.pointer("/lifecycle/killGracePeriodSeconds").and_then(Value::as_f64);
+    let user = text(raw, "user").or_else(|| text(pod, "user"));
+    Ok(Container {
+        image,
+        command,
+        env,
+        endpoints: list(raw, "endpoints").iter().map(endpoint).collect(),
+        mounts: list(raw, "volumeMounts").iter().filter_map(|m| mount(pod, m)).collect(),
+        privileges: Privileges { user, ..Privileges::default() },
+        #[expect(clippy::cast_possible_truncation, reason = "seconds; a cast from float saturates")]
+        grace_ms: grace.map_or(GRACE_MS, |s| (s * 1000.0) as i64),
+        has_health_check: check.is_some(),
+        health_endpoint,
+        resources,
+        name,
+    })
+}
+
+fn endpoint(raw: &Value) -> Endpoint {
+    let protocols = texts(raw, "protocol");
+    Endpoint {
+        name: text(raw, "name").unwrap_or_default(),
+        container_port: port(raw, "containerPort"),
+        host_port: port(raw, "hostPort"),
+        protocols: if protocols.is_empty() { vec!["tcp".into()] } else { protocols },
+        labels: map(raw, "labels"),
+    }
+}
+
+/// `volumeMounts[].name` names one of the pod's `volumes`.
+fn mount(pod: &Value, raw: &Value) -> Option<Mount> {
+    let name = text(raw, "name")?;
+    let volume = list(pod, "volumes").iter().find(|v| text(v, "name").as_deref() == Some(&name))?;
+    let source = match text(volume, "host") {
+        Some(host) => Source::Host(host),
+        None if volume.get("persistent").is_some() => Source::Persistent,
+        None => Source::Ephemeral(name),
+    };
+    let read_only = raw.get("readOnly").and_then(Value::as_bool).unwrap_or(false);
+    Some(Mount { container_path: text(raw, "mountPath")?, source, read_only })
+}

@@ -1,0 +1,87 @@
+//! The one place where the pure core, the nodes and the clients of the API meet: events and commands in, effects and events out.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use parking_lot::{Mutex, MutexGuard};
+use serde_json::Value;
+use tokio::sync::broadcast;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::core::command::{Accepted, Command, Refused};
+use crate::core::{Core, Effect, Event, events, names};
+
+/// Marathon's `--event_stream_max_outstanding_messages`: a client that lags further is cut off.
+pub(crate) const OUTSTANDING: usize = 1024;
+
+pub(crate) struct World {
+    core: Mutex<Core>,
+    effects: UnboundedSender<Effect>,
+    pub(crate) bus: broadcast::Sender<Arc<Value>>,
+    /// Names of the outside world.
+    pub(crate) outside: BTreeMap<String, Vec<IpAddr>>,
+}
+
+impl World {
+    pub(crate) fn new(core: Core, effects: UnboundedSender<Effect>, outside: BTreeMap<String, Vec<IpAddr>>) -> Self {
+        let (bus, _) = broadcast::channel(OUTSTANDING);
+        Self { core: Mutex::new(core), effects, bus, outside }
+    }
+
+    pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock()
+    }
+
+    pub(crate) fn handle(&self, event: Event) {
+        let mut core = self.core.lock();
+        let effects = core.handle(event, Timestamp::now());
+        self.dispatch(effects);
+    }
+
+    /// `uri` and `client` are for the events that tell others of the request.
+    pub(crate) fn apply(&self, command: Command, force: bool, uri: &str, client: IpAddr) -> Result<Accepted, Refused> {
+        let announce = announcement(&command, uri, &client.to_string());
+        let mut core = self.core.lock();
+        let (accepted, effects) = core.apply(command, force, Timestamp::now())?;
+        if let Some(announce) = announce {
+            let _ = self.bus.send(Arc::new(announce));
+        }
+        self.dispatch(effects);
+        Ok(accepted)
+    }
+
+    /// Under the core's lock, so that clients and nodes see changes in the order in which they happened.
+    fn dispatch(&self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Publish(event) => drop(self.bus.send(Arc::new(event))),
+                effect => drop(self.effects.send(effect)),
+            }
+        }
+    }
+
+    pub(crate) fn publish_stream(&self, kind: &str, remote: &str) {
+        let _ = self.bus.send(Arc::new(events::stream(kind, remote, Timestamp::now())));
+    }
+
+    pub(crate) fn resolve(&self, name: &str) -> Option<Vec<IpAddr>> {
+        names::lookup(&self.core(), &self.outside, IpAddr::V4(crate::node::topology::MASTER), name)
+    }
+}
+
+fn announcement(command: &Command, uri: &str, client: &str) -> Option<Value> {
+    use crate::core::spec::Kind;
+    let now = Timestamp::now();
+    Some(match command {
+        Command::Create(spec) if spec.kind == Kind::Pod => events::pod("created", uri, client, now),
+        Command::Update(spec) if spec.kind == Kind::Pod => events::pod("updated", uri, client, now),
+        Command::Delete { kind: Kind::Pod, .. } => events::pod("deleted", uri, client, now),
+        Command::Create(spec) | Command::Update(spec) => events::api_post(uri, client, &spec.raw, now),
+        Command::Delete { id, .. } | Command::Restart { id } => {
+            events::api_post(uri, client, &serde_json::json!({"id": id}), now)
+        }
+        Command::Kill { .. } => return None,
+    })
+}
