@@ -1,0 +1,127 @@
+//! What is in force: one immutable snapshot, swapped as a whole, shared by all threads.
+
+use crate::core::balance::{Endpoint, Policy, Usable};
+use crate::core::fault::Fault;
+use crate::core::route::RouteTable;
+use http::HeaderValue;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Everything a request may need.
+#[derive(Debug, Default)]
+pub struct Config {
+    /// Counts the snapshots of this process.
+    pub generation: u64,
+    /// By address; port wildcards under the unspecified address.
+    pub listeners: HashMap<SocketAddr, Arc<Listener>>,
+    /// By name.
+    pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
+}
+
+impl Config {
+    /// Who serves connections to this destination: the exact address first, then any address with this port.
+    #[must_use]
+    pub fn listener(&self, destination: SocketAddr) -> Option<&Arc<Listener>> {
+        let address = destination.ip().to_canonical();
+        let port = destination.port();
+        let at = |ip: IpAddr| self.listeners.get(&SocketAddr::new(ip, port));
+        let own_family = if address.is_ipv6() { at(Ipv6Addr::UNSPECIFIED.into()) } else { None };
+        at(address).or(own_family).or_else(|| at(Ipv4Addr::UNSPECIFIED.into()))
+    }
+}
+
+/// What becomes of the connections to an address.
+#[derive(Debug)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// Of the original destination.
+    pub address: SocketAddr,
+    /// How they are served.
+    pub serve: Serve,
+}
+
+/// How connections are served.
+#[derive(Debug)]
+pub enum Serve {
+    /// Request by request.
+    Http(Http),
+    /// Byte by byte.
+    Tcp(Tcp),
+}
+
+/// An HTTP connection manager.
+#[derive(Debug)]
+pub struct Http {
+    /// Where requests go.
+    pub routes: Arc<RouteTable>,
+    /// The value of `server` on every response.
+    pub server_name: HeaderValue,
+    /// The fault filter's own configuration, for routes that have none.
+    pub fault: Option<Fault>,
+    /// A request without `x-request-id` gets one.
+    pub generate_request_id: bool,
+    /// An idle client connection is closed after this.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// A TCP proxy.
+#[derive(Clone, Debug)]
+pub struct Tcp {
+    /// Clusters and their weights; never empty.
+    pub targets: Vec<(Arc<str>, u32)>,
+    /// Attempts to connect, at least 1.
+    pub connect_attempts: u32,
+}
+
+/// A set of endpoints and how to use them.
+#[derive(Debug)]
+pub struct Cluster {
+    /// Its name.
+    pub name: Arc<str>,
+    /// For metrics: the service's host and port, and the subset, if the name is Istio's.
+    pub service: Option<mesh_xds::names::ClusterName>,
+    /// How an endpoint is chosen.
+    pub policy: Policy,
+    /// Limit of a connection attempt.
+    pub connect_timeout: Duration,
+    /// An idle connection is closed after this.
+    pub idle_timeout: Option<Duration>,
+    /// A connection is not used for more requests than this.
+    pub max_requests_per_connection: Option<u32>,
+    /// Concurrent requests of one pod to this cluster.
+    pub max_requests: Option<u32>,
+    /// All of them, also what may not be chosen.
+    pub endpoints: Vec<Endpoint>,
+    /// What may be chosen.
+    pub usable: Usable,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_exact_listener_goes_before_a_wildcard() {
+        let listener = |address: &str| {
+            let address: SocketAddr = address.parse().expect("address");
+            let serve = Serve::Tcp(Tcp { targets: vec![("c".into(), 1)], connect_attempts: 1 });
+            (address, Arc::new(Listener { name: address.to_string(), address, serve }))
+        };
+        let listeners = ["11.0.0.1:80", "0.0.0.0:80", "[::]:81", "0.0.0.0:81"].map(listener);
+        let config = Config { listeners: listeners.into(), ..Config::default() };
+        for (destination, expected) in [
+            ("11.0.0.1:80", Some("11.0.0.1:80")),
+            ("11.0.0.2:80", Some("0.0.0.0:80")),
+            ("[::ffff:11.0.0.1]:80", Some("11.0.0.1:80")),
+            ("[fd00::1]:80", Some("0.0.0.0:80")),
+            ("[fd00::1]:81", Some("[::]:81")),
+            ("11.0.0.1:82", None),
+        ] {
+            let found = config.listener(destination.parse().expect("address")).map(|l| l.name.as_str());
+            assert_eq!(found, expected, "{destination}");
+        }
+    }
+}

@@ -1,0 +1,13 @@
+//! From Envoy's messages to our own types. Pure. A field that would have no effect is refused by name: nothing is ignored in silence.
+//!
+//! Each function takes the fields it knows out of the message and hands the rest to [`at::At::nothing_else`].
+
+pub mod at;
+pub mod cluster;
+mod common;
+mod fault;
+pub mod listener;
+mod retry;
+pub mod route;
+
+pub use at::Invalid;

@@ -1,0 +1,11 @@
+//! Every decision of the proxy as a pure function: time, randomness and input are arguments; no sockets, no clocks, no locks.
+
+pub mod balance;
+pub mod detect;
+pub mod fault;
+pub mod flags;
+pub mod headers;
+pub mod matching;
+pub mod retry;
+pub mod rewrite;
+pub mod route;

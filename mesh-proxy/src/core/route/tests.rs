@@ -1,0 +1,124 @@
+//! Precedence of hosts against a model, order of routes, shares of weights.
+
+use super::*;
+use crate::core::matching::{HeaderKey, HeaderTest, Pattern};
+use http::HeaderMap;
+use proptest::prelude::*;
+use rand::{SeedableRng, rngs::SmallRng};
+use std::collections::BTreeMap;
+
+fn prefix(text: &str) -> When {
+    let path = PathMatch::String(StringMatch::new(Pattern::Prefix(text.to_owned())));
+    When { path, headers: Vec::new(), query: Vec::new(), source_labels: Vec::new() }
+}
+
+fn route(name: &str, when: When) -> Route {
+    let action = Action::Respond(StatusCode::OK, Bytes::new());
+    Route { name: name.into(), when, action, fault: None, request: Vec::new(), response: Vec::new() }
+}
+
+fn host(domains: &[String], routes: Vec<Route>) -> VirtualHost {
+    VirtualHost { name: domains.join(" "), domains: domains.to_vec(), routes, attempt_count: false }
+}
+
+fn view<'a>(authority: &'a str, path: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
+    RequestView { method: "GET", authority, scheme: "http", path, query: None, headers }
+}
+
+/// Which domain an authority selects in a table of one host per domain.
+fn selected(domains: &[String], authority: &str) -> Option<String> {
+    let hosts = domains.iter().map(|domain| host(std::slice::from_ref(domain), vec![route("r", prefix("/"))])).collect();
+    let table = RouteTable::new("t".to_owned(), hosts).expect("distinct");
+    let headers = HeaderMap::new();
+    table.find(&view(authority, "/", &headers), &BTreeMap::new()).map(|(host, _)| host.name.clone())
+}
+
+#[test]
+fn exact_beats_suffix_beats_prefix_beats_star() {
+    let all = ["*", "www*", "www.*", "*.com", "*.foo.com", "www.foo.com"].map(str::to_owned);
+    for (authority, expected) in [
+        ("www.foo.com", "www.foo.com"),
+        ("WWW.Foo.com:8080", "www.foo.com"),
+        ("a.foo.com", "*.foo.com"),
+        ("foo.com", "*.com"),
+        ("www.x.org:80", "www.*"),
+        ("wwwx.org", "www*"),
+        ("x.org", "*"),
+    ] {
+        assert_eq!(selected(&all, authority).as_deref(), Some(expected), "{authority}");
+    }
+    assert_eq!(selected(&all[4..5], "foo.com"), None);
+    assert_eq!(selected(&["reviews:9080".to_owned()], "reviews:9080").as_deref(), Some("reviews:9080"));
+    assert_eq!(selected(&["reviews:9080".to_owned()], "reviews:9081"), None);
+}
+
+proptest! {
+    /// The rank of a domain for a host is a total order; the index must return its maximum, in whatever order the domains come.
+    #[test]
+    fn the_index_agrees_with_the_order(
+        domains in proptest::collection::btree_set(r"\*|\*[ab.]{1,4}|[ab.]{1,4}\*|[ab.]{1,4}", 1..8),
+        authority in "[ab.]{1,5}",
+    ) {
+        let rank = |domain: &String| -> Option<(u8, usize)> {
+            let n = domain.len();
+            if *domain == authority { return Some((3, 0)); }
+            if domain == "*" { return Some((0, 0)); }
+            if n > authority.len() { return None; }
+            if let Some(suffix) = domain.strip_prefix('*') { return authority.ends_with(suffix).then_some((2, n)); }
+            if let Some(start) = domain.strip_suffix('*') { return authority.starts_with(start).then_some((1, n)); }
+            None
+        };
+        let best = domains.iter().filter(|d| rank(d).is_some()).max_by_key(|d| rank(d)).cloned();
+        let domains: Vec<_> = domains.into_iter().collect();
+        prop_assert_eq!(selected(&domains, &authority), best.clone());
+        let reversed: Vec<_> = domains.into_iter().rev().collect();
+        prop_assert_eq!(selected(&reversed, &authority), best);
+    }
+}
+
+#[test]
+fn the_first_route_that_holds_wins() {
+    let jason = HeaderMatch {
+        key: HeaderKey::Name(http::HeaderName::from_static("end-user")),
+        test: HeaderTest::Value(StringMatch::new(Pattern::Exact("jason".to_owned()))),
+        invert: false,
+        missing_is_empty: false,
+    };
+    let routes = vec![
+        route("jason", When { headers: vec![jason], ..prefix("/") }),
+        route("curl", When { source_labels: vec![("app".to_owned(), "curl".to_owned())], ..prefix("/") }),
+        route("api", When { path: PathMatch::Segments("/api".to_owned()), ..prefix("/") }),
+        route("rest", prefix("/")),
+    ];
+    let table = RouteTable::new("t".to_owned(), vec![host(&["*".to_owned()], routes)]).expect("distinct");
+    let none = HeaderMap::new();
+    let jason = HeaderMap::from_iter([(http::HeaderName::from_static("end-user"), HeaderValue::from_static("jason"))]);
+    let curl = BTreeMap::from([("app".to_owned(), "curl".to_owned())]);
+    for (path, headers, labels, expected) in [
+        ("/api", &jason, BTreeMap::new(), "jason"),
+        ("/api", &none, curl, "curl"),
+        ("/api/x", &none, BTreeMap::new(), "api"),
+        ("/apix", &none, BTreeMap::new(), "rest"),
+    ] {
+        let (_, route) = table.find(&view("h", path, headers), &labels).expect("some");
+        assert_eq!(&*route.name, expected, "{path}");
+    }
+}
+
+#[test]
+fn weights_hold_within_four_standard_deviations() {
+    let target = |name: &str, weight| Target { cluster: name.into(), weight, fault: None, request: None, response: None };
+    let weights = [1_u32, 3, 0, 96];
+    let targets = weights.iter().enumerate().map(|(n, weight)| target(&n.to_string(), *weight)).collect();
+    let forward = Forward { targets, timeout: None, retry: None, path: None, host: None };
+    let mut rng = SmallRng::seed_from_u64(5);
+    let mut seen = [0_u32; 4];
+    for _ in 0..100_000 {
+        seen[forward.choose(&mut rng).cluster.parse::<usize>().expect("number")] += 1;
+    }
+    for (weight, seen) in weights.iter().zip(seen) {
+        let p = f64::from(*weight) / 100.0;
+        let error = 4.0 * (100_000.0 * p * (1.0 - p)).sqrt();
+        assert!((f64::from(seen) - 100_000.0 * p).abs() <= error, "{weight}: {seen}");
+    }
+}

@@ -1,0 +1,104 @@
+//! A captured HTTP connection: which protocol, then request by request through [`exchange`].
+
+mod attempt;
+pub mod body;
+mod exchange;
+mod local;
+mod record;
+mod rewind;
+
+use crate::config::Serve;
+use crate::core::detect::{self, Protocol};
+use crate::limits::HEAD_BYTES;
+use crate::pod::Guest;
+use body::ResponseBody;
+use bytes::BytesMut;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rewind::Rewind;
+use std::convert::Infallible;
+use std::future::Future;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+/// One client connection.
+pub struct Connection {
+    /// Keeps the count of the pod's connections.
+    pub guest: Guest,
+    /// Where the client wanted to go.
+    pub destination: SocketAddr,
+}
+
+/// Serves a connection to its end.
+pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<Duration>) {
+    let shared = connection.guest.pod().shared.clone();
+    let detected = match idle {
+        Some(limit) => tokio::time::timeout(limit, detect(&mut stream)).await.unwrap_or(Ok(None)),
+        None => detect(&mut stream).await,
+    };
+    let (protocol, head) = match detected {
+        Ok(Some(detected)) => detected,
+        // Closed, or never spoke: nothing was asked.
+        Ok(None) | Err(_) => return,
+    };
+    let io = TokioIo::new(Rewind::new(head.freeze(), stream));
+    let connection = Rc::new(connection);
+    let service = service_fn(move |request: Request<Incoming>| {
+        let connection = Rc::clone(&connection);
+        async move { Ok::<Response<ResponseBody>, Infallible>(exchange::handle(&connection, request).await) }
+    });
+    let served = match protocol {
+        Protocol::Http2 => {
+            let mut server = hyper::server::conn::http2::Builder::new(Local);
+            server.timer(TokioTimer::new()).max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX));
+            server.serve_connection(io, service).await
+        }
+        // What is no HTTP/1 gets its 400.
+        Protocol::Http1 | Protocol::Tls | Protocol::Other => {
+            let mut server = hyper::server::conn::http1::Builder::new();
+            server.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HEAD_BYTES);
+            server.serve_connection(io, service).await
+        }
+    };
+    if let Err(error) = served {
+        shared.metrics.refuse(if error.is_parse() { "bad_request" } else { "client_gone" });
+        tracing::debug!(%error, "client connection ended");
+    }
+}
+
+/// Reads until the protocol is known. `None`: closed before.
+async fn detect(stream: &mut TcpStream) -> std::io::Result<Option<(Protocol, BytesMut)>> {
+    let mut head = BytesMut::with_capacity(4096);
+    loop {
+        if stream.read_buf(&mut head).await? == 0 {
+            return Ok(None);
+        }
+        if let Some(protocol) = detect::detect(&head) {
+            return Ok(Some((protocol, head)));
+        }
+    }
+}
+
+/// How idle client connections of a listener may be.
+#[must_use]
+pub fn idle_timeout(serve: &Serve) -> Option<Duration> {
+    match serve {
+        Serve::Http(http) => http.idle_timeout,
+        Serve::Tcp(_) => None,
+    }
+}
+
+/// Runs hyper's tasks on the thread that owns the pod.
+#[derive(Clone, Copy)]
+struct Local;
+
+impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
+    fn execute(&self, future: F) {
+        tokio::task::spawn_local(future);
+    }
+}

@@ -1,0 +1,25 @@
+//! Every limit of the data path, each with its reason and with what happens when it is reached.
+
+use std::time::Duration;
+
+/// Brokered sockets per pod and family below which more are asked for: one batch, so that the next is always on its way.
+pub const STOCK_LOW: usize = 32;
+/// How long a request may wait for a brokered socket when the stock is empty. Then 503, `no brokered socket`.
+pub const STOCK_WAIT: Duration = Duration::from_secs(1);
+/// Requests of a pod that may wait for a socket. Beyond: 503 at once, `no brokered socket`.
+pub const STOCK_WAITERS: usize = 1024;
+/// Asked again after this if the agent sent none: its own limit was reached.
+pub const STOCK_AGAIN: Duration = Duration::from_secs(1);
+
+/// Open client connections per pod. Beyond: closed and counted as `connection_limit`. A few times what one Envoy sidecar sees.
+pub const CONNECTIONS: usize = 10_000;
+/// Bytes of a request's head, as Envoy's 60 KiB rounded up. Beyond: 431.
+pub const HEAD_BYTES: usize = 64 * 1024;
+/// Bytes of a request's body that are kept for a retry. Beyond: the request is sent once and not repeated.
+pub const RETRY_BODY: usize = 64 * 1024;
+/// Idle connections kept per pod and endpoint. Beyond: closed after use.
+pub const IDLE_CONNECTIONS: usize = 64;
+/// How often idle connections are looked through.
+pub const SWEEP: Duration = Duration::from_secs(5);
+/// Pause after `accept` failed: out of descriptors, or the listener was shut down and the agent will revive it.
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(20);

@@ -1,0 +1,102 @@
+//! Metric families. A pod's thread keeps the counters of its labels, so that a request touches atomics only.
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// Istio's labels of a request. `response_flags` are Envoy's.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct RequestLabels {
+    /// Always `source`: the client's proxy counts.
+    pub reporter: &'static str,
+    /// Label `app` of the pod, else the app's path without slashes in front.
+    pub source_app: String,
+    /// Marathon's app.
+    pub source_workload: String,
+    /// Its namespace.
+    pub source_workload_namespace: String,
+    /// The service's host, or `unknown`.
+    pub destination_service: String,
+    /// The same up to the first dot.
+    pub destination_service_name: String,
+    /// The service's port.
+    pub destination_port: String,
+    /// The DestinationRule's subset.
+    pub destination_subset: String,
+    /// `http`.
+    pub request_protocol: &'static str,
+    /// As sent to the client.
+    pub response_code: u16,
+    /// `-` if none.
+    pub response_flags: String,
+}
+
+/// A closed set of reasons.
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+pub struct ReasonLabel {
+    /// See `mesh_common::reason` and the proxy's own.
+    pub reason: &'static str,
+}
+
+/// All families.
+#[derive(Debug, Default)]
+pub struct Metrics {
+    /// `istio_requests_total`
+    pub requests: Family<RequestLabels, Counter>,
+    /// `mesh_proxy_connections_refused_total`
+    pub refused: Family<ReasonLabel, Counter>,
+    /// `mesh_proxy_connections_total`
+    pub connections: Counter,
+    /// `mesh_proxy_connections_open`
+    pub open: Gauge,
+    /// `mesh_proxy_upstream_connections_total`
+    pub upstream_connections: Counter,
+    /// `mesh_proxy_upstream_connect_failures_total`
+    pub upstream_failures: Counter,
+    /// `mesh_proxy_retries_total`
+    pub retries: Counter,
+    /// `mesh_proxy_sockets_received_total`
+    pub sockets_received: Counter,
+    /// `mesh_proxy_stock_empty_total`
+    pub stock_empty: Counter,
+    /// `mesh_proxy_stock_timeouts_total`
+    pub stock_timeouts: Counter,
+    /// `mesh_proxy_stock`
+    pub stock: Gauge,
+    /// `mesh_proxy_config_nacks_total`
+    pub nacks: Counter,
+}
+
+impl Metrics {
+    /// Prometheus' text format.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        let mut registry = Registry::default();
+        registry.register("istio_requests", "Requests, as Istio counts them", self.requests.clone());
+        let refused = "Client connections closed without service, by reason";
+        registry.register("mesh_proxy_connections_refused", refused, self.refused.clone());
+        registry.register("mesh_proxy_connections", "Client connections accepted", self.connections.clone());
+        registry.register("mesh_proxy_connections_open", "Client connections open now", self.open.clone());
+        registry.register("mesh_proxy_upstream_connections", "Connections to endpoints", self.upstream_connections.clone());
+        registry.register("mesh_proxy_upstream_connect_failures", "Failed ones", self.upstream_failures.clone());
+        registry.register("mesh_proxy_retries", "Attempts beyond the first", self.retries.clone());
+        registry.register("mesh_proxy_sockets_received", "Brokered sockets received", self.sockets_received.clone());
+        registry.register("mesh_proxy_stock_empty", "Times a request found no brokered socket", self.stock_empty.clone());
+        registry.register("mesh_proxy_stock_timeouts", "Times none came in time", self.stock_timeouts.clone());
+        registry.register("mesh_proxy_stock", "Brokered sockets in stock", self.stock.clone());
+        registry.register("mesh_proxy_config_nacks", "Deliveries of the control plane that were refused", self.nacks.clone());
+        let mut out = String::new();
+        // Writing to a string fails only if a metric's own encoder does, and these are the library's.
+        if text::encode(&mut out, &registry).is_err() {
+            tracing::error!("metrics could not be encoded");
+        }
+        out
+    }
+
+    /// Counts a refused connection.
+    pub fn refuse(&self, reason: &'static str) {
+        self.refused.get_or_create(&ReasonLabel { reason }).inc();
+    }
+}

@@ -1,0 +1,183 @@
+//! A pod as its thread sees it: stock of sockets, connections to endpoints, cursors. All of it belongs to one thread; nothing is locked.
+
+mod stock;
+pub mod upstream;
+
+use crate::broker::Client;
+use crate::config::Cluster;
+use crate::core::balance::Cursor;
+use crate::shared::{PodStatus, Shared};
+use mesh_common::broker::{Family, Workload};
+use rand::rngs::SmallRng;
+use rand::{RngCore, SeedableRng};
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use stock::Stock;
+pub use stock::StockEmpty;
+use tokio::net::TcpStream;
+use upstream::Upstream;
+
+/// A pod.
+pub struct Pod {
+    /// Its number at the broker.
+    pub slot: u32,
+    /// For `/status`.
+    pub status: Arc<PodStatus>,
+    /// The rest of the process.
+    pub shared: Arc<Shared>,
+    workload: RefCell<Rc<Workload>>,
+    stock: Stock,
+    upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream>>>,
+    rng: RefCell<SmallRng>,
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No brokered socket came in time.
+    #[error("no brokered socket")]
+    Stock(#[from] StockEmpty),
+    /// It took longer than the cluster's limit.
+    #[error("connection timeout")]
+    Timeout,
+    /// Refused or unreachable.
+    #[error("remote connection failure")]
+    Failed(#[source] std::io::Error),
+}
+
+impl Pod {
+    /// A pod without listeners; `families` are those that it captures.
+    #[must_use]
+    pub fn new(slot: u32, workload: Workload, families: &[Family], broker: Client, shared: Arc<Shared>) -> Self {
+        let status = Arc::new(PodStatus { workload: workload.id.clone(), app: workload.app.clone(), ..PodStatus::default() });
+        shared.pods.lock().insert(slot, Arc::clone(&status));
+        let stock = Stock::new(slot, broker, Arc::clone(&shared), Arc::clone(&status));
+        for family in families {
+            stock.wanted(*family);
+        }
+        Self {
+            slot,
+            status,
+            shared,
+            workload: RefCell::new(Rc::new(workload)),
+            stock,
+            upstreams: RefCell::default(),
+            rng: RefCell::new(SmallRng::from_os_rng()),
+        }
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn workload(&self) -> Rc<Workload> {
+        Rc::clone(&self.workload.borrow())
+    }
+
+    /// It is described anew. Counters carry its labels and are found anew too.
+    pub fn describe(&self, workload: Workload) {
+        *self.workload.borrow_mut() = Rc::new(workload);
+        for upstream in self.upstreams.borrow().values() {
+            upstream.forget_counters();
+        }
+    }
+
+    /// Lends the pod's dice. The closure must not await, which its type says.
+    pub fn with_rng<T>(&self, throw: impl FnOnce(&mut dyn RngCore) -> T) -> T {
+        throw(&mut *self.rng.borrow_mut())
+    }
+
+    /// What this pod knows of a cluster.
+    #[must_use]
+    pub fn upstream(&self, cluster: &Arc<str>) -> Rc<Upstream> {
+        if let Some(known) = self.upstreams.borrow().get(cluster) {
+            return Rc::clone(known);
+        }
+        let new = Rc::new(Upstream::new(self.with_rng(Cursor::new)));
+        self.upstreams.borrow_mut().insert(Arc::clone(cluster), Rc::clone(&new));
+        new
+    }
+
+    /// Connects from inside the pod, on a socket of the stock.
+    ///
+    /// # Errors
+    /// Says which of the three ways it failed.
+    pub async fn connect(&self, to: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+        let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
+        let socket = self.stock.take(family).await?;
+        // Latency counts more than packets here; a failure to say so is none.
+        let _ = socket.set_nodelay(true);
+        let connected = tokio::time::timeout(limit, socket.connect(to)).await;
+        let metrics = &self.shared.metrics;
+        metrics.upstream_connections.inc();
+        let error = match connected {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) => ConnectError::Failed(error),
+            Err(_elapsed) => ConnectError::Timeout,
+        };
+        metrics.upstream_failures.inc();
+        Err(error)
+    }
+
+    /// Sockets have arrived.
+    pub fn stocked(&self, family: Family, sockets: Vec<OwnedFd>) {
+        self.stock.arrived(family, sockets);
+    }
+
+    /// The agent is (back) there: what was asked for before is lost.
+    pub fn broker_ready(&self) {
+        self.stock.ask_again();
+    }
+
+    /// Nobody may enter any more; open connections go on with what the stock holds until they end.
+    pub fn leave(&self) {
+        self.stock.close();
+        let mut pods = self.shared.pods.lock();
+        if pods.get(&self.slot).is_some_and(|status| Arc::ptr_eq(status, &self.status)) {
+            pods.remove(&self.slot);
+        }
+    }
+
+    /// Closes connections that idled too long or lead to what is no longer in the configuration.
+    pub fn sweep(&self, clusters: &HashMap<Arc<str>, Arc<Cluster>>) {
+        self.upstreams.borrow_mut().retain(|name, upstream| {
+            let cluster = clusters.get(name);
+            upstream.sweep(cluster.map(Arc::as_ref));
+            cluster.is_some() || Rc::strong_count(upstream) > 1
+        });
+        self.stock.ask_if_low();
+    }
+}
+
+/// One more client connection, until dropped.
+pub struct Guest(Rc<Pod>);
+
+impl Guest {
+    /// `None` if the pod has too many.
+    #[must_use]
+    pub fn enter(pod: &Rc<Pod>) -> Option<Self> {
+        if pod.status.connections.fetch_add(1, Ordering::Relaxed) >= crate::limits::CONNECTIONS {
+            pod.status.connections.fetch_sub(1, Ordering::Relaxed);
+            return None;
+        }
+        pod.shared.metrics.open.inc();
+        Some(Self(Rc::clone(pod)))
+    }
+
+    /// The pod.
+    #[must_use]
+    pub fn pod(&self) -> &Rc<Pod> {
+        &self.0
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        self.0.status.connections.fetch_sub(1, Ordering::Relaxed);
+        self.0.shared.metrics.open.dec();
+    }
+}

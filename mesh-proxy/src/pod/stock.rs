@@ -1,0 +1,151 @@
+//! Unconnected sockets inside the pod, asked for in batches before they are needed. The broker is never on the path of a request,
+//! except when the stock is empty.
+
+use crate::broker::Client;
+use crate::limits::{STOCK_AGAIN, STOCK_LOW, STOCK_WAIT, STOCK_WAITERS};
+use crate::shared::{PodStatus, Shared};
+use mesh_common::broker::{BATCH, Family};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::net::TcpSocket;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// No socket came in time.
+#[derive(Debug, thiserror::Error)]
+#[error("no brokered socket")]
+pub struct StockEmpty;
+
+pub(super) struct Stock {
+    slot: u32,
+    broker: Client,
+    shared: Arc<Shared>,
+    status: Arc<PodStatus>,
+    shelves: [Shelf; 2],
+    closed: Cell<bool>,
+}
+
+/// The sockets of one family.
+#[derive(Default)]
+struct Shelf {
+    sockets: RefCell<VecDeque<OwnedFd>>,
+    /// Kept full: the pod has connections of this family.
+    wanted: Cell<bool>,
+    /// A request is on its way.
+    asked: Cell<bool>,
+    /// Not before: the agent had none to give.
+    not_before: Cell<Option<Instant>>,
+    waiters: Cell<usize>,
+    arrival: Notify,
+}
+
+fn index(family: Family) -> usize {
+    match family {
+        Family::V4 => 0,
+        Family::V6 => 1,
+    }
+}
+
+impl Stock {
+    pub(super) fn new(slot: u32, broker: Client, shared: Arc<Shared>, status: Arc<PodStatus>) -> Self {
+        Self { slot, broker, shared, status, shelves: Default::default(), closed: Cell::new(false) }
+    }
+
+    /// From now on this family is kept in stock.
+    pub(super) fn wanted(&self, family: Family) {
+        self.shelves[index(family)].wanted.set(true);
+        self.ask_if_low();
+    }
+
+    /// Takes a socket; waits, bounded, only if there is none.
+    pub(super) async fn take(&self, family: Family) -> Result<TcpSocket, StockEmpty> {
+        let shelf = &self.shelves[index(family)];
+        if let Some(socket) = self.take_now(family) {
+            return Ok(socket);
+        }
+        self.shared.metrics.stock_empty.inc();
+        self.wanted(family);
+        if shelf.waiters.get() >= STOCK_WAITERS {
+            return Err(StockEmpty);
+        }
+        shelf.waiters.set(shelf.waiters.get() + 1);
+        let waited = tokio::time::timeout(STOCK_WAIT, async {
+            loop {
+                // Registered before looking again, so that no arrival is missed.
+                let arrival = shelf.arrival.notified();
+                if let Some(socket) = self.take_now(family) {
+                    return socket;
+                }
+                arrival.await;
+            }
+        });
+        let waited = waited.await;
+        shelf.waiters.set(shelf.waiters.get() - 1);
+        waited.map_err(|_elapsed| {
+            self.shared.metrics.stock_timeouts.inc();
+            StockEmpty
+        })
+    }
+
+    fn take_now(&self, family: Family) -> Option<TcpSocket> {
+        let socket = self.shelves[index(family)].sockets.borrow_mut().pop_front()?;
+        self.count(family, -1);
+        self.ask_if_low();
+        Some(TcpSocket::from_std_stream(std::net::TcpStream::from(socket)))
+    }
+
+    pub(super) fn arrived(&self, family: Family, sockets: Vec<OwnedFd>) {
+        let shelf = &self.shelves[index(family)];
+        shelf.asked.set(false);
+        shelf.not_before.set(sockets.is_empty().then(|| Instant::now() + STOCK_AGAIN));
+        let arrived = sockets.len();
+        self.shared.metrics.sockets_received.inc_by(arrived as u64);
+        if self.closed.get() {
+            return;
+        }
+        shelf.sockets.borrow_mut().extend(sockets);
+        self.count(family, i64::try_from(arrived).unwrap_or(i64::MAX));
+        shelf.arrival.notify_waiters();
+        self.ask_if_low();
+    }
+
+    /// Asks for a batch of each family that is low, unless one is on its way.
+    pub(super) fn ask_if_low(&self) {
+        for family in [Family::V4, Family::V6] {
+            let shelf = &self.shelves[index(family)];
+            let low = shelf.sockets.borrow().len() < STOCK_LOW;
+            if !low || !shelf.wanted.get() || shelf.asked.get() || self.closed.get() {
+                continue;
+            }
+            if shelf.not_before.get().is_some_and(|not_before| Instant::now() < not_before) {
+                continue;
+            }
+            shelf.asked.set(self.broker.refill(self.slot, family, BATCH));
+        }
+    }
+
+    pub(super) fn ask_again(&self) {
+        for shelf in &self.shelves {
+            shelf.asked.set(false);
+        }
+        self.ask_if_low();
+    }
+
+    /// Gives everything back.
+    pub(super) fn close(&self) {
+        self.closed.set(true);
+        for family in [Family::V4, Family::V6] {
+            let dropped = std::mem::take(&mut *self.shelves[index(family)].sockets.borrow_mut());
+            self.count(family, -i64::try_from(dropped.len()).unwrap_or(i64::MAX));
+        }
+    }
+
+    fn count(&self, family: Family, change: i64) {
+        let shelf = self.shelves[index(family)].sockets.borrow().len();
+        self.status.stock[index(family)].store(shelf, Ordering::Relaxed);
+        self.shared.metrics.stock.inc_by(change);
+    }
+}

@@ -1,0 +1,82 @@
+//! What all threads see: the snapshot in force, metrics, and what `/status` tells. Locks here are for pods that come and go, never for requests.
+
+use crate::config::Config;
+use crate::metrics::Metrics;
+use crate::xds::state::State;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Shared by all threads of the process.
+#[derive(Default)]
+pub struct Shared {
+    /// The snapshot in force.
+    pub config: ArcSwap<Config>,
+    /// Counters.
+    pub metrics: Metrics,
+    /// By slot.
+    pub pods: Mutex<BTreeMap<u32, Arc<PodStatus>>>,
+    /// For `/ready` and `/status`.
+    pub progress: Mutex<Progress>,
+}
+
+/// What is known of broker and control plane.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Why the broker's list of pods is not complete; `None`: it was complete once.
+    pub broker_ready: bool,
+    /// Why the agent is away now.
+    pub broker_lost: Option<String>,
+    /// What configuration is missing; `None` before the first delivery and when nothing is.
+    pub config_missing: Option<String>,
+    /// At least one delivery came.
+    pub config_seen: bool,
+    /// By type and name.
+    pub versions: BTreeMap<String, BTreeMap<String, String>>,
+}
+
+/// A pod, for `/status`.
+#[derive(Debug, Default)]
+pub struct PodStatus {
+    /// Marathon's instance.
+    pub workload: String,
+    /// Marathon's app.
+    pub app: String,
+    /// Sockets in stock, IPv4 and IPv6.
+    pub stock: [AtomicUsize; 2],
+    /// Open client connections.
+    pub connections: AtomicUsize,
+}
+
+impl Shared {
+    /// Puts what the control plane sent in force, for all requests from now on.
+    pub fn publish(&self, state: &mut State) {
+        self.config.store(Arc::new(state.config()));
+        let mut progress = self.progress.lock();
+        progress.config_seen = true;
+        progress.config_missing = state.missing();
+        progress.versions.clone_from(state.versions());
+    }
+
+    /// Why this process is not ready yet; `None`: it is. Once ready, an absent agent or control plane does not unmake it.
+    pub fn unready(&self) -> Option<String> {
+        let progress = self.progress.lock();
+        if !progress.broker_ready {
+            return Some(progress.broker_lost.clone().unwrap_or_else(|| "the agent has not listed its pods yet".to_owned()));
+        }
+        if !progress.config_seen {
+            return Some("nothing from mesh-control yet".to_owned());
+        }
+        progress.config_missing.clone()
+    }
+}
+
+impl PodStatus {
+    /// Reads a gauge.
+    #[must_use]
+    pub fn get(gauge: &AtomicUsize) -> usize {
+        gauge.load(Ordering::Relaxed)
+    }
+}

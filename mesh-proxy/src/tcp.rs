@@ -1,0 +1,41 @@
+//! A captured connection without HTTP: to one endpoint, byte by byte, each direction closed on its own.
+
+use crate::config::{Config, Tcp};
+use crate::pod::Guest;
+use rand::Rng;
+use tokio::net::TcpStream;
+
+/// Serves a connection to its end.
+pub async fn serve(guest: Guest, mut stream: TcpStream, config: &Config, tcp: &Tcp) {
+    let pod = guest.pod();
+    let metrics = &pod.shared.metrics;
+    let total: u64 = tcp.targets.iter().map(|(_, weight)| u64::from(*weight)).sum();
+    let mut point = pod.with_rng(|rng| rng.random_range(0..total.max(1)));
+    let chosen = tcp.targets.iter().find(|(_, weight)| match point.checked_sub(u64::from(*weight)) {
+        Some(rest) => {
+            point = rest;
+            false
+        }
+        None => true,
+    });
+    let Some(cluster) = chosen.and_then(|(name, _)| config.clusters.get(name)) else {
+        return metrics.refuse("no_cluster");
+    };
+    let upstream = pod.upstream(&cluster.name);
+    for _ in 0..tcp.connect_attempts {
+        let Some(address) = pod.with_rng(|rng| upstream.pick(cluster, &[], 0, rng)) else {
+            return metrics.refuse(mesh_common::reason::Reason::NoBackend.label());
+        };
+        // Counts the connection at the endpoint while it lasts.
+        let _lease = upstream.lease(address, false);
+        match pod.connect(address, cluster.connect_timeout).await {
+            Ok(mut server) => {
+                let copied = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
+                tracing::info!(target: "access", pod = pod.workload().id, cluster = %cluster.name, upstream = %address, ?copied, "connection");
+                return;
+            }
+            Err(error) => tracing::debug!(%address, %error, "endpoint refused"),
+        }
+    }
+    metrics.refuse("upstream_connect");
+}

@@ -1,0 +1,131 @@
+//! A thread that owns pods: one single-threaded runtime, on which all of a pod's sockets and state live.
+
+use crate::accept;
+use crate::broker::Client;
+use crate::limits::SWEEP;
+use crate::pod::Pod;
+use crate::shared::Shared;
+use mesh_common::broker::{Family, Listener, Workload};
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// Commands that may wait. The broker's reader waits when it is full.
+const QUEUE: usize = 256;
+
+/// What a thread is told about its pods.
+#[derive(Debug)]
+pub enum Command {
+    /// A pod comes, or is described anew.
+    Pod(u32, Workload, Vec<(Listener, OwnedFd)>),
+    /// A pod has left.
+    Gone(u32),
+    /// Sockets for a pod.
+    Sockets(u32, Family, Vec<OwnedFd>),
+    /// The agent is there: ask again for what was asked before.
+    BrokerReady,
+}
+
+/// A pod and who accepts for it.
+struct Resident {
+    pod: Rc<Pod>,
+    accepting: Vec<JoinHandle<()>>,
+}
+
+/// Starts a thread. It ends when the sender is dropped.
+///
+/// # Errors
+/// If the thread or its runtime cannot be made.
+pub fn start(index: usize, broker: Client, shared: Arc<Shared>) -> io::Result<mpsc::Sender<Command>> {
+    let (sender, commands) = mpsc::channel(QUEUE);
+    let thread = std::thread::Builder::new().name(format!("worker-{index}"));
+    thread.spawn(move || {
+        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
+        match runtime {
+            Ok(runtime) => runtime.block_on(work(commands, broker, shared)),
+            Err(error) => tracing::error!(%error, "a worker has no runtime"),
+        }
+    })?;
+    Ok(sender)
+}
+
+async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc<Shared>) {
+    let mut residents: HashMap<u32, Resident> = HashMap::new();
+    let mut sweep = tokio::time::interval(SWEEP);
+    loop {
+        let command = tokio::select! {
+            command = commands.recv() => command,
+            _ = sweep.tick() => {
+                let config = shared.config.load_full();
+                residents.values().for_each(|resident| resident.pod.sweep(&config.clusters));
+                continue;
+            }
+        };
+        match command {
+            None => return,
+            Some(Command::Pod(slot, workload, listeners)) => {
+                // The same slot with another instance is another pod.
+                let same = residents.remove(&slot).and_then(|resident| resident.same(&workload));
+                let resident = match same {
+                    Some(pod) => {
+                        pod.describe(workload);
+                        pod
+                    }
+                    None => {
+                        let families: Vec<Family> = listeners.iter().filter_map(|(listener, _)| family(*listener)).collect();
+                        Rc::new(Pod::new(slot, workload, &families, broker.clone(), Arc::clone(&shared)))
+                    }
+                };
+                residents.insert(slot, Resident::enter(resident, listeners));
+            }
+            Some(Command::Gone(slot)) => {
+                if let Some(resident) = residents.remove(&slot) {
+                    resident.leave();
+                }
+            }
+            Some(Command::Sockets(slot, family, sockets)) => {
+                if let Some(resident) = residents.get(&slot) {
+                    resident.pod.stocked(family, sockets);
+                }
+            }
+            Some(Command::BrokerReady) => residents.values().for_each(|resident| resident.pod.broker_ready()),
+        }
+    }
+}
+
+fn family(listener: Listener) -> Option<Family> {
+    match listener {
+        Listener::OutboundV4 => Some(Family::V4),
+        Listener::OutboundV6 => Some(Family::V6),
+        Listener::DnsUdp | Listener::DnsTcpV4 => None,
+    }
+}
+
+impl Resident {
+    fn enter(pod: Rc<Pod>, listeners: Vec<(Listener, OwnedFd)>) -> Self {
+        let captured = listeners.into_iter().filter(|(listener, _)| family(*listener).is_some());
+        let accepting = captured.map(|(_, socket)| tokio::task::spawn_local(accept::accept(Rc::clone(&pod), socket)));
+        let accepting = accepting.collect();
+        Self { pod, accepting }
+    }
+
+    /// Stops accepting on the old descriptors. The pod, if it is the one described; else it leaves.
+    fn same(self, workload: &Workload) -> Option<Rc<Pod>> {
+        if self.pod.workload().id == workload.id {
+            self.accepting.iter().for_each(JoinHandle::abort);
+            return Some(self.pod);
+        }
+        self.leave();
+        None
+    }
+
+    fn leave(self) {
+        self.accepting.iter().for_each(JoinHandle::abort);
+        self.pod.leave();
+    }
+}
