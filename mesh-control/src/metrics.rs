@@ -1,5 +1,6 @@
 //! Counters and gauges in Prometheus' text form.
 
+use crate::api::ApiMetrics;
 use crate::marathon::follow::Progress;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -16,31 +17,41 @@ pub(crate) struct Metrics {
     pub(crate) compilations: Counter,
     pub(crate) compile_microseconds: Counter,
     pub(crate) nacks: Counter,
+    pub(crate) api: ApiMetrics,
 }
 
 impl Metrics {
-    /// The text, without the old `# EOF` problem of partial answers: it is encoded as a whole.
+    /// The text.
     pub(crate) fn render(&self, marathon: &Progress) -> String {
-        let mut registry = Registry::with_prefix("mesh_control");
-        registry.register("services", "Services in the registry", self.services.clone());
-        registry.register("workloads", "Instances of apps and pods in the registry", self.workloads.clone());
-        registry.register("xds_clients", "Connected xDS clients", self.clients.clone());
-        registry.register("rules_without_effect", "Fields of rules that are stored and not in force", self.unsupported.clone());
+        let mut registry = Registry::default();
+        registry.register("mesh_control_services", "Services in the registry", self.services.clone());
+        registry.register("mesh_control_workloads", "Instances of apps and pods in the registry", self.workloads.clone());
+        registry.register("mesh_control_xds_clients", "Connected xDS clients", self.clients.clone());
+        registry.register(
+            "mesh_control_rules_without_effect",
+            "Fields of rules that are stored and not in force",
+            self.unsupported.clone(),
+        );
         registry.register(
             "registry_problems",
             "Labels and definitions that were left out or contradict each other",
             self.problems.clone(),
         );
-        registry.register("compilations", "Compilations of registry and rules", self.compilations.clone());
-        registry.register("compile_microseconds", "Time spent in compilations", self.compile_microseconds.clone());
-        registry.register("xds_nacks", "Refusals by xDS clients", self.nacks.clone());
+        registry.register("mesh_control_compilations", "Compilations of registry and rules", self.compilations.clone());
+        registry.register("mesh_control_compile_microseconds", "Time spent in compilations", self.compile_microseconds.clone());
+        registry.register("mesh_control_xds_nacks", "Refusals by xDS clients", self.nacks.clone());
+        self.api.register(&mut registry);
         let connected = Gauge::<i64>::default();
         connected.set(i64::from(marathon.connected));
-        registry.register("marathon_connected", "1 while the event stream and the last question were answered", connected);
+        registry.register(
+            "mesh_control_marathon_connected",
+            "1 while the event stream and the last question were answered",
+            connected,
+        );
         for (name, help, value) in [
-            ("marathon_events", "Events received", marathon.events),
-            ("marathon_snapshots", "Answers taken into the registry", marathon.snapshots),
-            ("marathon_reconnects", "Event streams that ended", marathon.reconnects),
+            ("mesh_control_marathon_events", "Events received", marathon.events),
+            ("mesh_control_marathon_snapshots", "Answers taken into the registry", marathon.snapshots),
+            ("mesh_control_marathon_reconnects", "Event streams that ended", marathon.reconnects),
         ] {
             let counter = Counter::<u64>::default();
             counter.inc_by(value);

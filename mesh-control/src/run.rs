@@ -1,6 +1,7 @@
 //! Wires the parts: Marathon and the rules flow into one loop that compiles, and out to the nodes.
 
 use crate::admin::{self, Admin, World};
+use crate::api::{self, ApiArgs};
 use crate::auth::Tokens;
 use crate::config::ServeArgs;
 use crate::core::allot::Allotment;
@@ -16,20 +17,21 @@ use crate::store::Store;
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::net::TcpSocket;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// Runs the control plane until a signal ends it or a part of it fails.
 pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
-    let tls = Tls::load(&args.tls_cert, &args.tls_key)?;
+    let tls = api::load_tls(&args.tls_cert, &args.tls_key)?;
     let tokens = Tokens::load(&args.token_file)?;
     std::fs::create_dir_all(&args.state).with_context(|| format!("cannot make --state {}", args.state.display()))?;
     let store = Store::open(&args.state.join("state.redb"))?;
     let xds = bind(args.xds_listen)?;
+    let api = bind(args.api_listen)?.listen(1024)?;
     let admin_socket = admin::bind(&args.admin_socket).await;
     let admin_socket = admin_socket.with_context(|| format!("cannot listen on {}", args.admin_socket.display()))?;
 
@@ -42,15 +44,27 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
 
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let compiled = compile_always(settings(&args), views.clone(), store.config(), admin.clone());
-    let nodes = serve_nodes(xds, tls.alpn(&["h2"]), publisher, admin.clone(), views);
+    let mut xds_tls = tls.clone();
+    xds_tls.alpn_protocols = vec![b"h2".to_vec()];
+    let nodes = serve_nodes(xds, Arc::new(xds_tls), publisher, admin.clone(), views);
+    let stop = CancellationToken::new();
+    let api_metrics = admin.metrics.api.clone();
+    let api = ApiArgs { listener: api, tls, store, tokens: Arc::new(tokens), metrics: api_metrics, stop: stop.clone() };
+    let mut api = tokio::spawn(api::serve(api));
     tracing::info!(api = %args.api_listen, xds = %args.xds_listen, marathon = ?args.marathon, "mesh-control starts");
     tokio::select! {
         never = tokio::spawn(follower.run()) => never.map(|never| match never {}).context("following Marathon panicked")?,
         result = tokio::spawn(compiled) => result.context("compiling panicked")?,
         result = tokio::spawn(nodes) => result.context("serving nodes panicked")?.context("serving nodes")?,
         result = tokio::spawn(admin::serve(admin_socket, admin)) => result?.context("serving the admin socket")?,
+        result = &mut api => result.context("serving the API panicked")?,
         _ = terminated.recv() => tracing::info!("terminated: nodes go on with what they have"),
         _ = interrupted.recv() => tracing::info!("interrupted: nodes go on with what they have"),
+    }
+    stop.cancel();
+    if !api.is_finished() {
+        // It gives its clients a few seconds of its own accord.
+        let _ = api.await;
     }
     // The socket is ours alone; a stale one would only confuse.
     let _ = std::fs::remove_file(&args.admin_socket);
@@ -160,26 +174,4 @@ fn interface_addresses() -> Vec<IpAddr> {
     });
     let link_local = |a: &IpAddr| matches!(a, IpAddr::V6(a) if a.is_unicast_link_local());
     addresses.filter(|address| !address.is_loopback() && !link_local(address)).collect()
-}
-
-/// The certificate of both servers.
-struct Tls(rustls::ServerConfig);
-
-impl Tls {
-    fn load(cert: &Path, key: &Path) -> Result<Self> {
-        let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-        let chain = rustls_pemfile::certs(&mut read(cert)?.as_slice()).collect::<Result<Vec<_>, _>>()?;
-        let private = rustls_pemfile::private_key(&mut read(key)?.as_slice())?;
-        let private = private.with_context(|| format!("{} has no private key", key.display()))?;
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-        let config = config.with_no_client_auth().with_single_cert(chain, private);
-        Ok(Self(config.with_context(|| format!("{} and {} do not fit", cert.display(), key.display()))?))
-    }
-
-    fn alpn(&self, protocols: &[&str]) -> Arc<rustls::ServerConfig> {
-        let mut config = self.0.clone();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
-        Arc::new(config)
-    }
 }

@@ -164,7 +164,7 @@ mod tests {
         let publisher = publisher();
         publisher.publish(Arc::new(compiled(&reviews(&["v1"]), &[])));
         let mut agent = publisher.watch(&node("agent~10.0.0.1~a~mesh"));
-        let mut dns = publisher.watch(&node("dns~10.0.0.1~a~mesh"));
+        let dns = publisher.watch(&node("dns~10.0.0.1~a~mesh"));
         let before = agent.borrow_and_update().clone();
         publisher.publish(Arc::new(compiled(&reviews(&["v1"]), &[])));
         assert!(!agent.has_changed().expect("open") && !dns.has_changed().expect("open"), "the same again");

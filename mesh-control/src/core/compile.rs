@@ -213,7 +213,7 @@ impl Compiler<'_, '_> {
         let ports: Vec<u16> =
             service.iter().flat_map(|s| s.ports.keys()).filter(|(_, t)| *t == Transport::Tcp).map(|(n, _)| *n).collect();
         let chosen = to.port.as_ref().and_then(|port| u16::try_from(port.number).ok());
-        let port = chosen.unwrap_or_else(|| if let [only] = ports.as_slice() { *only } else { dialled });
+        let port = chosen.unwrap_or(if let [only] = ports.as_slice() { *only } else { dialled });
         let name = ClusterName { port, subset: to.subset.clone(), host };
         let text = name.to_string();
         self.used.insert(name);

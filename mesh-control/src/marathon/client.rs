@@ -121,7 +121,7 @@ impl Client {
 
     fn uri(&self, path: &str) -> Result<Uri, Error> {
         let url = format!("{}{path}", self.url().trim_end_matches('/'));
-        url.parse().map_err(|_: http::uri::InvalidUri| Error::Url(url))
+        url.parse().map_err(|_invalid: http::uri::InvalidUri| Error::Url(url))
     }
 
     async fn follow_redirects(&self, mut uri: Uri, accept: &str) -> Result<Response<Incoming>, Error> {
@@ -142,11 +142,11 @@ impl Client {
     /// A standby sends event streams to the leader. Whoever answers must not be able to send us anywhere else.
     fn redirect(&self, from: &Uri, location: &str) -> Result<Uri, Error> {
         let astray = || Error::Astray { from: from.clone(), to: location.to_owned() };
-        let to: Uri = location.parse().map_err(|_: http::uri::InvalidUri| astray())?;
+        let to: Uri = location.parse().map_err(|_invalid: http::uri::InvalidUri| astray())?;
         let Some(authority) = to.authority() else {
             let path = to.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
             let base = from.authority().map_or("", Authority::as_str);
-            return format!("http://{base}{path}").parse().map_err(|_: http::uri::InvalidUri| astray());
+            return format!("http://{base}{path}").parse().map_err(|_invalid: http::uri::InvalidUri| astray());
         };
         let configured = self.urls.iter().any(|url| url.authority() == Some(authority));
         let leader = self.current.lock().1.as_ref() == Some(authority);

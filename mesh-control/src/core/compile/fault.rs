@@ -12,11 +12,7 @@ pub(super) fn injection(rule: &HttpFaultInjection, at: &str, report: &mut Report
         let percentage = share(delay.percentage.as_ref(), delay.percent)?;
         let fixed = delay.fixed_delay?;
         let secifier = FaultDelaySecifier::FixedDelay(duration(fixed));
-        Some(fault_common::FaultDelay {
-            percentage: Some(percent(percentage)),
-            fault_delay_secifier: Some(secifier),
-            ..Default::default()
-        })
+        Some(fault_common::FaultDelay { percentage: Some(percent(percentage)), fault_delay_secifier: Some(secifier) })
     });
     let abort = rule.abort.as_ref().and_then(|abort| {
         report.if_set(&format!("{at}.abort.http2Error"), abort.http2_error.is_some());
