@@ -17,6 +17,7 @@ mod store;
 
 use clap::Parser;
 use config::{Cli, Command};
+use std::io::IsTerminal;
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
@@ -24,7 +25,10 @@ fn main() -> anyhow::Result<()> {
         Command::Serve(args) => {
             let filter = tracing_subscriber::EnvFilter::try_from_default_env();
             let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-            let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+            let logs = tracing_subscriber::fmt()
+                .with_env_filter(filter)
+                .with_ansi(std::io::stderr().is_terminal())
+                .with_writer(std::io::stderr);
             if args.log_json {
                 logs.json().init();
             } else {

@@ -33,7 +33,7 @@ impl Metrics {
             self.unsupported.clone(),
         );
         registry.register(
-            "registry_problems",
+            "mesh_control_registry_problems",
             "Labels and definitions that were left out or contradict each other",
             self.problems.clone(),
         );

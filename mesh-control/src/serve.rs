@@ -1,5 +1,8 @@
 //! Hands each node its snapshot and remembers what it answered.
 
+#[cfg(test)]
+mod tests;
+
 use crate::auth::{NODES, Tokens};
 use crate::core::compile::Compiled;
 use crate::metrics::Metrics;
@@ -147,56 +150,5 @@ impl Source for Publisher {
             }
         }
         self.metrics.clients.set(i64::try_from(state.clients.len()).unwrap_or(i64::MAX));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::core::compile::tests::{compiled, node, reviews};
-
-    fn publisher() -> Publisher {
-        Publisher::new(Tokens::default(), Arc::new(Metrics::default()))
-    }
-
-    #[test]
-    fn a_client_is_woken_only_by_what_is_new_to_it() {
-        let publisher = publisher();
-        publisher.publish(Arc::new(compiled(&reviews(&["v1"]), &[])));
-        let mut agent = publisher.watch(&node("agent~10.0.0.1~a~mesh"));
-        let dns = publisher.watch(&node("dns~10.0.0.1~a~mesh"));
-        let before = agent.borrow_and_update().clone();
-        publisher.publish(Arc::new(compiled(&reviews(&["v1"]), &[])));
-        assert!(!agent.has_changed().expect("open") && !dns.has_changed().expect("open"), "the same again");
-        publisher.publish(Arc::new(compiled(&reviews(&["v1", "v2"]), &[])));
-        assert!(agent.has_changed().expect("open"), "a new backend");
-        assert!(!dns.has_changed().expect("open"), "is nothing to DNS");
-        let after = agent.borrow_and_update().clone();
-        let mesh = mesh_xds::agent::MESH;
-        assert!(Arc::ptr_eq(&before.types[mesh], &after.types[mesh]), "what is equal stays the same memory");
-    }
-
-    #[test]
-    fn answers_are_remembered_as_long_as_a_stream_lives() {
-        let publisher = publisher();
-        let node = node("node~10.0.0.1~a~mesh");
-        let (_first, _second) = (publisher.watch(&node), publisher.watch(&node));
-        publisher.answered(&node, Answer { type_url: "t", error: Some("bad field"), in_sync: false });
-        publisher.disconnected(&node);
-        let status = publisher.clients();
-        assert_eq!(status[0].types["t"].last_nack.as_deref(), Some("bad field"));
-        publisher.answered(&node, Answer { type_url: "t", error: None, in_sync: true });
-        let answered = &publisher.clients()[0].types["t"];
-        assert!(answered.in_sync && answered.last_nack.is_none() && (answered.acks, answered.nacks) == (1, 1));
-        publisher.disconnected(&node);
-        assert!(publisher.clients().is_empty());
-    }
-
-    #[test]
-    fn without_a_known_token_nobody_is_served() {
-        let publisher = publisher();
-        let node = node("node~10.0.0.1~a~mesh");
-        assert!(publisher.authorize(&node, None).is_err());
-        assert_eq!(publisher.authorize(&node, Some("guess")), Err("the token is unknown".to_owned()));
     }
 }

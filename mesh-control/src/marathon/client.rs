@@ -28,19 +28,19 @@ pub(crate) enum Error {
     #[error("{0:?} is not a URL of the form http://HOST:PORT")]
     Url(String),
     /// No connection, or it broke.
-    #[error("{uri}: {source}")]
+    #[error("{}: {source}", place(uri))]
     Http { uri: Uri, source: Box<dyn std::error::Error + Send + Sync> },
     /// Too slow.
-    #[error("{0}: no answer in time")]
+    #[error("{}: no answer in time", place(.0))]
     Timeout(Uri),
     /// An answer that is none.
-    #[error("{uri} answers {status}")]
+    #[error("{} answers {status}", place(uri))]
     Status { uri: Uri, status: StatusCode },
     /// A redirect to a host that nobody configured.
-    #[error("{from} redirects to {to}, which is neither a configured Marathon nor its leader")]
+    #[error("{} redirects to {to}, which is neither a configured Marathon nor its leader", place(from))]
     Astray { from: Uri, to: String },
     /// Not the JSON that Marathon documents.
-    #[error("{uri}: {source}")]
+    #[error("{}: {source}", place(uri))]
     Json { uri: Uri, source: serde_json::Error },
     /// The event stream ended.
     #[error("{0}")]
@@ -152,6 +152,11 @@ impl Client {
         let leader = self.current.lock().1.as_ref() == Some(authority);
         if to.scheme_str() == Some("http") && (configured || leader) { Ok(to) } else { Err(astray()) }
     }
+}
+
+/// A URL without its query, which is long for events and says nothing.
+fn place(uri: &Uri) -> String {
+    format!("http://{}{}", uri.authority().map_or("", Authority::as_str), uri.path())
 }
 
 /// hyper's own text is "client error (Connect)"; the reason is one or two levels below.

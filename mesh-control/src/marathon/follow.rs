@@ -39,7 +39,7 @@ impl Default for Times {
             silence: Duration::from_secs(30),
             attach: Duration::from_secs(2),
             backoff_min: Duration::from_millis(250),
-            backoff_max: Duration::from_secs(15),
+            backoff_max: Duration::from_secs(5),
         }
     }
 }

@@ -32,7 +32,7 @@ fn shop(pods: &[(&str, &str)], network: &str) -> Registry {
 
 /// Some versions of reviews, and ratings.
 pub(crate) fn reviews(versions: &[&str]) -> Registry {
-    let pods: Vec<_> = versions.iter().map(|version| ("reviews", *version)).chain([("ratings", "v1")]).collect();
+    let pods: Vec<_> = std::iter::once(("ratings", "v1")).chain(versions.iter().map(|version| ("reviews", *version))).collect();
     shop(&pods, "dcos")
 }
 
@@ -292,7 +292,7 @@ mod properties {
             let i = u32::try_from(i).expect("small");
             let route = json!([{"match": [{"uri": {"prefix": "/p"}}], "route": [to("reviews", "v2")], "mirror": {"host": "ratings"}}, {"route": [to(host.trim_start_matches("*."), "v1")]}]);
             rules.push(virtual_service(&format!("v{i}"), i % 3, host, route));
-            let subsets = json!({"host": host, "subsets": [{"name": "v1", "labels": {"version": "v1"}}, {"name": format!("v{i}"), "labels": {}}]});
+            let subsets = json!({"host": host, "subsets": [{"name": "v1", "labels": {"version": "v1"}}, {"name": format!("s{i}"), "labels": {"app": "reviews"}}]});
             rules.push(rule("DestinationRule", &format!("d{i}"), i % 2, subsets));
         }
         rules
