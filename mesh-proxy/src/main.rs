@@ -1,1 +1,61 @@
-fn main() {}
+//! The command line. Everything else is in the library.
+
+#![forbid(unsafe_code)]
+
+use clap::{Parser, Subcommand};
+use mesh_proxy::privilege::Identity;
+use mesh_proxy::{dns, privilege, run};
+use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The node's share of the mesh above the kernel: L7 routing and DNS, for all pods of the node, without any privilege.
+///
+/// Started as root, it becomes --uid and --gid, clears all capabilities and sets no_new_privs before it touches the network; if
+/// anything is left it exits with an error. Logs go to stderr: RUST_LOG chooses (default info; access log: target `access`).
+#[derive(Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    identity: Identity,
+    /// Write logs as JSON, one object per line.
+    #[arg(long, env = "MESH_LOG_JSON", global = true)]
+    log_json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Run(run::Args),
+    Dns(dns::Args),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if cli.log_json {
+        log.json().init()
+    } else {
+        log.init()
+    }
+    let ended = match cli.command {
+        Command::Run(args) => run::run(args, cli.identity),
+        Command::Dns(args) => dns(args, cli.identity),
+    };
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dns(args: dns::Args, identity: Identity) -> anyhow::Result<()> {
+    privilege::drop(identity)?;
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(dns::run(args))
+}

@@ -9,8 +9,10 @@ use serde::{Serialize, de::DeserializeOwned};
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::Path;
-use tokio::io::unix::AsyncFd;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
 
 /// Why the conversation cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -45,9 +47,9 @@ pub enum WireError {
     Message(#[from] InvalidMessage),
 }
 
-/// One end of the connection.
+/// One end of the connection. Tokio's `UnixStream` only waits here; what is sent and received are packets.
 #[derive(Debug)]
-pub struct Packets(AsyncFd<OwnedFd>);
+pub struct Packets(UnixStream);
 
 impl Packets {
     /// Connects to a listening socket. Needs a Tokio runtime, as [`Packets::new`] does.
@@ -66,7 +68,7 @@ impl Packets {
     /// # Errors
     /// If it cannot be registered with the runtime.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
-        Ok(Self(AsyncFd::new(socket)?))
+        Ok(Self(UnixStream::from_std(StdUnixStream::from(socket))?))
     }
 
     /// Sends one message with descriptors.
@@ -75,13 +77,8 @@ impl Packets {
     /// If the message is too long or the socket fails.
     pub async fn send<T: Serialize>(&self, message: &T, fds: &[BorrowedFd<'_>]) -> Result<(), WireError> {
         let bytes = encode(message)?;
-        loop {
-            let mut ready = self.0.writable().await?;
-            match ready.try_io(|socket| send_now(socket.get_ref(), &bytes, fds)) {
-                Ok(sent) => return Ok(sent?),
-                Err(_would_block) => {}
-            }
-        }
+        self.0.async_io(Interest::WRITABLE, || send_now(self.0.as_fd(), &bytes, fds)).await?;
+        Ok(())
     }
 
     /// Receives one message with its descriptors, which are close-on-exec. Cancel safe.
@@ -90,25 +87,18 @@ impl Packets {
     /// If the peer is gone, the socket fails, or the packet is not in the protocol.
     pub async fn receive<T: DeserializeOwned>(&self) -> Result<(T, Vec<OwnedFd>), WireError> {
         let mut buffer = vec![0_u8; MESSAGE_BYTES];
-        loop {
-            let mut ready = self.0.readable().await?;
-            match ready.try_io(|socket| receive_now(socket.get_ref(), &mut buffer)) {
-                Ok(received) => {
-                    let (length, flags, fds) = received?;
-                    if flags.contains(ReturnFlags::CTRUNC) {
-                        return Err(WireError::DescriptorsLost);
-                    }
-                    if flags.contains(ReturnFlags::TRUNC) {
-                        return Err(WireError::Truncated);
-                    }
-                    if length == 0 {
-                        return Err(WireError::Closed);
-                    }
-                    return Ok((decode::<Owned<T>>(&buffer[..length])?.0, fds));
-                }
-                Err(_would_block) => {}
-            }
+        let received = self.0.async_io(Interest::READABLE, || receive_now(self.0.as_fd(), &mut buffer)).await;
+        let (length, flags, fds) = received?;
+        if flags.contains(ReturnFlags::CTRUNC) {
+            return Err(WireError::DescriptorsLost);
         }
+        if flags.contains(ReturnFlags::TRUNC) {
+            return Err(WireError::Truncated);
+        }
+        if length == 0 {
+            return Err(WireError::Closed);
+        }
+        Ok((decode::<Owned<T>>(&buffer[..length])?.0, fds))
     }
 }
 
@@ -117,21 +107,21 @@ impl Packets {
 #[serde(transparent, bound = "T: DeserializeOwned")]
 struct Owned<T>(T);
 
-fn send_now(socket: &OwnedFd, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
+fn send_now(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     let fits = fds.len() <= BATCH && (fds.is_empty() || control.push(SendAncillaryMessage::ScmRights(fds)));
     if !fits {
         return Err(io::Error::other("more descriptors than a batch"));
     }
-    rustix::net::sendmsg(socket.as_fd(), &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
+    rustix::net::sendmsg(socket, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
-fn receive_now(socket: &OwnedFd, buffer: &mut [u8]) -> io::Result<(usize, ReturnFlags, Vec<OwnedFd>)> {
+fn receive_now(socket: BorrowedFd<'_>, buffer: &mut [u8]) -> io::Result<(usize, ReturnFlags, Vec<OwnedFd>)> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(BATCH))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
-    let received = rustix::net::recvmsg(socket.as_fd(), &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    let received = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, RecvFlags::CMSG_CLOEXEC)?;
     let mut fds = Vec::new();
     for message in control.drain() {
         if let RecvAncillaryMessage::ScmRights(received) = message {

@@ -1,0 +1,115 @@
+//! The configuration in force, readable.
+
+use crate::config::{Cluster, Config, Listener, Serve};
+use crate::core::fault::{Abort, Fault};
+use crate::core::route::{Action, Forward, Route, VirtualHost};
+use serde_json::{Value, json};
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// As JSON.
+pub(super) fn config(config: &Config) -> Value {
+    let mut listeners: Vec<&Arc<Listener>> = config.listeners.values().collect();
+    listeners.sort_by_key(|listener| listener.address);
+    json!({
+        "generation": config.generation,
+        "listeners": listeners.into_iter().map(|listener| self::listener(listener)).collect::<Vec<_>>(),
+        "clusters": sorted(config).into_iter().map(cluster).collect::<Vec<_>>(),
+    })
+}
+
+/// One line per endpoint, as Envoy's page begins.
+pub(super) fn clusters(config: &Config) -> String {
+    let mut out = String::new();
+    for cluster in sorted(config) {
+        let name = &cluster.name;
+        // Writing to a string does not fail.
+        let _ = writeln!(out, "{name}::policy::{:?}", cluster.policy);
+        for endpoint in &cluster.endpoints {
+            let _ = writeln!(out, "{name}::{}::weight::{}", endpoint.address, endpoint.weight);
+            let _ = writeln!(out, "{name}::{}::health::{:?}", endpoint.address, endpoint.health);
+        }
+    }
+    out
+}
+
+fn sorted(config: &Config) -> Vec<&Arc<Cluster>> {
+    let mut clusters: Vec<&Arc<Cluster>> = config.clusters.values().collect();
+    clusters.sort_by(|a, b| a.name.cmp(&b.name));
+    clusters
+}
+
+fn millis(duration: Option<Duration>) -> Option<u64> {
+    duration.map(|duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+fn listener(listener: &Listener) -> Value {
+    let serve = match &listener.serve {
+        Serve::Tcp(tcp) => json!({ "tcp": { "targets": tcp.targets, "connect_attempts": tcp.connect_attempts } }),
+        Serve::Http(http) => json!({ "http": {
+            "route_config": http.routes.name,
+            "fault": http.fault.as_ref().map(fault),
+            "idle_timeout_ms": millis(http.idle_timeout),
+            "virtual_hosts": http.routes.virtual_hosts().iter().map(virtual_host).collect::<Vec<_>>(),
+        } }),
+    };
+    json!({ "name": listener.name, "address": listener.address.to_string(), "serve": serve })
+}
+
+fn virtual_host(host: &VirtualHost) -> Value {
+    json!({ "name": host.name, "domains": host.domains, "routes": host.routes.iter().map(route).collect::<Vec<_>>() })
+}
+
+fn route(route: &Route) -> Value {
+    let action = match &route.action {
+        Action::Forward(forward) => json!({ "forward": self::forward(forward) }),
+        Action::Redirect(redirect) => json!({ "redirect": format!("{redirect:?}") }),
+        Action::Respond(status, body) => json!({ "respond": status.as_u16(), "body_bytes": body.len() }),
+    };
+    json!({
+        "name": route.name,
+        "path": format!("{:?}", route.when.path),
+        "headers": route.when.headers.iter().map(|header| format!("{header:?}")).collect::<Vec<_>>(),
+        "query": route.when.query.iter().map(|query| format!("{query:?}")).collect::<Vec<_>>(),
+        "source_labels": route.when.source_labels,
+        "fault": route.fault.as_ref().map(fault),
+        "action": action,
+    })
+}
+
+fn forward(forward: &Forward) -> Value {
+    let targets = forward.targets.iter();
+    json!({
+        "targets": targets.map(|target| json!({ "cluster": target.cluster, "weight": target.weight })).collect::<Vec<_>>(),
+        "timeout_ms": millis(forward.timeout),
+        "retries": forward.retry.as_ref().map(|retry| retry.retries),
+        "per_try_timeout_ms": forward.retry.as_ref().and_then(|retry| millis(retry.per_try_timeout)),
+    })
+}
+
+fn fault(fault: &Fault) -> Value {
+    let abort = |abort: Abort| match abort {
+        Abort::Http(status) => json!({ "http": status.as_u16() }),
+        Abort::Grpc(status) => json!({ "grpc": status }),
+    };
+    json!({
+        "delay_ms": fault.delay.map(|(delay, _)| millis(Some(delay))),
+        "delay_per_million": fault.delay.map(|(_, share)| share.get()),
+        "abort": fault.abort.map(|(how, _)| abort(how)),
+        "abort_per_million": fault.abort.map(|(_, share)| share.get()),
+    })
+}
+
+fn cluster(cluster: &Arc<Cluster>) -> Value {
+    let endpoint = |e: &crate::core::balance::Endpoint| json!({ "address": e.address.to_string(), "weight": e.weight, "health": format!("{:?}", e.health) });
+    json!({
+        "name": cluster.name,
+        "policy": format!("{:?}", cluster.policy),
+        "connect_timeout_ms": millis(Some(cluster.connect_timeout)),
+        "idle_timeout_ms": millis(cluster.idle_timeout),
+        "max_requests": cluster.max_requests,
+        "max_requests_per_connection": cluster.max_requests_per_connection,
+        "endpoints": cluster.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,187 @@
+//! `mesh-proxy run`: prepares what needs privilege, then wires broker, control plane, workers and admin together.
+
+use crate::admin;
+use crate::broker::{self, Event};
+use crate::privilege::{self, Identity, Report};
+use crate::shared::Shared;
+use crate::worker::{self, Command};
+use crate::xds;
+use anyhow::Context;
+use mesh_common::broker::Role;
+use mesh_xds::node::{Node, Role as NodeRole};
+use mesh_xds::stream::Connection;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::collections::HashMap;
+use std::net::{IpAddr, ToSocketAddrs};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc;
+
+/// Carry the captured connections of every enrolled pod of this node.
+///
+/// mesh-agent hands over listening sockets and unconnected sockets inside the pods; mesh-control tells where requests go (Envoy's v3
+/// resources, see XDS.md for what is taken). Gives up every privilege at start and refuses to run with any. Without mesh-control or
+/// mesh-agent it goes on with what it has.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Args {
+    /// The control plane's xDS port.
+    #[arg(long, env = "MESH_CONTROL", value_name = "HOST:PORT")]
+    pub control: String,
+    /// File with the token that proves this node to the control plane. Read before privileges are given up.
+    #[arg(long, env = "MESH_TOKEN_FILE", value_name = "FILE", default_value = "/etc/mesh/node.token")]
+    pub token_file: PathBuf,
+    /// File with the certificate (PEM) of the authority that signed the control plane's.
+    #[arg(long, env = "MESH_CA_FILE", value_name = "FILE", default_value = "/etc/mesh/ca.crt")]
+    pub ca_file: PathBuf,
+    /// Address (or name) of this node, as Mesos knows it.
+    #[arg(long, env = "MESH_NODE_ADDRESS", value_name = "ADDRESS")]
+    pub node_address: String,
+    /// Name of this node in the control plane's log; the host's name by default.
+    #[arg(long, env = "MESH_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The agent's unix socket.
+    #[arg(long, env = "MESH_BROKER", value_name = "SOCKET", default_value = mesh_common::broker::SOCKET)]
+    pub broker: PathBuf,
+    /// Unix socket to serve /ready, /metrics, /status, /config_dump and /clusters on.
+    #[arg(long, env = "MESH_PROXY_ADMIN_SOCKET", value_name = "SOCKET", default_value = "/run/mesh/proxy-admin.sock")]
+    pub admin_socket: PathBuf,
+    /// Threads that own pods; one per core by default.
+    #[arg(long, env = "MESH_PROXY_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub threads: Option<u16>,
+}
+
+/// Runs until SIGTERM or SIGINT. Must be called before any thread is started.
+///
+/// # Errors
+/// If the arguments or files cannot be used, or a privilege is left; later nothing ends it.
+pub fn run(args: Args, identity: Identity) -> anyhow::Result<()> {
+    let connection = connection(&args)?;
+    let admin = bind(&args.admin_socket, identity)?;
+    raise_descriptor_limit();
+    let report = privilege::drop(identity)?;
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let threads = args.threads.map_or(cores, usize::from);
+    tracing::info!(?report, threads, node = %connection.node, control = connection.endpoint, "proxy starts without privilege");
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(serve(args.broker, connection, admin, report, threads))
+}
+
+async fn serve(
+    socket: PathBuf,
+    connection: Connection,
+    admin: UnixListener,
+    report: Report,
+    threads: usize,
+) -> anyhow::Result<()> {
+    let shared = Arc::new(Shared::default());
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    admin.set_nonblocking(true)?;
+    let admin = tokio::net::UnixListener::from_std(admin)?;
+    tokio::select! {
+        ended = pods(socket, threads, Arc::clone(&shared)) => ended?,
+        () = xds::follow(connection, Arc::clone(&shared)) => {}
+        () = admin::serve(admin, Arc::clone(&shared), report) => {}
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    // The agent holds the listeners too: connections from now on wait for the next process.
+    tracing::info!("proxy ends");
+    Ok(())
+}
+
+/// Hands what the agent sends to the threads that own the pods. Public for tests: this is the proxy without main, admin and xDS.
+///
+/// # Errors
+/// If a thread cannot be started or has ended.
+pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyhow::Result<()> {
+    let (client, mut events) = broker::start(socket, Role::Proxy);
+    let mut workers = Vec::new();
+    for index in 0..threads {
+        workers.push(worker::start(index, client.clone(), Arc::clone(&shared)).context("cannot start a thread")?);
+    }
+    let mut owners: HashMap<u32, usize> = HashMap::new();
+    loop {
+        match events.next().await {
+            Event::PodAdded { slot, workload, listeners } => {
+                // The thread with the fewest pods; a pod stays with its thread.
+                let least = (0..threads).min_by_key(|index| owners.values().filter(|owner| *owner == index).count()).unwrap_or(0);
+                let owner = *owners.entry(slot).or_insert(least);
+                tracing::info!(slot, workload = workload.id, thread = owner, "pod enrolled");
+                tell(&workers[owner], Command::Pod(slot, workload, listeners)).await?;
+            }
+            Event::PodGone { slot } => {
+                if let Some(owner) = owners.remove(&slot) {
+                    tracing::info!(slot, "pod gone");
+                    tell(&workers[owner], Command::Gone(slot)).await?;
+                }
+            }
+            Event::Sockets { slot, family, sockets } => {
+                if let Some(owner) = owners.get(&slot) {
+                    tell(&workers[*owner], Command::Sockets(slot, family, sockets)).await?;
+                }
+            }
+            Event::Ready => {
+                {
+                    let mut progress = shared.progress.lock();
+                    progress.broker_ready = true;
+                    progress.broker_lost = None;
+                }
+                for worker in &workers {
+                    tell(worker, Command::BrokerReady).await?;
+                }
+            }
+            Event::Lost { reason } => shared.progress.lock().broker_lost = Some(reason),
+        }
+    }
+}
+
+async fn tell(worker: &mpsc::Sender<Command>, command: Command) -> anyhow::Result<()> {
+    worker.send(command).await.map_err(|_gone| anyhow::anyhow!("a worker thread has ended"))
+}
+
+fn connection(args: &Args) -> anyhow::Result<Connection> {
+    let read = |what: &str, path: &Path| std::fs::read(path).with_context(|| format!("cannot read {what} {}", path.display()));
+    let name = match &args.node_name {
+        Some(name) => name.clone(),
+        None => nix::unistd::gethostname()?.to_string_lossy().into_owned(),
+    };
+    let token = String::from_utf8(read("--token-file", &args.token_file)?).context("--token-file is not text")?;
+    Ok(Connection {
+        endpoint: args.control.clone(),
+        ca_pem: read("--ca-file", &args.ca_file)?,
+        token: token.trim().to_owned(),
+        node: Node { role: NodeRole::Node, address: node_address(&args.node_address)?, name },
+    })
+}
+
+fn node_address(text: &str) -> anyhow::Result<IpAddr> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let found = (text, 0).to_socket_addrs().with_context(|| format!("--node-address {text:?}"))?.next();
+    found.map(|address| address.ip()).with_context(|| format!("--node-address {text:?} has no address"))
+}
+
+/// Listens in place of a former process's socket, and gives the file to whom we will be, who must replace it at the next start.
+fn bind(path: &Path, identity: Identity) -> anyhow::Result<UnixListener> {
+    let context = || format!("cannot listen on the admin socket {}", path.display());
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(context),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path).with_context(context)?;
+    if nix::unistd::geteuid().is_root() {
+        std::os::unix::fs::chown(path, Some(identity.uid), Some(identity.gid)).with_context(context)?;
+    }
+    Ok(listener)
+}
+
+/// Every connection is two descriptors and each pod has a stock; the usual soft limit of 1024 is below our own limits.
+fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "cannot raise the limit of open files");
+    }
+}
