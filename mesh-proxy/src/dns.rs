@@ -17,41 +17,86 @@ mod xds;
 
 pub use args::Args;
 
+use crate::privilege::{self, Identity};
 use anyhow::Context;
 use mesh_common::broker::Role;
 use mesh_xds::node::{Node, Role as NodeRole};
 use mesh_xds::stream::Connection;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 use std::sync::Arc;
 use tokio::signal::unix::{SignalKind, signal};
 
-/// Runs until SIGTERM or SIGINT.
+/// Takes what may need the privilege of the start (files, the admin socket), gives the privilege up, and runs.
+///
+/// # Errors
+/// If the arguments or files cannot be used or privilege is left; later nothing ends it.
+pub fn start(args: Args, identity: Identity) -> anyhow::Result<()> {
+    let prepared = Prepared::new(args)?;
+    prepared.give_to(identity)?;
+    let report = privilege::drop(identity)?;
+    tracing::info!(?report, "DNS runs without privilege");
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(prepared.serve())
+}
+
+/// The same for a caller that has given up its privilege already and has a runtime.
 ///
 /// # Errors
 /// If the arguments or files cannot be used; later nothing ends it.
 pub async fn run(args: Args) -> anyhow::Result<()> {
-    let upstreams = args.upstreams()?;
-    let connection = connection(&args)?;
-    let listener = admin::bind(&args.admin_socket)
-        .with_context(|| format!("cannot listen on the admin socket {}", args.admin_socket.display()))?;
-    raise_descriptor_limit();
-    tracing::info!(?upstreams, node = %connection.node, control = connection.endpoint, "DNS starts");
+    Prepared::new(args)?.serve().await
+}
 
-    let server = Arc::new(server::Server::new(upstream::Upstreams::new(&upstreams)));
-    let pods = Arc::new(pods::Pods::default());
-    let admin = admin::Admin { server: Arc::clone(&server), pods: Arc::clone(&pods) };
-    let (_client, events) = crate::broker::start(args.broker, Role::Dns);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        () = pods::follow(Arc::clone(&server), pods, events) => {}
-        () = xds::follow(server, connection) => {}
-        () = admin::serve(listener, admin) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+/// What was taken at the start. From here on nothing needs privilege.
+struct Prepared {
+    upstreams: Vec<SocketAddr>,
+    connection: Connection,
+    admin: UnixListener,
+    admin_socket: PathBuf,
+    broker: PathBuf,
+}
+
+impl Prepared {
+    fn new(args: Args) -> anyhow::Result<Self> {
+        let (upstreams, connection) = (args.upstreams()?, connection(&args)?);
+        let admin = admin::bind(&args.admin_socket)
+            .with_context(|| format!("cannot listen on the admin socket {}", args.admin_socket.display()))?;
+        raise_descriptor_limit();
+        Ok(Self { upstreams, connection, admin, admin_socket: args.admin_socket, broker: args.broker })
     }
-    // The agent holds the sockets too: what arrives from now on waits for the next process.
-    tracing::info!("DNS ends");
-    Ok(())
+
+    /// Gives the admin socket's file to whom we will be, who must replace it at the next start.
+    fn give_to(&self, identity: Identity) -> anyhow::Result<()> {
+        if nix::unistd::geteuid().is_root() {
+            std::os::unix::fs::chown(&self.admin_socket, Some(identity.uid), Some(identity.gid))
+                .with_context(|| format!("cannot give away {}", self.admin_socket.display()))?;
+        }
+        Ok(())
+    }
+
+    /// Runs until SIGTERM or SIGINT.
+    async fn serve(self) -> anyhow::Result<()> {
+        let Self { upstreams, connection, admin: listener, broker, .. } = self;
+        tracing::info!(?upstreams, node = %connection.node, control = connection.endpoint, "DNS starts");
+        let server = Arc::new(server::Server::new(upstream::Upstreams::new(&upstreams)));
+        let pods = Arc::new(pods::Pods::default());
+        let admin = admin::Admin { server: Arc::clone(&server), pods: Arc::clone(&pods) };
+        let listener = tokio::net::UnixListener::from_std(listener)?;
+        let (_client, events) = crate::broker::start(broker, Role::Dns);
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        tokio::select! {
+            () = pods::follow(Arc::clone(&server), pods, events) => {}
+            () = xds::follow(server, connection) => {}
+            () = admin::serve(listener, admin) => {}
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        // The agent holds the sockets too: what arrives from now on waits for the next process.
+        tracing::info!("DNS ends");
+        Ok(())
+    }
 }
 
 fn connection(args: &Args) -> anyhow::Result<Connection> {

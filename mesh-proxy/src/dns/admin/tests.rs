@@ -42,7 +42,8 @@ async fn ready_when_both_have_told_and_an_outage_of_either_changes_nothing() {
     let server = Arc::new(Server::new(Upstreams::new(&["198.51.100.1:53".parse().expect("literal")])));
     let pods = Arc::new(Pods::default());
     let admin = Admin { server: Arc::clone(&server), pods: Arc::clone(&pods) };
-    tokio::spawn(serve(bind(&path).expect("bound"), admin));
+    let listener = UnixListener::from_std(bind(&path).expect("bound")).expect("registered");
+    tokio::spawn(serve(listener, admin));
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
     let port = socket.local_addr().expect("bound").port();
 
@@ -89,8 +90,11 @@ async fn a_pod_described_anew_is_served_on_and_one_that_left_is_not() {
     // The last holder of the socket is gone as soon as the task is: then the port is refused.
     let client = UdpSocket::bind("127.0.0.1:0").await.expect("bind");
     client.connect(("127.128.0.9", port)).await.expect("connected");
-    while client.send(b"x").await.is_ok() {
-        tokio::task::yield_now().await;
-    }
+    let refused = async {
+        while client.send(b"x").await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), refused).await.expect("closed in time");
     assert!(pods.status().0.is_empty());
 }

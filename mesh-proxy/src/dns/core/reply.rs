@@ -158,7 +158,10 @@ mod tests {
             bytes
         };
         assert_eq!(judge(&with_flags(flag::QR | flag::TC)), Judged::Truncated);
-        assert_eq!(judge(&with_flags(flag::QR | 2)), Judged::Failed(2));
+        for code in [1, 2, 4, 5] {
+            assert_eq!(judge(&with_flags(flag::QR | code)), Judged::Failed(code));
+        }
+        assert_eq!(judge(&with_flags(flag::QR | 3)), Judged::Good, "that there is no such name is an answer");
         assert_eq!(judge(&good[..good.len() - 1]), Judged::Failed(1), "cut off without saying so");
         assert_eq!(judge(&answer::header_only(&asked, ResponseCode::Refused)), Judged::Failed(5));
         assert_eq!(judge(&answer::header_only(&asked, ResponseCode::NoError)), Judged::Foreign);

@@ -158,6 +158,19 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_could_lead_clients_in_a_circle_is_no_name() {
+        let good = samples::addresses(1, "a.example.com.", 1, 60);
+        let start = layout(&good).expect("valid").question_end;
+        let pointing = |to: usize| {
+            let mut bytes = good.clone();
+            put(&mut bytes, start, &u16::try_from(0xc000 | to).expect("fits").to_be_bytes());
+            layout(&bytes).is_some()
+        };
+        assert!(pointing(HEADER) && pointing(start - 5));
+        assert!(!pointing(start) && !pointing(start + 20) && !pointing(0), "itself, forwards, into the header");
+    }
+
+    #[test]
     fn what_does_not_fit_goes_whole_and_is_told() {
         let whole = samples::addresses(1, "a.example.com.", 100, 60);
         let mut bytes = whole.clone();
