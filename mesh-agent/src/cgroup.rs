@@ -23,6 +23,5 @@ pub fn detect() -> io::Result<PathBuf> {
 }
 
 fn is_cgroup2(path: &Path) -> bool {
-    // The type of the constant differs between libcs.
-    nix::sys::statfs::statfs(path).is_ok_and(|fs| i64::from(fs.filesystem_type().0) == MAGIC)
+    nix::sys::statfs::statfs(path).is_ok_and(|fs| fs.filesystem_type().0 == MAGIC)
 }

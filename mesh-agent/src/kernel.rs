@@ -232,7 +232,7 @@ fn attach_hook(object: &mut Ebpf, name: &'static str, root: &File, pin: &Path) -
     // Links are always of the multi kind, whatever the mode says: other programs at the root go on.
     let id = program.attach(root, aya::programs::links::CgroupAttachMode::Single).map_err(error)?;
     let link = program.take_link(id).map_err(error)?;
-    let link = link.try_into().map_err(|_| Error::Link {
+    let link = link.try_into().map_err(|_no_fd| Error::Link {
         name: name.to_owned(),
         source: io::Error::other("this kernel has no cgroup links (Linux 5.7)"),
     })?;

@@ -3,12 +3,16 @@
 use anyhow::Result;
 use clap::Parser;
 use mesh_agent::cli::{Cli, Command};
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 fn main() -> Result<()> {
     let cli = Cli::parse();
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     match cli.command {
         // Two threads: one may be inside the kernel for the length of a table write while the other serves broker and admin.
         Command::Run(config) => {

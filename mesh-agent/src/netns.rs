@@ -43,7 +43,7 @@ impl Namespace {
                 setns(&*self.file, CloneFlags::CLONE_NEWNET)?;
                 Ok::<T, io::Error>(work())
             })?;
-            visitor.join().map_err(|_| io::Error::other("work inside a namespace panicked"))?
+            visitor.join().map_err(|_panic| io::Error::other("work inside a namespace panicked"))?
         })
     }
 

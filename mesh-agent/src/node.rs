@@ -41,6 +41,7 @@ pub(crate) struct Node {
     audited: Instant,
     /// Tables hold a whole snapshot.
     filled: bool,
+    tables_error: Option<String>,
     /// Pods whose listeners this process holds, by cookie.
     held: BTreeMap<u64, (Pod, Workload)>,
     failures: BTreeMap<String, String>,
@@ -68,6 +69,7 @@ impl Node {
             actual: None,
             audited: Instant::now(),
             filled: false,
+            tables_error: None,
             held: BTreeMap::new(),
             failures: BTreeMap::new(),
         }
@@ -103,6 +105,8 @@ impl Node {
             }
             self.describe(status);
         });
+        // A pod that is wanted from now on is not enrolled yet: "ready" must not be said in between.
+        self.report(&Plan::default());
         if refused { Err(text) } else { Ok(()) }
     }
 
@@ -117,10 +121,7 @@ impl Node {
             // A write that failed halfway: only the kernel knows how far it got.
             Err(_) => self.actual = None,
         }
-        self.status.update(|status| {
-            status.tables_filled = self.filled;
-            status.tables_error = result.clone().err();
-        });
+        self.tables_error = result.clone().err();
         result
     }
 
@@ -228,6 +229,8 @@ impl Node {
             status.wanted = pods.len();
             status.enrolled = enrolled;
             status.pods = pods;
+            status.tables_filled = self.filled;
+            status.tables_error.clone_from(&self.tables_error);
         });
     }
 

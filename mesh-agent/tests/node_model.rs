@@ -1,1 +1,191 @@
+//! The flows that the decision is tested with in user space go through the loaded programs as well, and both agree: `decide::l4` over plain
+//! tables here, the same function over maps there, asked by real connect() calls.
 
+mod common;
+
+use common::Mesh;
+use mesh_agent::core::desired::{Desired, Port, ip};
+use mesh_common::abi::{Addr, Backend, Config, Dest, Service, egress, mode};
+use mesh_common::decide::l4::{self, Flow, TCP, Tables, UDP, Verdict};
+use mesh_common::reason::{Reason, Steered};
+use rand::rngs::StdRng;
+use rand::seq::IndexedRandom;
+use rand::{Rng, SeedableRng};
+use socket2::{Domain, SockAddr, Socket, Type};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+/// Tables and flows in each of them.
+const WORLDS: usize = 25;
+const FLOWS: usize = 120;
+
+/// User space's tables.
+struct Plain<'a>(&'a Desired);
+
+impl Tables for Plain<'_> {
+    fn service(&self, dest: &Dest) -> Option<Service> {
+        let port = self.0.services.get(dest)?;
+        Some(Service { mode: port.mode, backends: port.backends.len() as u32, ..Service::default() })
+    }
+    fn is_protected(&self, dest: &Dest) -> bool {
+        self.0.protected.contains(dest)
+    }
+    fn is_workload(&self, addr: &Addr) -> bool {
+        self.0.workloads.contains(addr)
+    }
+}
+
+/// Who makes a call.
+#[derive(Clone, Copy, Debug)]
+enum Who {
+    Pod,
+    Proxy,
+    Stranger,
+}
+
+fn v4(rng: &mut StdRng) -> Addr {
+    let known = [
+        [11, 0, 0, 1],
+        [11, 0, 0, 2],
+        [11, 255, 255, 255],
+        [10, 255, 255, 255],
+        [12, 0, 0, 0],
+        [9, 0, 1, 1],
+        [9, 0, 1, 2],
+        [9, 0, 2, 7],
+        [192, 0, 2, 11],
+        [192, 0, 2, 12],
+        [127, 0, 0, 1],
+        [127, 0, 0, 11],
+        [127, 200, 0, 1],
+        [0, 0, 0, 0],
+        [203, 0, 113, 5],
+        [8, 8, 8, 8],
+    ];
+    Addr::v4(*known.choose(rng).expect("not empty"))
+}
+
+fn v6(rng: &mut StdRng) -> Addr {
+    let known = ["::1", "::", "fd01:9::1", "fd01:9::2", "fd01:c::1", "fd01:c::2", "2001:db8::5"];
+    let text = known.choose(rng).expect("not empty");
+    Addr(text.parse::<std::net::Ipv6Addr>().expect("an address").octets())
+}
+
+fn any_addr(rng: &mut StdRng) -> Addr {
+    if rng.random_ratio(3, 4) { v4(rng) } else { v6(rng) }
+}
+
+fn any_dest(rng: &mut StdRng) -> Dest {
+    let port = *[53u16, 80, 81, 5051, 9080, 15001, 15053, 32443].choose(rng).expect("not empty");
+    Dest { addr: any_addr(rng), port, proto: if rng.random_ratio(2, 3) { TCP } else { UDP }, pad: 0 }
+}
+
+fn world(rng: &mut StdRng) -> Desired {
+    let mut services = BTreeMap::new();
+    for _ in 0..rng.random_range(0..12) {
+        let dest = any_dest(rng);
+        let six = dest.addr.to_v4().is_none();
+        let mode = *[mode::DIRECT, mode::KERNEL, mode::PROXY, 9].choose(rng).expect("not empty");
+        let backends = (0..rng.random_range(0..4)).map(|i| Backend {
+            addr: if six {
+                "fd01:9::1".parse::<std::net::Ipv6Addr>().map(|a| Addr(a.octets())).expect("address")
+            } else {
+                Addr::v4([9, 0, 1, 1])
+            },
+            port: 7000 + i,
+            pad: 0,
+        });
+        services.insert(dest, Port { mode, backends: backends.collect() });
+    }
+    let bits = *[0u8, 1, 8, 24, 32, 33].choose(rng).expect("not empty");
+    let egress = *[egress::DENY, egress::ALLOW].choose(rng).expect("not empty");
+    Desired {
+        config: Config { vip4_bits: bits, egress, ..common::config() },
+        services,
+        workloads: (0..rng.random_range(0..5)).map(|_| any_addr(rng)).collect(),
+        protected: (0..rng.random_range(0..5)).map(|_| any_dest(rng)).collect(),
+    }
+}
+
+/// What the kernel is expected to count, and the errno that the caller gets: the shell around the decision, in a few lines.
+fn expected(verdict: Verdict, dest: &Dest) -> (u8, Option<i32>) {
+    let deny = |reason: Reason| (reason.code(), Some(reason.errno()));
+    match verdict {
+        Verdict::Pass(why) => (why.code(), None),
+        Verdict::Dns if dest.addr.to_v4().is_none() => deny(Reason::Ipv6Dns),
+        Verdict::Dns => (Steered::Dns.code(), None),
+        Verdict::Proxy => (Steered::Proxy.code(), None),
+        Verdict::Backend(_) => (Steered::Backend.code(), None),
+        Verdict::Deny(reason) => deny(reason),
+    }
+}
+
+fn socket(dest: &Dest) -> Socket {
+    let domain = if dest.addr.to_v4().is_some() { Domain::IPV4 } else { Domain::IPV6 };
+    let kind = if dest.proto == TCP { Type::STREAM } else { Type::DGRAM };
+    Socket::new(domain, kind.nonblocking(), None).expect("a socket")
+}
+
+/// connect() or, for half of UDP, sendto(). Only an errno of the hook's own choice counts: what comes after it is the network's.
+fn call(socket: &Socket, dest: &Dest, datagram: bool) -> Option<i32> {
+    let to = SockAddr::from(SocketAddr::new(ip(dest.addr), dest.port));
+    let result = if datagram { socket.send_to(b"?", &to).map(drop) } else { socket.connect(&to) };
+    result.err().and_then(|error| error.raw_os_error())
+}
+
+#[test]
+fn the_kernel_agrees_with_the_model() {
+    let seed = std::env::var("MESH_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
+    eprintln!("MESH_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mesh = Mesh::new();
+    let stranger = common::Pair::new();
+    let mut met: BTreeMap<u8, usize> = BTreeMap::new();
+    for _ in 0..WORLDS {
+        let tables = world(&mut rng);
+        mesh.write(&tables);
+        for _ in 0..FLOWS {
+            let known: Vec<Dest> = tables.services.keys().chain(&tables.protected).copied().collect();
+            let dest = match known.choose(&mut rng) {
+                Some(dest) if rng.random_ratio(1, 2) => *dest,
+                _ => any_dest(&mut rng),
+            };
+            let who = *[Who::Pod, Who::Pod, Who::Pod, Who::Proxy, Who::Stranger].choose(&mut rng).expect("not empty");
+            let datagram = dest.proto == UDP && rng.random_ratio(1, 2);
+            let ns = if matches!(who, Who::Stranger) { &stranger.pod } else { &mesh.pair.pod };
+            let socket = ns.run(|| socket(&dest));
+            let socket = if matches!(who, Who::Proxy) {
+                let fd = OwnedFd::from(socket);
+                mesh.kernel.maps().tag(&fd, mesh.pod.slot).expect("tagged");
+                Socket::from(fd)
+            } else {
+                socket
+            };
+            let pod = (!matches!(who, Who::Stranger)).then_some(&mesh.pod);
+            let flow = Flow { dest, pod, brokered: matches!(who, Who::Proxy) };
+            let verdict = l4::decide(&flow, &tables.config, &Plain(&tables));
+            let (code, errno) = expected(verdict, &dest);
+
+            let (got, counted) = mesh.counted(|| call(&socket, &dest, datagram));
+            let what = format!(
+                "MESH_SEED={seed} {who:?} {}:{} proto {} datagram {datagram}: {verdict:?}",
+                ip(dest.addr),
+                dest.port,
+                dest.proto
+            );
+            assert_eq!(counted, [(code, 1)], "{what}");
+            match errno {
+                Some(errno) => assert_eq!(got, Some(errno), "{what}"),
+                // Whatever the network answers at once (in these namespaces: nothing listens), it is not the hook's refusal.
+                None => assert_ne!(got, Some(libc::EPERM), "{what}"),
+            }
+            *met.entry(code).or_default() += 1;
+        }
+    }
+    let met_codes: Vec<u8> = met.keys().copied().collect();
+    for code in [1, 2, 3, 4, 5, 9, 10, 32, 33, 34, 35, 36, 37, 38, 39, 64, 65, 66] {
+        assert!(met_codes.contains(&code), "MESH_SEED={seed}: code {code} was never met: {met:?}");
+    }
+    eprintln!("{} flows, by code: {met:?}", met.values().sum::<usize>());
+}

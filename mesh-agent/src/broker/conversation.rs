@@ -55,7 +55,7 @@ pub(super) async fn run(broker: &Broker, client: &Ready<Socket>) -> End {
 
 async fn talk(broker: &Broker, client: &Ready<Socket>) -> Result<(), End> {
     let mut buffer = Box::new([0; MESSAGE_BYTES + 1]);
-    let role = match timeout(PATIENCE, next(client, &mut buffer)).await.map_err(|_| End::Slow)?? {
+    let role = match timeout(PATIENCE, next(client, &mut buffer)).await.map_err(|_elapsed| End::Slow)?? {
         ToAgent::Hello { version: VERSION, role } => role,
         ToAgent::Hello { version, .. } => return Err(End::Version(version)),
         ToAgent::Refill { .. } => return Err(End::Protocol("refill before hello".to_owned())),

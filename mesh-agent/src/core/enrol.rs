@@ -116,7 +116,7 @@ fn describe(slot: u32, place: &Place, workload: &Workload) -> Pod {
     let pick = |v4: bool| {
         let of_family = |ip: &&IpAddr| ip.is_ipv4() == v4;
         let told = workload.addresses.iter().filter(of_family).find(|ip| place.addresses.contains(ip));
-        told.or_else(|| place.addresses.iter().find(of_family)).map_or(Addr::default(), |ip| addr(*ip))
+        told.or_else(|| place.addresses.iter().find(of_family)).map_or_else(Addr::default, |ip| addr(*ip))
     };
     Pod { slot, policy: 0, addr4: pick(true), addr6: pick(false) }
 }

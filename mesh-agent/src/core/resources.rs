@@ -18,7 +18,7 @@ pub struct World {
     /// By name.
     pub services: BTreeMap<String, Service>,
     /// Types of which a first delivery has come.
-    seen: BTreeSet<&'static str>,
+    pub(super) seen: BTreeSet<&'static str>,
 }
 
 /// Settings of the mesh.
@@ -235,7 +235,7 @@ fn service_port(at: &str, wire: &wire::ServicePort) -> Field<ServicePort> {
 /// `::ffff:a.b.c.d` is the IPv4 address, so that one destination has one key.
 fn address(field: &str, text: &str) -> Field<IpAddr> {
     let parsed: Result<IpAddr, _> = text.parse();
-    parsed.map(|ip| ip.to_canonical()).map_err(|_| (field.to_owned(), format!("{text:?} is no IP address")))
+    parsed.map(|ip| ip.to_canonical()).map_err(|_no_address| (field.to_owned(), format!("{text:?} is no IP address")))
 }
 
 fn port(field: &str, number: u32) -> Field<u16> {

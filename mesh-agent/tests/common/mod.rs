@@ -4,6 +4,8 @@
 
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of the harness")]
 
+pub mod control;
+
 use mesh_agent::core::desired::{Desired, Port, addr};
 use mesh_agent::core::reconcile::reconcile;
 use mesh_agent::kernel::{Events, Kernel};
