@@ -5,4 +5,20 @@
 
 #![forbid(unsafe_code)]
 
+pub mod accept;
+pub mod admin;
 pub mod broker;
+pub mod config;
+pub mod convert;
+pub mod core;
+pub mod dns;
+pub mod http;
+pub mod limits;
+pub mod metrics;
+pub mod pod;
+pub mod privilege;
+pub mod run;
+pub mod shared;
+pub mod tcp;
+pub mod worker;
+pub mod xds;
