@@ -9,5 +9,7 @@ mod fault;
 pub mod listener;
 mod retry;
 pub mod route;
+#[cfg(test)]
+mod tests;
 
 pub use at::Invalid;

@@ -41,11 +41,8 @@ pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<D
         Some(limit) => tokio::time::timeout(limit, detect(&mut stream)).await.unwrap_or(Ok(None)),
         None => detect(&mut stream).await,
     };
-    let (protocol, head) = match detected {
-        Ok(Some(detected)) => detected,
-        // Closed, or never spoke: nothing was asked.
-        Ok(None) | Err(_) => return,
-    };
+    // Else closed, or never spoke: nothing was asked.
+    let Ok(Some((protocol, head))) = detected else { return };
     let io = TokioIo::new(Rewind::new(head.freeze(), stream));
     let connection = Rc::new(connection);
     let service = service_fn(move |request: Request<Incoming>| {

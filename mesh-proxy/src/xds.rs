@@ -1,6 +1,8 @@
 //! The stream from mesh-control: deliveries become snapshots, acknowledged only once they are in force.
 
 pub mod state;
+#[cfg(test)]
+mod tests;
 
 use crate::shared::Shared;
 use mesh_xds::names::{CLUSTER, ENDPOINT, LISTENER, ROUTE};

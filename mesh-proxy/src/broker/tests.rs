@@ -111,8 +111,8 @@ async fn a_full_batch_fits_and_one_more_is_refused() {
     let (a, b) = (Packets::new(a).expect("register"), Packets::new(b).expect("register"));
     let file = std::fs::File::open("/dev/null").expect("file");
     let message = ToProxy::Sockets { slot: 1, family: Family::V6, count: BATCH };
-    a.send(&message, &vec![file.as_fd(); BATCH]).await.expect("a batch fits");
+    a.send(&message, &[file.as_fd(); BATCH]).await.expect("a batch fits");
     let (received, fds) = b.receive::<ToProxy>().await.expect("received");
     assert_eq!((received, fds.len()), (message.clone(), BATCH));
-    assert!(a.send(&message, &vec![file.as_fd(); BATCH + 1]).await.is_err());
+    assert!(a.send(&message, &[file.as_fd(); BATCH + 1]).await.is_err());
 }

@@ -45,7 +45,7 @@ pub enum Invalid {
 /// A path in a resource. Costs nothing until something is wrong.
 #[derive(Clone, Copy)]
 pub struct At<'a> {
-    parent: Option<&'a At<'a>>,
+    parent: Option<&'a Self>,
     step: Step<'a>,
 }
 

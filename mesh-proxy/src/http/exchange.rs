@@ -206,10 +206,10 @@ impl<'a> Exchange<'a> {
         };
         // Origin form, whatever form the client used; a rewritten path that is no path leaves the old one.
         let origin = new.as_ref().and_then(Uri::path_and_query).map_or(old, |path| path.as_str());
-        if origin != old {
-            if let Ok(old) = HeaderValue::try_from(old) {
-                headers.insert(ORIGINAL_PATH, old);
-            }
+        if origin != old
+            && let Ok(old) = HeaderValue::try_from(old)
+        {
+            headers.insert(ORIGINAL_PATH, old);
         }
         if let Ok(uri) = origin.parse() {
             parts.uri = uri;
