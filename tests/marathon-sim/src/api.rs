@@ -21,6 +21,9 @@ pub(crate) mod events;
 pub(crate) mod pods;
 pub(crate) mod serve;
 
+#[cfg(test)]
+mod tests;
+
 const VERSION: &str = "1.11.24";
 
 pub(crate) fn router(world: Arc<World>) -> Router {

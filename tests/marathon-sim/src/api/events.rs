@@ -15,7 +15,7 @@ use super::{Request, problem};
 use crate::core::events;
 use crate::world::World;
 
-const HEARTBEAT: Duration = Duration::from_secs(10);
+const HEARTBEAT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 /// Between the two bytes of a heartbeat, so that they travel in two segments.
 const SPLIT: Duration = Duration::from_millis(20);
 

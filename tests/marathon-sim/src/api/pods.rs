@@ -62,10 +62,13 @@ pub(crate) async fn one(
     let id = ids::canonical(id);
     let Some(suffix) = suffix else { return definition(&world, &request, &method, &id, &body) };
     match suffix.split_once('/').unwrap_or((suffix, "")) {
-        ("status", "") => match world.core().spec(&id, Kind::Pod).cloned() {
-            Some(spec) => axum::Json(status(&world.core(), &spec)).into_response(),
-            None => unknown(Kind::Pod, &id),
-        },
+        ("status", "") => {
+            let core = world.core();
+            match core.spec(&id, Kind::Pod) {
+                Some(spec) => axum::Json(status(&core, spec)).into_response(),
+                None => unknown(Kind::Pod, &id),
+            }
+        }
         ("versions", version) => versions(&world, &id, version),
         ("instances", instance) if method == Method::DELETE => delete_instances(&world, &request, &id, instance, &body),
         _ => problem(StatusCode::NOT_FOUND, json!({"message": "HTTP 404 Not Found"})),
