@@ -75,7 +75,7 @@ fn up(args: &Args, state: &State) -> Result<()> {
         words::detached();
         return Ok(());
     }
-    sim.hold(state)
+    sim.hold()
 }
 
 fn prepare() -> Result<()> {

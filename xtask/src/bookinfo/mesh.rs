@@ -32,6 +32,7 @@ pub(crate) fn credentials(state: &State, binaries: &Binaries, nodes: &[String], 
         read(command.arg("--api-server").arg(format!("https://127.0.0.1:{api}")))?;
         for node in nodes {
             lay(&out, &state.on_node(node, "/etc/mesh"))?;
+            sockets(&state.on_node(node, "/run/mesh"))?;
         }
         let kubeconfig = out.join("kubeconfig");
         if !kubeconfig.is_file() {
@@ -60,6 +61,14 @@ fn lay(from: &Path, to: &Path) -> Result<()> {
     }
     // The proxy's and the DNS's user reads the token, no other but root does.
     std::os::unix::fs::chown(to.join("node.token"), Some(0), Some(65534))?;
+    Ok(())
+}
+
+/// The directory of the unix sockets: root's, and the proxy's user may add its own there, but not remove others' (sticky).
+fn sockets(dir: &Path) -> Result<()> {
+    std::fs::create_dir_all(dir)?;
+    std::os::unix::fs::chown(dir, Some(0), Some(65534))?;
+    std::fs::set_permissions(dir, std::fs::Permissions::from_mode(0o1775))?;
     Ok(())
 }
 

@@ -20,6 +20,7 @@ use crate::ui::{self, Poll, note, step};
 /// The child. Dropped in the foreground, it is ended and waited for.
 pub(crate) struct Sim {
     child: Arc<Mutex<Child>>,
+    state: State,
     detached: bool,
 }
 
@@ -46,19 +47,19 @@ impl Sim {
         if !args.detach {
             end_on_signal(&child, State::new(&state.dir))?;
         }
-        Ok(Self { child, detached: args.detach })
+        Ok(Self { child, state: State::new(&state.dir), detached: args.detach })
     }
 
     /// Until a signal ends the process (see `end_on_signal`), or until the child ends by itself, which is an error.
-    pub(crate) fn hold(&self, state: &State) -> Result<()> {
+    pub(crate) fn hold(&self) -> Result<()> {
         note("Ctrl-C ends the shop and leaves nothing behind");
         loop {
             if let Some(status) = lock(&self.child).try_wait()? {
                 // `bookinfo down` from elsewhere.
                 if status.success() {
-                    return remove(state);
+                    return remove(&self.state);
                 }
-                bail!("marathon-sim ended by itself ({status}); its last words:\n{}", last_words(state));
+                bail!("marathon-sim ended by itself ({status}); its last words:\n{}", last_words(&self.state));
             }
             std::thread::sleep(Duration::from_millis(300));
         }
@@ -67,7 +68,7 @@ impl Sim {
 
 impl Drop for Sim {
     fn drop(&mut self) {
-        if !self.detached && end(&mut lock(&self.child)).is_err() {
+        if !self.detached && end(&mut lock(&self.child), &self.state).is_err() {
             note("marathon-sim does not end; `cargo xtask bookinfo down` tries again");
         }
     }
@@ -91,7 +92,7 @@ fn end_on_signal(child: &Arc<Mutex<Child>>, state: State) -> Result<()> {
         }
         let mut child = lock(&child);
         eprintln!();
-        let outcome = step("taking the shop down", || end(&mut child).and_then(|()| remove(&state)));
+        let outcome = step("taking the shop down", || end(&mut child, &state).and_then(|()| remove(&state)));
         if let Err(error) = &outcome {
             eprintln!("error: {error:#}");
         }
@@ -100,17 +101,29 @@ fn end_on_signal(child: &Arc<Mutex<Child>>, state: State) -> Result<()> {
     Ok(())
 }
 
-/// Closes the child's standard input, which ends it, and waits.
-fn end(child: &mut Child) -> Result<()> {
+/// Closes the child's standard input, which ends it, and waits. One that does not end is killed, and its remains are swept up.
+fn end(child: &mut Child, state: &State) -> Result<()> {
     drop(child.stdin.take());
     let start = Instant::now();
     while child.try_wait()?.is_none() {
-        if start.elapsed() > Duration::from_secs(60) {
-            bail!("marathon-sim does not end; `cargo xtask bookinfo down` tries again");
+        if start.elapsed() > Duration::from_secs(30) {
+            note("marathon-sim does not end by itself, so it is killed");
+            child.kill()?;
+            child.wait()?;
+            return sweep(state);
         }
         std::thread::sleep(Duration::from_millis(50));
     }
     Ok(())
+}
+
+/// `marathon-sim down`: ends a living run in order, removes what a killed one left.
+fn sweep(state: &State) -> Result<()> {
+    let program = Binaries::of(state).path("marathon-sim");
+    if !program.is_file() {
+        bail!("{} is missing, which ends what runs on the nodes; build it and call `marathon-sim down`", program.display());
+    }
+    read(Command::new(program).arg("down").arg("--state").arg(&state.dir)).map(drop)
 }
 
 /// Ends a shop, running or dead.
@@ -122,14 +135,7 @@ pub(crate) fn down(state: &State) -> Result<()> {
     if !state.is_ours() {
         bail!("{} is not a directory of ours; nothing was touched", state.dir.display());
     }
-    let program = Binaries::of(state).path("marathon-sim");
-    if !program.is_file() {
-        bail!(
-            "{} is missing, which ends what runs on the nodes; `cargo build` and then `marathon-sim down` do too",
-            program.display()
-        );
-    }
-    step("taking the shop down", || read(Command::new(program).arg("down").arg("--state").arg(&state.dir)).map(drop))?;
+    step("taking the shop down", || sweep(state))?;
     remove(state)
 }
 
