@@ -15,7 +15,7 @@ mod maps;
 mod probe;
 
 pub use maps::Maps;
-pub use probe::fires;
+pub use probe::{fires, fires_here};
 
 use crate::netns::Namespace;
 use aya::maps::{Map, MapData, RingBuf};
@@ -83,6 +83,15 @@ pub enum Error {
          another one: start the agent without), and is Linux at least 5.15 (before, a net_cls cgroup silently disables the hook)?"
     )]
     Silent(PathBuf),
+    /// The same, for the agent's own sockets.
+    #[error(
+        "the connect hook does not fire for the agent's own sockets, so those that it makes for mesh-proxy would not be judged: the agent \
+         must itself run in a cgroup below --cgroup-root"
+    )]
+    Outside,
+    /// The self-check could not be made.
+    #[error("the self-check of the connect hook: {0}")]
+    Check(io::Error),
 }
 
 /// The loaded kernel half.

@@ -218,7 +218,8 @@ impl Node {
     }
 
     fn report(&mut self, plan: &Plan) {
-        let wanted: Vec<&Workload> = self.world.workloads.values().filter(|w| w.enrol && self.ours.contains(&w.node)).collect();
+        let wished = self.world.workloads.values().filter(|w| w.enrol && self.ours.contains(&w.node));
+        let (wanted, host): (Vec<&Workload>, Vec<&Workload>) = wished.partition(|w| w.is_wanted(&self.ours));
         self.failures.retain(|id, _| wanted.iter().any(|w| w.id == *id));
         let pending: BTreeMap<&str, &str> = plan.pending.iter().map(|(id, reason)| (id.as_str(), *reason)).collect();
         let pods: Vec<PodStatus> = wanted.iter().map(|w| self.pod_status(w, &pending)).collect();
@@ -229,6 +230,7 @@ impl Node {
             status.wanted = pods.len();
             status.enrolled = enrolled;
             status.pods = pods;
+            status.not_enrollable = host.iter().map(|w| w.id.clone()).collect();
             status.tables_filled = self.filled;
             status.tables_error.clone_from(&self.tables_error);
         });

@@ -33,6 +33,9 @@ const CALM: Duration = Duration::from_secs(1);
 /// # Errors
 /// If something that must be there at start is not.
 pub async fn run(config: Run) -> Result<()> {
+    if kernel::OBJECT.is_empty() {
+        return Err(kernel::Error::NoObject.into());
+    }
     let detected;
     let cgroup_root = match &config.cgroup_root {
         Some(root) => root,
@@ -49,6 +52,7 @@ pub async fn run(config: Run) -> Result<()> {
 
     let kernel = Arc::new(Kernel::open(&config.bpffs, cgroup_root)?);
     kernel::fires(cgroup_root)?;
+    kernel::fires_here()?;
     info!(cgroup = %cgroup_root.display(), "the programs are attached, and the connect hook fires");
 
     let roster = Arc::new(Roster::default());

@@ -25,6 +25,8 @@ pub struct Status {
     pub enrolled: usize,
     /// All of them.
     pub pods: Vec<PodStatus>,
+    /// Workloads that wish to be in the mesh and use the node's own network namespace, where pods cannot be told apart yet.
+    pub not_enrollable: Vec<String>,
     /// Sizes of what the control plane has sent.
     pub resources: BTreeMap<&'static str, usize>,
     /// Each resource type's last delivery.
@@ -84,6 +86,7 @@ impl Shared {
             wanted: 0,
             enrolled: 0,
             pods: Vec::new(),
+            not_enrollable: Vec::new(),
             resources: BTreeMap::new(),
             xds: BTreeMap::new(),
             conflicts: Vec::new(),

@@ -271,6 +271,15 @@ fn from_first_snapshot_to_the_last_pod() {
     assert!(metrics.contains(r#"mesh_agent_flows_total{verdict="proxy"} 1"#), "{metrics}");
     assert!(metrics.contains("mesh_agent_brokered_sockets_total 32"), "{metrics}");
 
+    // Whoever holds a duplicate of a listener can shut it down for all; the agent revives it.
+    let again = scene.broker(PROXY_UID);
+    again.hello(Role::Proxy);
+    let (_, _, spoilt) = again.pod();
+    Socket::from(spoilt.into_iter().next().expect("a listener").1).shutdown(std::net::Shutdown::Both).expect("shut down");
+    wait("captured connections to be queued again", || {
+        scene.pair.pod.run(|| TcpStream::connect_timeout(&at("11.1.2.3:80"), Duration::from_secs(1))).is_ok()
+    });
+
     // The container ends.
     fs::remove_dir_all(scene.path("mesos/containers/c1")).expect("removed");
     assert!(matches!(proxy.hear(), Some((ToProxy::PodGone { slot: gone }, _)) if gone == slot));

@@ -55,7 +55,7 @@ pub fn plan(
         return plan;
     }
     let mut wanted: BTreeMap<u64, (&Place, &Workload)> = BTreeMap::new();
-    for workload in world.workloads.values().filter(|w| w.enrol && ours.contains(&w.node)) {
+    for workload in world.workloads.values().filter(|w| w.is_wanted(ours)) {
         plan.wanted += 1;
         match place_of(workload, places, &wanted) {
             Ok(place) => drop(wanted.insert(place.cookie, (place, workload))),
@@ -97,9 +97,6 @@ fn place_of<'a>(
     places: &'a [Place],
     taken: &BTreeMap<u64, (&Place, &Workload)>,
 ) -> Result<&'a Place, &'static str> {
-    if workload.host_network {
-        return Err("it uses the node's own network namespace, where pods cannot be told apart yet");
-    }
     let mut matching = places.iter().filter(|place| place.addresses.iter().any(|ip| workload.addresses.contains(ip)));
     let Some(place) = matching.next() else { return Err("no container of this node has its address (yet)") };
     if matching.next().is_some() {

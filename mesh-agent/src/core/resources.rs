@@ -96,6 +96,15 @@ pub struct Invalid {
     problem: String,
 }
 
+impl Workload {
+    /// Should it be in the mesh on this node? On the host network pods cannot be told apart by their namespace: such a wish is shown by
+    /// `GET /status`, and not fulfilled.
+    #[must_use]
+    pub fn is_wanted(&self, ours: &[String]) -> bool {
+        self.enrol && !self.host_network && ours.contains(&self.node)
+    }
+}
+
 impl World {
     /// Takes a delivery: what is valid is in force, what is not leaves the former version as it was and is returned.
     pub fn apply(&mut self, delivery: &Delivery) -> Vec<Invalid> {

@@ -16,8 +16,19 @@ use std::path::Path;
 pub fn fires(cgroup: &Path) -> Result<(), Error> {
     let path = cgroup.join("cgroup.procs");
     let procs = File::options().write(true).open(&path).map_err(|source| Error::Path { path, source })?;
-    let errno = connect_in_child(&procs).map_err(|source| Error::Path { path: cgroup.to_owned(), source })?;
+    let errno = connect_in_child(&procs).map_err(Error::Check)?;
     if errno == probe::ERRNO { Ok(()) } else { Err(Error::Silent(cgroup.to_owned())) }
+}
+
+/// Connects from this process: brokered sockets are judged by the cgroup of the agent, which makes them.
+///
+/// # Errors
+/// [`Error::Outside`] if the hook does not fire for it.
+pub fn fires_here() -> Result<(), Error> {
+    // Writing to /dev/null moves nobody.
+    let nowhere = File::options().write(true).open("/dev/null").map_err(Error::Check)?;
+    let errno = connect_in_child(&nowhere).map_err(Error::Check)?;
+    if errno == probe::ERRNO { Ok(()) } else { Err(Error::Outside) }
 }
 
 fn connect_in_child(procs: &File) -> io::Result<i32> {
