@@ -8,12 +8,15 @@ mod discovery;
 mod handler;
 pub(crate) mod metrics;
 mod object;
+mod protobuf;
 mod read;
 mod request;
 mod select;
 mod server;
 mod status;
 mod table;
+#[cfg(test)]
+mod tests;
 mod watch;
 mod write;
 

@@ -14,7 +14,7 @@ use super::request::{Endpoint, Form, Options, verb};
 use super::status::{self, ApiError, json_response};
 use super::watch::Watch;
 use super::write::Patch;
-use super::{ApiMetrics, body, discovery, read, write};
+use super::{ApiMetrics, body, discovery, protobuf, read, write};
 use crate::auth::{ADMINS, Tokens, User};
 use crate::store::{Collection, Key, Store};
 
@@ -160,6 +160,7 @@ impl Shared {
     async fn json(&self, request: Request<Body>) -> Result<Value, ApiError> {
         match body::media_type(request.headers()) {
             "application/json" | "" => body::json(&body::read(request.into_body()).await?),
+            protobuf::MEDIA_TYPE => protobuf::json(&body::read(request.into_body()).await?),
             _ => Err(ApiError::unsupported_media("application/json")),
         }
     }

@@ -23,8 +23,6 @@ const VIRTUAL_SERVICE: &[Row] = &[
     ("http[].match[].sourceNamespace", NOT_YET),
     ("http[].match[].statPrefix", NOT_YET),
     ("http[].retries.retryRemoteLocalities", NOT_YET),
-    ("http[].fault.delay.exponentialDelay", "is not enforced by any version of Istio"),
-    ("http[].fault.abort.http2Error", "is not enforced by any version of Istio"),
 ];
 
 const DESTINATION_RULE: &[Row] = &[

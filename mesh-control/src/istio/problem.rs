@@ -143,6 +143,13 @@ impl Problems {
         self.push(at, Class::Invalid, format!("Invalid value: {value}: {why}"));
     }
 
+    /// Reports a value if the verdict on it is bad.
+    pub(crate) fn judge(&mut self, at: &Path<'_>, value: impl Into<Value>, verdict: Result<(), String>) {
+        if let Err(why) = verdict {
+            self.invalid(at, value, why);
+        }
+    }
+
     /// The value is not one of `supported`.
     pub(crate) fn unsupported(&mut self, at: &Path<'_>, value: &Value, supported: &[&str]) {
         let list = supported.iter().map(|s| format!("{s:?}")).collect::<Vec<_>>().join(", ");
