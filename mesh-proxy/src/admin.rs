@@ -101,3 +101,49 @@ fn pod_status(slot: u32, pod: &PodStatus) -> Value {
         "connections": PodStatus::get(&pod.connections),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::xds::state::State;
+    use http_body_util::BodyExt;
+
+    async fn get(shared: &Shared, path: &str) -> (u16, String) {
+        let report = Report {
+            uid: vec![65534; 4],
+            gid: vec![65534; 4],
+            groups: Vec::new(),
+            capabilities: [0; 4],
+            bounding: 0,
+            no_new_privs: true,
+            seccomp: 0,
+        };
+        let response = respond(&Method::GET, path, shared, &report);
+        let status = response.status().as_u16();
+        let body = response.into_body().collect().await.expect("whole").to_bytes();
+        (status, String::from_utf8_lossy(&body).into_owned())
+    }
+
+    #[tokio::test]
+    async fn ready_says_what_is_missing_and_every_page_answers() {
+        let shared = Shared::default();
+        assert_eq!(get(&shared, "/ready").await, (503, "the agent has not listed its pods yet\n".to_owned()));
+        shared.progress.lock().broker_ready = true;
+        assert_eq!(get(&shared, "/ready").await, (503, "nothing from mesh-control yet\n".to_owned()));
+        shared.publish(&mut State::default());
+        assert_eq!(get(&shared, "/ready").await, (503, "no clusters from mesh-control yet\n".to_owned()));
+        shared.progress.lock().config_missing = None;
+        assert_eq!(get(&shared, "/ready").await.0, 200);
+        shared.progress.lock().broker_lost = Some("closed by the agent".to_owned());
+        assert_eq!(get(&shared, "/ready").await.0, 200, "an absent agent does not unmake readiness");
+        let status: Value = serde_json::from_str(&get(&shared, "/status").await.1).expect("JSON");
+        assert_eq!(
+            (&status["privilege"]["no_new_privs"], &status["broker"]["lost"]),
+            (&json!(true), &json!("closed by the agent"))
+        );
+        assert!(get(&shared, "/metrics").await.1.contains("mesh_proxy_stock 0"));
+        assert_eq!(get(&shared, "/clusters").await, (200, String::new()));
+        assert_eq!(get(&shared, "/config_dump").await.0, 200);
+        assert_eq!(get(&shared, "/else").await.0, 404);
+    }
+}

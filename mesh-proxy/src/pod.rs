@@ -133,7 +133,8 @@ impl Pod {
         self.stock.ask_again();
     }
 
-    /// Nobody may enter any more; open connections go on with what the stock holds until they end.
+    /// Nobody may enter any more and the stock is given back. Open connections go on over the connections that they have; what needs a new
+    /// one is refused.
     pub fn leave(&self) {
         self.stock.close();
         let mut pods = self.shared.pods.lock();

@@ -179,6 +179,52 @@ async fn a_refused_connection_and_a_bad_status_are_retried_on_another_endpoint()
 }
 
 #[tokio::test]
+async fn an_idle_connection_that_breaks_is_no_failure_of_a_safe_request() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let mut world = World::new("0.0.0.0:0");
+    world.cluster(V1, &[listener.local_addr().expect("address")]);
+    world.routes(vec![to("/", action(V1))]);
+    // Answers the first request of each connection and hangs up on the second.
+    let server = tokio::spawn(async move {
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.expect("accept");
+            let mut buffer = [0; 4096];
+            assert!(stream.read(&mut buffer).await.expect("request") > 0);
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.expect("answer");
+            assert!(stream.read(&mut buffer).await.expect("request") > 0, "the connection is used again");
+        }
+    });
+    let mut client = world.client().await;
+    assert_eq!(client.get("/", &[]).await.body, "ok");
+    assert_eq!(client.get("/", &[]).await.body, "ok", "sent again, on a fresh connection");
+    let request = Request::post("/").header("host", "reviews").body(Full::from("once")).expect("valid");
+    let answer = client.send(request).await;
+    let body = "upstream connect error or disconnect/reset before headers. reset reason: connection termination";
+    assert_eq!((answer.status, &*answer.body), (503, body), "a POST is not sent twice");
+    server.await.expect("server");
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_is_served_on_the_same_port() {
+    let v1 = Backend::new("v1").await;
+    let mut world = World::new("0.0.0.0:0");
+    world.cluster(V1, &[v1.address]);
+    world.routes(vec![to("/", action(V1))]);
+    let stream = tokio::net::TcpStream::connect(("127.0.0.1", world.port)).await.expect("connect");
+    let executor = hyper_util::rt::TokioExecutor::new();
+    let handshake = hyper::client::conn::http2::handshake(executor, hyper_util::rt::TokioIo::new(stream)).await;
+    let (mut sender, connection) = handshake.expect("handshake");
+    tokio::spawn(connection);
+    for _ in 0..2 {
+        let request = Request::post("http://reviews:9080/x").body(Full::<bytes::Bytes>::from("hello")).expect("valid");
+        let response = sender.send_request(request).await.expect("response");
+        assert_eq!((response.status().as_u16(), &response.headers()["server"]), (200, &http::HeaderValue::from_static("envoy")));
+        let body = http_body_util::BodyExt::collect(response.into_body()).await.expect("body").to_bytes();
+        assert_eq!(body, "v1 POST /x host=reviews:9080 x=- body=5");
+    }
+}
+
+#[tokio::test]
 async fn a_route_may_time_out() {
     let v1 = Backend::new("v1").await;
     let mut world = World::new("0.0.0.0:0");

@@ -68,7 +68,7 @@ impl Stock {
         }
         self.shared.metrics.stock_empty.inc();
         self.wanted(family);
-        if shelf.waiters.get() >= STOCK_WAITERS {
+        if self.closed.get() || shelf.waiters.get() >= STOCK_WAITERS {
             return Err(StockEmpty);
         }
         shelf.waiters.set(shelf.waiters.get() + 1);
