@@ -42,6 +42,12 @@ pub enum Error {
     /// The crate was compiled without programs.
     #[error("this mesh-agent was built without the eBPF programs; run `cargo xtask build-ebpf` and build again")]
     NoObject,
+    /// The programs were compiled from another version of `mesh_common::abi`.
+    #[error(
+        "the embedded eBPF programs are not of ABI version {ABI_VERSION}; run `cargo xtask build-ebpf` and build again",
+        ABI_VERSION = abi::ABI_VERSION
+    )]
+    StaleObject,
     /// bpffs or the cgroup file system.
     #[error("{path}: {source}")]
     Path {
@@ -94,6 +100,18 @@ pub enum Error {
     Check(io::Error),
 }
 
+/// Is there an object, and does it speak this agent's ABI?
+///
+/// # Errors
+/// Says what to run.
+pub fn check_object() -> Result<(), Error> {
+    if OBJECT.is_empty() {
+        return Err(Error::NoObject);
+    }
+    let speaks = OBJECT.windows(abi::ABI_MARKER.len()).any(|window| window == abi::ABI_MARKER);
+    if speaks { Ok(()) } else { Err(Error::StaleObject) }
+}
+
 /// The loaded kernel half.
 pub struct Kernel {
     pins: PathBuf,
@@ -106,9 +124,7 @@ impl Kernel {
     /// # Errors
     /// Names what did not load. Nothing that worked before is taken away then.
     pub fn open(bpffs: &Path, cgroup: &Path) -> Result<Self, Error> {
-        if OBJECT.is_empty() {
-            return Err(Error::NoObject);
-        }
+        check_object()?;
         let pins = bpffs.join("mesh");
         if !is_current(&pins) {
             remove_pins(&pins)?;

@@ -33,9 +33,7 @@ const CALM: Duration = Duration::from_secs(1);
 /// # Errors
 /// If something that must be there at start is not.
 pub async fn run(config: Run) -> Result<()> {
-    if kernel::OBJECT.is_empty() {
-        return Err(kernel::Error::NoObject.into());
-    }
+    kernel::check_object()?;
     let detected;
     let cgroup_root = match &config.cgroup_root {
         Some(root) => root,

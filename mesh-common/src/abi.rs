@@ -7,6 +7,16 @@
 /// Raised with every change of a type in this module.
 pub const ABI_VERSION: u32 = 3;
 
+/// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
+pub const ABI_MARKER: [u8; 12] = {
+    let mut marker = *b"mesh-abi:000";
+    assert!(ABI_VERSION < 1000);
+    marker[9] += (ABI_VERSION / 100) as u8;
+    marker[10] += (ABI_VERSION / 10 % 10) as u8;
+    marker[11] += (ABI_VERSION % 10) as u8;
+    marker
+};
+
 /// Address of either family: IPv6, or IPv4 as v4-mapped, network byte order.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -19,6 +19,11 @@ mod peername;
 mod steer;
 mod verdict;
 
+/// Found by the agent in the object before it loads it.
+#[used]
+#[unsafe(no_mangle)]
+static MESH_ABI: [u8; 12] = mesh_common::abi::ABI_MARKER;
+
 /// Never reached: the verifier refuses a program that could get here, because the loop has no end.
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
