@@ -16,6 +16,7 @@ use crate::core::view;
 use crate::world::World;
 use serve::Remote;
 
+pub(crate) mod agent;
 pub(crate) mod apps;
 pub(crate) mod events;
 pub(crate) mod pods;

@@ -91,7 +91,7 @@ async fn serve(args: &RunArgs, layout: &Layout, images: Images) -> Result<()> {
     Ok(())
 }
 
-/// Marathon inside and outside, and each node's resolver.
+/// Marathon inside and outside; each node's resolver and Mesos agent.
 async fn listen(args: &RunArgs, executor: &Executor, world: &Arc<World>) -> Result<SocketAddr> {
     let inside = executor.topology.master.tcp_listener(SocketAddr::new(IpAddr::V4(MASTER), 8080))?;
     let listener = tokio::net::TcpListener::bind(args.marathon_listen).await;
@@ -102,8 +102,10 @@ async fn listen(args: &RunArgs, executor: &Executor, world: &Arc<World>) -> Resu
     api::serve::spawn(listener, router);
     let names = Arc::clone(world);
     let lookup: dns::Lookup = Arc::new(move |name: &str| names.resolve(name));
-    for node in &executor.topology.nodes {
+    for (index, node) in executor.topology.nodes.iter().enumerate() {
         dns::serve(node, &lookup)?;
+        let agent = node.tcp_listener(SocketAddr::from(([0, 0, 0, 0], 5051)))?;
+        api::serve::spawn(agent, api::agent::router(Arc::clone(world), index));
     }
     Ok(address)
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::Core;
 use super::spec::{Kind, stamp};
 
+pub(crate) mod agent;
 pub(crate) mod app;
 pub(crate) mod pod;
 

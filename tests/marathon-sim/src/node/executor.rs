@@ -227,7 +227,7 @@ impl Executor {
                 tracing::warn!(instance = id, "{error:#}");
             }
             agent_files::remove(&self.layout.mesos_run(&live.node), &live.outer);
-            for uuid in live.tasks.iter().chain([&live.outer]) {
+            for uuid in live.tasks.iter().filter(|uuid| **uuid != live.outer).chain([&live.outer]) {
                 let _ = std::fs::remove_dir(self.layout.container(uuid).join("scaffold"));
                 self.retire(uuid);
             }

@@ -205,3 +205,23 @@ fn names() {
     }
     assert_eq!(ask(&sim, "example.org"), None);
 }
+
+#[test]
+fn a_mesos_agent() {
+    let mut sim = Sim::new(1);
+    sim.apply(Command::Create(pod(reviews()))).unwrap();
+    sim.run();
+    let state = view::agent::state(&sim.core, 0);
+    let task = &state["get_state"]["get_tasks"]["launched_tasks"][0];
+    assert!(task["task_id"]["value"].as_str().unwrap().ends_with(".reviews.1"));
+    assert!(task["executor_id"]["value"].as_str().unwrap().starts_with("instance-reviews-v2.00000000-"));
+    let status = &task["statuses"][0]["container_status"];
+    assert_eq!(status["network_infos"][0]["ip_addresses"], json!([{"protocol": "IPv4", "ip_address": "9.0.1.2"}]));
+    assert_eq!(status["executor_pid"], 7);
+    let ports = &task["discovery"]["ports"]["ports"];
+    assert_eq!((&ports[1]["number"], &ports[1]["labels"]["labels"][1]["value"]), (&json!(31000), &json!("host")));
+    let containers = view::agent::containers(&sim.core, 0, true);
+    assert_eq!(containers.len(), 3, "the executor and two nested ones");
+    assert_eq!(containers[1]["container_id"]["parent"], containers[0]["container_id"]);
+    assert_eq!(view::agent::containers(&sim.core, 0, false).len(), 1);
+}

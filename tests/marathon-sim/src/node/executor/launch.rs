@@ -35,12 +35,26 @@ pub(crate) fn port_maps(node: &NetNs, instance: &Instance) -> Result<Vec<forward
         let container = instance.spec.containers.iter().find(|c| c.name == *name);
         let Some(port) = container.and_then(|c| c.endpoints.get(*index)).and_then(|e| e.container_port) else { continue };
         let port = if port == 0 { *host_port } else { port };
-        let listener = node.tcp_listener(SocketAddr::V4(SocketAddrV4::new(agent, *host_port)))?;
+        let listener = listen(node, SocketAddr::V4(SocketAddrV4::new(agent, *host_port)))?;
         let to = SocketAddr::V4(SocketAddrV4::new(v4, port));
         let node = node.clone();
         out.push(forward::serve(listener, move || Some((node.clone(), to))));
     }
     Ok(out)
+}
+
+/// The port's last user may be going away at this moment.
+fn listen(node: &NetNs, address: SocketAddr) -> Result<tokio::net::TcpListener> {
+    let mut attempts = 0;
+    loop {
+        match node.tcp_listener(address) {
+            Err(_) if attempts < 20 => {
+                attempts += 1;
+                std::thread::sleep(std::time::Duration::from_millis(10));
+            }
+            result => return result,
+        }
+    }
 }
 
 impl Executor {
