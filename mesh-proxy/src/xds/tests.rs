@@ -58,9 +58,12 @@ fn what_is_invalid_keeps_its_last_good_version_and_the_rest_counts() {
     let mut state = State::default();
     state.apply(&delivery(CLUSTER, &[("a", cluster("a"))], &[]));
     state.apply(&delivery(ENDPOINT, &[("a", eds::ClusterLoadAssignment::default())], &[]));
-    let bad = cds::Cluster { track_timeout_budgets: true, ..cluster("a") };
+    let bad = cds::Cluster { connection_pool_per_downstream_connection: true, ..cluster("a") };
     let complaints = state.apply(&delivery(CLUSTER, &[("a", bad), ("b", cluster("b"))], &[]));
-    assert_eq!(complaints.iter().map(ToString::to_string).collect::<Vec<_>>(), ["a: track_timeout_budgets is not supported"]);
+    assert_eq!(
+        complaints.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["a: connection_pool_per_downstream_connection is not supported"]
+    );
     state.apply(&delivery(ENDPOINT, &[("b", eds::ClusterLoadAssignment::default())], &[]));
     assert_eq!(in_force(&mut state), ["a", "b"]);
     // Endpoints go with their cluster, not before.
