@@ -104,8 +104,10 @@ impl Broker {
 
 /// Removes the socket file of a former agent; refuses if one is still running.
 pub(crate) fn clear(path: &Path) -> io::Result<()> {
-    if let Some(dir) = path.parent() {
+    if let Some(dir) = path.parent().filter(|dir| !dir.exists()) {
         fs::create_dir_all(dir)?;
+        // Whatever the umask: the proxy's user must get through to its socket.
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755))?;
     }
     if path.exists() {
         for kind in [Type::SEQPACKET, Type::STREAM] {

@@ -33,6 +33,15 @@ impl Namespace {
         Ok(Self { file: Arc::new(File::open(path)?) })
     }
 
+    /// Device and inode: the same for every path to this namespace.
+    ///
+    /// # Errors
+    /// Never in practice: the file is open.
+    pub fn identity(&self) -> io::Result<(u64, u64)> {
+        let meta = self.file.metadata()?;
+        Ok((meta.dev(), meta.ino()))
+    }
+
     /// Runs `work` inside, on a thread of its own.
     ///
     /// # Errors

@@ -56,7 +56,7 @@ impl Places {
                 self.found.remove(&identity).filter(|f| !f.place.addresses.is_empty() && now < f.read + ADDRESSES_MAX_AGE);
             let entry = match known {
                 Some(entry) => entry,
-                None => match look(&path, now) {
+                None => match look(&path, identity, now) {
                     Ok(entry) => entry,
                     Err(error) => {
                         tracing::debug!(pid, %error, "cannot look into a container's network namespace");
@@ -84,8 +84,12 @@ impl Places {
     }
 }
 
-fn look(path: &Path, now: Instant) -> io::Result<Found> {
+fn look(path: &Path, identity: (u64, u64), now: Instant) -> io::Result<Found> {
     let namespace = Namespace::open(path)?;
+    if namespace.identity()? != identity {
+        // The process has ended, and another has its number.
+        return Err(io::Error::from(io::ErrorKind::NotFound));
+    }
     let place = Place { cookie: namespace.cookie()?, addresses: namespace.addresses()? };
     Ok(Found { namespace, place, read: now })
 }
