@@ -5,7 +5,7 @@ use crate::api::{self, ApiArgs};
 use crate::auth::Tokens;
 use crate::config::ServeArgs;
 use crate::core::allot::Allotment;
-use crate::core::compile::{self, Compiled, Settings};
+use crate::core::compile::{self, Abilities, Compiled, Settings};
 use crate::core::translate::translate;
 use crate::istio;
 use crate::marathon::client::Client;
@@ -162,6 +162,7 @@ fn settings(args: &ServeArgs) -> Settings {
         own_ports: everywhere.iter().map(SocketAddr::port).collect(),
         own_addresses,
         protect: args.protect.iter().chain(&fixed).copied().collect(),
+        abilities: Abilities::MESH_PROXY,
     }
 }
 

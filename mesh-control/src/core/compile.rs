@@ -20,7 +20,7 @@ pub(crate) mod tests;
 pub(crate) use cluster::DefaultLb;
 pub(crate) use report::Unsupported;
 
-use super::registry::{Registry, Service};
+use super::registry::{Port, Protocol, Registry, Service};
 use crate::istio::Config;
 use crate::istio::virtual_service::Destination;
 use envoy::versioned;
@@ -49,6 +49,31 @@ pub(crate) struct Settings {
     pub(crate) own_addresses: Vec<IpAddr>,
     /// What else no workload may dial.
     pub(crate) protect: Vec<SocketAddr>,
+    pub(crate) abilities: Abilities,
+}
+
+/// What the proxies take. One refused field costs every route of its port, so what they do not take is reported and not sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Abilities {
+    /// HTTP/2 towards a service. Without it HTTP/2 and gRPC ports are carried as opaque TCP, which works, without rules for requests.
+    pub(crate) http2: bool,
+    /// `request_mirror_policies`.
+    pub(crate) mirror: bool,
+    /// A host rewrite that depends on the destination that the weights chose.
+    pub(crate) host_per_destination: bool,
+    /// Clusters of type ORIGINAL_DST. Without them a request for an unknown host is refused under ALLOW_ANY too: it came to a VIP, and
+    /// behind a VIP there is nothing but services.
+    pub(crate) original_dst: bool,
+}
+
+impl Abilities {
+    /// Those of mesh-proxy (docs/xds.md).
+    pub(crate) const MESH_PROXY: Self = Self { http2: false, mirror: false, host_per_destination: false, original_dst: false };
+
+    /// Does the proxy see requests on the port?
+    fn sees_requests(self, port: &Port) -> bool {
+        port.mode == Mode::Proxy && (port.protocol == Protocol::Http || (self.http2 && port.protocol.is_http()))
+    }
 }
 
 type Resources = Arc<BTreeMap<String, Versioned>>;
@@ -86,13 +111,13 @@ struct Compiler<'i, 'a> {
 /// Compiles everything. `before` is the last result: what is equal in it is shared.
 pub(crate) fn compile(registry: &Arc<Registry>, config: &Config, settings: &Settings, before: &Compiled) -> Compiled {
     let mut unsupported = Vec::new();
-    let index = Index::new(registry, config, &settings.vip_domain, &mut unsupported);
+    let index = Index::new(registry, config, settings, &mut unsupported);
     check(&index, config, settings, &mut unsupported);
     unsupported.sort();
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
     let (listeners, routes) = (compiler.listeners(), compiler.routes());
     let (assignments, mut clusters, endpoints) = compiler.clusters();
-    if settings.outbound == OutboundPolicy::AllowAny {
+    if settings.outbound == OutboundPolicy::AllowAny && settings.abilities.original_dst {
         clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough()));
     }
     let services = registry.services.values();
@@ -160,7 +185,7 @@ impl Compiler<'_, '_> {
     fn http_ports(&self) -> BTreeMap<u16, Vec<&Service>> {
         let mut ports: BTreeMap<u16, Vec<&Service>> = BTreeMap::new();
         for service in self.index.registry.services.values() {
-            for ((number, _), _) in service.ports.iter().filter(|(_, port)| port.is_http_proxy()) {
+            for ((number, _), _) in service.ports.iter().filter(|(_, port)| self.settings.abilities.sees_requests(port)) {
                 ports.entry(*number).or_default().push(service);
             }
         }
@@ -170,7 +195,7 @@ impl Compiler<'_, '_> {
     fn listeners(&mut self) -> BTreeMap<String, Versioned> {
         let mut listeners: Vec<_> = self.http_ports().into_keys().map(listener::http).collect();
         for service in self.index.registry.services.values() {
-            let is_tcp_proxy = |port: &&crate::core::registry::Port| port.mode == Mode::Proxy && !port.protocol.is_http();
+            let is_tcp_proxy = |port: &&Port| port.mode == Mode::Proxy && !self.settings.abilities.sees_requests(port);
             let ports = service.ports.iter().filter(|((_, transport), _)| *transport == Transport::Tcp);
             for ((number, _), _) in ports.filter(|(_, port)| is_tcp_proxy(port)) {
                 let name = ClusterName { port: *number, subset: String::new(), host: service.name.clone() };
@@ -199,7 +224,7 @@ impl Compiler<'_, '_> {
             // A subset that no rule defines has no cluster: requests to it get 503, as in Istio.
             let (Some(port), true) = (port, name.subset.is_empty() || subset.is_some()) else { continue };
             let labels = subset.map(|subset| subset.labels.clone());
-            clusters.insert(name.to_string(), versioned(&cluster::cluster(name, port, rule, self.settings.default_lb)));
+            clusters.insert(name.to_string(), versioned(&cluster::cluster(name, port, rule, self.settings)));
             endpoints.insert(name.to_string(), versioned(&cluster::assignment(name, port, labels.as_ref(), None)));
             assignments.insert(name.clone(), labels);
         }

@@ -37,11 +37,6 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    /// Can rules for requests have an effect on it?
-    pub(crate) fn has_http_proxy_port(&self) -> bool {
-        self.ports.values().any(Port::is_http_proxy)
-    }
-
     /// The port of TCP with this number.
     pub(crate) fn tcp_port(&self, number: u16) -> Option<&Port> {
         self.ports.get(&(number, Transport::Tcp))
@@ -99,11 +94,6 @@ pub(crate) enum Health {
 }
 
 impl Port {
-    /// Does the proxy see requests on it?
-    pub(crate) fn is_http_proxy(&self) -> bool {
-        self.mode == Mode::Proxy && self.protocol.is_http()
-    }
-
     /// The weight of an endpoint: 0 takes no new connection.
     ///
     /// Unknown health counts as unhealthy as long as another endpoint is known to be healthy; if none is, it counts as healthy:

@@ -36,7 +36,7 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16, at:
             ClusterSpecifier::Cluster(c.destination(&only.destination, port))
         }
         several => {
-            let clusters = several.iter().map(|to| weighted(c, to, port)).collect();
+            let clusters = several.iter().map(|to| weighted(c, to, port, at, report)).collect();
             ClusterSpecifier::WeightedClusters(route::WeightedCluster { clusters, ..Default::default() })
         }
     };
@@ -46,7 +46,12 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16, at:
     if let Some(retries) = &rule.retries {
         action.retry_policy = retry(retries, &format!("{at}.retries"), report);
     }
-    action.request_mirror_policies = mirrors(c, rule, port);
+    if c.settings.abilities.mirror {
+        action.request_mirror_policies = mirrors(c, rule, port);
+    } else {
+        report.if_set(&format!("{at}.mirror"), rule.mirror.is_some());
+        report.if_set(&format!("{at}.mirrors"), !rule.mirrors.is_empty());
+    }
     if let Some(rewrite) = &rule.rewrite {
         action.prefix_rewrite.clone_from(&rewrite.uri);
         action.regex_rewrite = rewrite.uri_regex_rewrite.as_ref().map(|rewrite| matcher::RegexMatchAndSubstitute {
@@ -60,7 +65,13 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16, at:
     found
 }
 
-fn weighted(c: &mut Compiler<'_, '_>, to: &HttpRouteDestination, port: u16) -> route::weighted_cluster::ClusterWeight {
+fn weighted(
+    c: &mut Compiler<'_, '_>,
+    to: &HttpRouteDestination,
+    port: u16,
+    at: &str,
+    report: &mut Report<'_>,
+) -> route::weighted_cluster::ClusterWeight {
     use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     let mut weight = route::weighted_cluster::ClusterWeight {
         name: c.destination(&to.destination, port),
@@ -68,7 +79,9 @@ fn weighted(c: &mut Compiler<'_, '_>, to: &HttpRouteDestination, port: u16) -> r
         ..Default::default()
     };
     let host = change_headers(&mut Changed::of_weight(&mut weight), to.headers.as_ref());
-    weight.host_rewrite_specifier = host.map(HostRewriteSpecifier::HostRewriteLiteral);
+    let taken = c.settings.abilities.host_per_destination;
+    report.if_set(&format!("{at}.route.headers.request (host)"), host.is_some() && !taken);
+    weight.host_rewrite_specifier = host.filter(|_| taken).map(HostRewriteSpecifier::HostRewriteLiteral);
     weight
 }
 

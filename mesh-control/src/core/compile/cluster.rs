@@ -2,7 +2,7 @@
 
 use super::envoy::{self, cluster, core, duration, endpoint, uint, upstreams};
 use super::index::Merged;
-use super::{Unsupported, report::Report};
+use super::{Abilities, Settings, Unsupported, report::Report};
 use crate::core::registry::{Endpoint, Health, Port, Protocol};
 use crate::istio::destination_rule::{SimpleLb, Subset, TrafficPolicy};
 use clap::ValueEnum;
@@ -40,7 +40,7 @@ impl DefaultLb {
 }
 
 /// The cluster of a port, or of a subset of it.
-pub(super) fn cluster(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>, default_lb: DefaultLb) -> cluster::Cluster {
+pub(super) fn cluster(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>, settings: &Settings) -> cluster::Cluster {
     let subset = rule.and_then(|rule| rule.subsets.get(name.subset.as_str()));
     let policies = [subset.and_then(|subset| subset.traffic_policy.as_ref()), rule.and_then(|rule| rule.policy)];
     let eds = cluster::cluster::EdsClusterConfig { eds_config: Some(envoy::ads()), service_name: name.to_string() };
@@ -49,9 +49,9 @@ pub(super) fn cluster(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(cluster::cluster::DiscoveryType::Eds.into())),
         eds_cluster_config: Some(eds),
         connect_timeout: Some(duration(connect_timeout(&policies))),
-        lb_policy: lb_policy(&policies, default_lb).into(),
+        lb_policy: lb_policy(&policies, settings.default_lb).into(),
         circuit_breakers: Some(unlimited()),
-        typed_extension_protocol_options: upstream_protocol(port.protocol),
+        typed_extension_protocol_options: upstream_protocol(port.protocol, settings.abilities),
         ..Default::default()
     }
 }
@@ -85,9 +85,9 @@ fn unlimited() -> cluster::CircuitBreakers {
 }
 
 /// HTTP/2 is spoken to ports that are declared so; without ALPN nothing else could tell.
-fn upstream_protocol(protocol: Protocol) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
+fn upstream_protocol(protocol: Protocol, abilities: Abilities) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
     use upstreams::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig};
-    if !matches!(protocol, Protocol::Http2 | Protocol::Grpc) {
+    if !abilities.http2 || !matches!(protocol, Protocol::Http2 | Protocol::Grpc) {
         return HashMap::new();
     }
     let explicit =

@@ -1,6 +1,6 @@
 //! Which rule applies to which service: names are resolved here, and only here.
 
-use super::Unsupported;
+use super::{Settings, Unsupported};
 use crate::core::names;
 use crate::core::registry::{Registry, Service};
 use crate::istio::destination_rule::{Subset, TrafficPolicy};
@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 /// Registry and rules, joined by names.
 pub(super) struct Index<'a> {
     pub(super) registry: &'a Registry,
-    vip_domain: &'a str,
+    settings: &'a Settings,
     /// Any name to the full name.
     aliases: HashMap<&'a str, &'a str>,
     /// By resolved host, exact or `*.suffix`.
@@ -27,11 +27,11 @@ pub(super) struct Merged<'a> {
 
 impl<'a> Index<'a> {
     /// `config` is in Istio's order, oldest first, which is how conflicts are settled.
-    pub(super) fn new(registry: &'a Registry, config: &'a Config, vip_domain: &'a str, report: &mut Vec<Unsupported>) -> Self {
+    pub(super) fn new(registry: &'a Registry, config: &'a Config, settings: &'a Settings, report: &mut Vec<Unsupported>) -> Self {
         let services = registry.services.values();
         let aliases = services.flat_map(|s| s.names.iter().map(|name| (name.as_str(), s.name.as_str()))).collect();
         let (virtual_services, destination_rules) = (BTreeMap::new(), BTreeMap::new());
-        let mut index = Self { registry, vip_domain, aliases, virtual_services, destination_rules };
+        let mut index = Self { registry, settings, aliases, virtual_services, destination_rules };
         for rule in &config.virtual_services {
             index.add_virtual_service(rule, report);
         }
@@ -48,7 +48,7 @@ impl<'a> Index<'a> {
         match self.aliases.get(host.as_str()) {
             Some(name) => (*name).to_owned(),
             None if host.contains(['.', '*', ':']) => host,
-            None => names::full(&host, self.vip_domain),
+            None => names::full(&host, &self.settings.vip_domain),
         }
     }
 
@@ -75,7 +75,9 @@ impl<'a> Index<'a> {
             let mut services = self.registry.services.values().filter(|service| matches(&resolved, &service.name)).peekable();
             if services.peek().is_none() {
                 tell(format!("spec.hosts[{i}]"), &format!("no service is called {resolved}"));
-            } else if !rule.spec.http.is_empty() && !services.any(Service::has_http_proxy_port) {
+            } else if !rule.spec.http.is_empty()
+                && !services.any(|service| service.ports.values().any(|port| self.settings.abilities.sees_requests(port)))
+            {
                 let why = format!("{resolved} has no HTTP port that the proxy carries, so the http routes have no effect");
                 tell(format!("spec.hosts[{i}]"), &why);
             }

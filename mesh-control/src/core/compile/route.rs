@@ -1,8 +1,8 @@
 //! RouteConfigurations: a virtual host per service of a port, its routes by the VirtualService that owns the host, and what is left over.
 
-use super::envoy::{BoolValue, duration, pack_any, route, uint};
+use super::envoy::{BoolValue, duration, pack_any, route};
 use super::report::Report;
-use super::{Compiler, action, fault, matching};
+use super::{Compiler, Settings, action, fault, matching};
 use crate::core::registry::Service;
 use crate::istio::virtual_service::HttpRoute;
 use crate::istio::{Resource, VirtualService};
@@ -14,19 +14,16 @@ use std::time::Duration;
 
 /// Name of Envoy's fault filter, and the key of its per-route configuration.
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
-/// The largest body of an answer: what admission allows.
-const BODY_LIMIT: u32 = 1024 * 1024;
 
 /// The route configuration of an HTTP port.
 pub(super) fn configuration(c: &mut Compiler<'_, '_>, port: u16, services: &[&Service]) -> route::RouteConfiguration {
     let mut hosts: Vec<_> = services.iter().map(|service| virtual_host(c, port, service)).collect();
-    hosts.push(catch_all(c.settings.outbound));
+    hosts.push(catch_all(c.settings));
     route::RouteConfiguration {
         name: port.to_string(),
         virtual_hosts: hosts,
         // A route to a cluster that does not exist must answer 503 there, not be refused with all other routes.
         validate_clusters: Some(BoolValue { value: false }),
-        max_direct_response_body_size_bytes: uint(BODY_LIMIT),
         ..Default::default()
     }
 }
@@ -134,17 +131,17 @@ fn template(c: &mut Compiler<'_, '_>, http: &HttpRoute, port: u16, at: &str, rep
 }
 
 /// Who asks for a host that no service has: 502 (Istio's `block_all`), or on to where the client meant to go.
-fn catch_all(policy: OutboundPolicy) -> route::VirtualHost {
-    let (name, action) = match policy {
-        OutboundPolicy::RegistryOnly => {
-            let refusal = route::DirectResponseAction { status: 502, ..Default::default() };
-            ("block_all", route::route::Action::DirectResponse(refusal))
-        }
-        OutboundPolicy::AllowAny => {
+fn catch_all(settings: &Settings) -> route::VirtualHost {
+    let (name, action) = match settings.outbound {
+        OutboundPolicy::AllowAny if settings.abilities.original_dst => {
             let cluster = route::route_action::ClusterSpecifier::Cluster(super::PASSTHROUGH.to_owned());
             let timeout = Some(duration(Duration::ZERO));
             let action = route::RouteAction { cluster_specifier: Some(cluster), timeout, ..Default::default() };
             ("allow_any", route::route::Action::Route(action))
+        }
+        OutboundPolicy::RegistryOnly | OutboundPolicy::AllowAny => {
+            let refusal = route::DirectResponseAction { status: 502, ..Default::default() };
+            ("block_all", route::route::Action::DirectResponse(refusal))
         }
     };
     let route =

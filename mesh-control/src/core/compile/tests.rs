@@ -50,6 +50,7 @@ fn settings() -> Settings {
         own_ports: vec![32010],
         own_addresses: Vec::new(),
         protect: vec!["10.9.9.9:8080".parse().expect("address")],
+        abilities: Abilities { http2: true, mirror: true, host_per_destination: true, original_dst: true },
     }
 }
 
@@ -270,6 +271,28 @@ fn a_bridge_endpoint_is_dialled_otherwise_at_home() {
     let name = format!("outbound|9080||{REVIEWS}");
     let seen = |id: &str| compiled.snapshot(&node(id)).types[ENDPOINT][&name].version.clone();
     assert!(seen("node~10.0.0.0~a~mesh") != seen("node~10.0.0.1~a~mesh"));
+}
+
+#[test]
+fn what_our_proxy_does_not_take_is_told_and_not_sent() {
+    let http = json!([{"mirror": {"host": "ratings"}, "route": [
+        {"weight": 1, "destination": {"host": "reviews"}, "headers": {"request": {"set": {"host": "x"}}}},
+        {"weight": 1, "destination": {"host": "ratings"}}]}]);
+    let registry = Arc::new(reviews(&["v1"]));
+    let rules = config(&[virtual_service("v", 1, "reviews", http)]);
+    let ours = Settings { abilities: Abilities::MESH_PROXY, outbound: OutboundPolicy::AllowAny, ..settings() };
+    let compiled = compile(&registry, &rules, &ours, &Compiled::default());
+    let Some(Action::Route(action)) = &routes(&compiled, REVIEWS)[0].action else { panic!("a route") };
+    assert!(action.request_mirror_policies.is_empty());
+    let told: Vec<_> = compiled.unsupported.iter().map(|u| u.field.as_str()).collect();
+    assert_eq!(told, ["spec.http[0].mirror", "spec.http[0].route.headers.request (host)"]);
+    assert!(!compiled.snapshot(&node("node~10.0.0.0~n~mesh")).types[CLUSTER].contains_key(PASSTHROUGH));
+    let mut registry = (*registry).clone();
+    registry.services.get_mut(REVIEWS).expect("reviews").ports.get_mut(&(9080, Transport::Tcp)).expect("port").protocol =
+        Protocol::Grpc;
+    let compiled = compile(&Arc::new(registry), &Config::default(), &ours, &Compiled::default());
+    let snapshot = compiled.snapshot(&node("node~10.0.0.0~n~mesh"));
+    assert_eq!(snapshot.types[LISTENER].keys().collect::<Vec<_>>(), ["0.0.0.0_9080", "11.15.94.83_9080"], "gRPC as opaque TCP");
 }
 
 #[test]
