@@ -147,7 +147,9 @@ pub(crate) fn program_mounts(images: &Images) -> Vec<PathBuf> {
     let special = |p: &Path| own.contains(&p) || ["/proc", "/sys", "/dev", "/run"].iter().any(|s| p.starts_with(s));
     let usual = ["/usr", "/home", "/opt", "/nix", "/root", "/work"].map(Path::new);
     let holds = |p: &PathBuf| usual.contains(&p.as_path()) || images.programs().any(|program| program.starts_with(p));
-    let mut out: Vec<PathBuf> = points.into_iter().filter(|p| !special(p) && holds(p)).collect();
+    // A task's /run is its own: programs that lie there are shown by their directory.
+    let in_run = images.programs().filter(|p| p.starts_with("/run")).filter_map(Path::parent).map(Path::to_owned);
+    let mut out: Vec<PathBuf> = points.into_iter().filter(|p| !special(p) && holds(p)).chain(in_run).collect();
     out.sort();
     out.dedup();
     out
