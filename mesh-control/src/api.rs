@@ -28,7 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Tokens;
 use crate::store::Store;
 pub(crate) use metrics::ApiMetrics;
-pub(crate) use server::{TlsError, load_tls, serve};
+pub(crate) use server::{load_tls, serve};
 
 /// What the API needs.
 #[derive(Debug)]

@@ -20,8 +20,8 @@ pub(crate) mod virtual_service;
 pub(crate) use destination_rule::DestinationRule;
 pub(crate) use gateway::Gateway;
 pub(crate) use kind::{GROUP, Kind, VERSIONS};
-pub(crate) use problem::{Problem, Problems};
-pub(crate) use resource::{Meta, Resource, Spec};
+pub(crate) use problem::Problems;
+pub(crate) use resource::{Meta, Resource};
 pub(crate) use service_entry::ServiceEntry;
 pub(crate) use virtual_service::VirtualService;
 

@@ -148,11 +148,6 @@ impl Store {
         self.0.state.read().version
     }
 
-    /// How many objects there are of a collection.
-    pub(crate) fn count(&self, collection: Collection) -> usize {
-        self.0.state.read().objects.keys().filter(|key| key.collection == collection).count()
-    }
-
     /// One object.
     pub(crate) fn get(&self, key: &Key) -> Option<Arc<Stored>> {
         self.0.state.read().objects.get(key).cloned()

@@ -51,7 +51,8 @@ impl Shared {
     async fn authorized(&self, endpoint: Option<Endpoint>, request: Request<Body>) -> Response<Body> {
         let options = Options::parse(request.uri());
         let method = request.method().clone();
-        let verb = endpoint.as_ref().map_or("other", |e| verb(&method, e, options.as_ref().unwrap_or(&Options::default())));
+        let watch = options.as_ref().is_ok_and(|options| options.watch);
+        let verb = endpoint.as_ref().map_or("other", |endpoint| verb(&method, endpoint, watch));
         let resource = match &endpoint {
             Some(Endpoint::Objects { collection, .. }) => collection.plural(),
             Some(Endpoint::Object { key, .. }) => key.collection.plural(),

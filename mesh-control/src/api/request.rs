@@ -155,10 +155,10 @@ impl Form {
 }
 
 /// Kubernetes' verb, for audit and refusals.
-pub(super) fn verb(method: &Method, endpoint: &Endpoint, options: &Options) -> &'static str {
+pub(super) fn verb(method: &Method, endpoint: &Endpoint, watch: bool) -> &'static str {
     let one = matches!(endpoint, Endpoint::Object { .. });
     match *method {
-        Method::GET if options.watch => "watch",
+        Method::GET if watch => "watch",
         Method::GET if one => "get",
         Method::GET => "list",
         Method::POST => "create",

@@ -69,11 +69,6 @@ impl ApiError {
         Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(collection, name)
     }
 
-    /// No such path.
-    pub(super) fn no_resource() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "NotFound", "the server could not find the requested resource")
-    }
-
     pub(super) fn not_found(collection: Collection, name: &str) -> Self {
         let message = format!("{} {name:?} not found", resource(collection));
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(collection, name)

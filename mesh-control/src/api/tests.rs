@@ -240,7 +240,7 @@ async fn lists_come_in_pages_and_tables() {
     let second = world.get(&format!("{all}?limit=2&continue={token}")).await.json();
     assert_eq!(second["items"][0]["metadata"]["name"], "c");
     assert!(second["metadata"].get("continue").is_none());
-    let named = world.get(&format!("/apis/networking.istio.io/v1/virtualservices?fieldSelector=metadata.name%3Db")).await.json();
+    let named = world.get("/apis/networking.istio.io/v1/virtualservices?fieldSelector=metadata.name%3Db").await.json();
     assert_eq!(named["items"].as_array().unwrap().len(), 1);
     let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
     let bearer = format!("Bearer {}", world.admin());

@@ -12,14 +12,11 @@ mod text;
 
 use std::collections::BTreeSet;
 
-use super::kind::Kind;
 use super::problem::{Path, Problems};
 use super::resource::Spec;
 use super::{DestinationRule, Gateway, ServiceEntry, VirtualService};
 
 impl Spec for VirtualService {
-    const KIND: Kind = Kind::VirtualService;
-
     fn check(&self, at: &Path<'_>, problems: &mut Problems) {
         let is_delegate = self.hosts.is_empty();
         if is_delegate {
@@ -81,8 +78,6 @@ impl VirtualService {
 }
 
 impl Spec for DestinationRule {
-    const KIND: Kind = Kind::DestinationRule;
-
     fn check(&self, at: &Path<'_>, problems: &mut Problems) {
         problems.judge(&at.field("host"), self.host.as_str(), text::domain(&self.host));
         if let Some(traffic_policy) = &self.traffic_policy {
@@ -111,8 +106,6 @@ impl Spec for DestinationRule {
 
 /// Refused whole by the API until they are enforced; their rules come with that.
 impl Spec for Gateway {
-    const KIND: Kind = Kind::Gateway;
-
     fn check(&self, at: &Path<'_>, problems: &mut Problems) {
         if self.servers.is_empty() {
             problems.required(&at.field("servers"), "gateway must have at least one server");
@@ -121,8 +114,6 @@ impl Spec for Gateway {
 }
 
 impl Spec for ServiceEntry {
-    const KIND: Kind = Kind::ServiceEntry;
-
     fn check(&self, at: &Path<'_>, problems: &mut Problems) {
         if self.hosts.is_empty() {
             problems.required(&at.field("hosts"), "service entry must have at least one host");

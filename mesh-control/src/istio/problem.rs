@@ -9,7 +9,7 @@ use serde_json::Value;
 /// Where in the object we are. A list on the stack: nothing is allocated unless something is wrong.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
+    parent: Option<&'a Self>,
     segment: Segment<'a>,
 }
 

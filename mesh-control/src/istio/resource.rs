@@ -5,7 +5,6 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::decode::Decode;
-use super::kind::Kind;
 use super::problem::{Path, Problems};
 
 /// Who an object is and which version of it this is.
@@ -28,8 +27,6 @@ pub(crate) struct Resource<T> {
 
 /// A spec of one of the kinds.
 pub(crate) trait Spec: Decode {
-    /// Which kind.
-    const KIND: Kind;
     /// What is wrong with a spec that decodes.
     fn check(&self, at: &Path<'_>, problems: &mut Problems);
 }

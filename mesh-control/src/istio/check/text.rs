@@ -86,7 +86,7 @@ pub(super) fn http_status(status: i64) -> Verdict {
 pub(super) fn duration(duration: Duration) -> Verdict {
     if duration < Duration::from_millis(1) {
         Err("duration must be greater than 1ms".to_owned())
-    } else if duration.subsec_nanos() % 1_000_000 != 0 {
+    } else if !duration.subsec_nanos().is_multiple_of(1_000_000) {
         Err("only durations to ms precision are supported".to_owned())
     } else {
         Ok(())
@@ -164,7 +164,7 @@ pub(super) fn changed_header(name: &str, authority: bool) -> Verdict {
 
 /// No control characters.
 pub(super) fn header_value(value: &str) -> Verdict {
-    if value.chars().any(|c| (c.is_ascii_control() && c != '\t')) {
+    if value.chars().any(|c| c.is_ascii_control() && c != '\t') {
         Err(format!("header value configuration {} is invalid", value.escape_default()))
     } else {
         Ok(())

@@ -1,0 +1,184 @@
+//! Real kubectl against the real program. Needs kubectl, so it is behind the feature `node`; `MESH_KUBECTL` names another one.
+//!
+//! The manifests have the form of walkthrough 000 (old `v1alpha3`, `abort.percent`, an empty document at the end).
+
+use std::fs;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+const CONTROL: &str = env!("CARGO_BIN_EXE_mesh-control");
+
+struct World {
+    dir: tempfile::TempDir,
+    server: Child,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        // It may have ended by itself, which the test will have noticed.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl World {
+    /// Marathon is away: nobody listens on its port.
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        let api = format!("127.0.0.1:{}", free_port());
+        let server = format!("https://{api}");
+        let init =
+            Command::new(CONTROL).args(["init", "--san", "127.0.0.1", "--api-server", &server, "--out"]).arg(at("mesh")).status();
+        assert!(init.unwrap().success());
+        let server = Command::new(CONTROL)
+            .arg("serve")
+            .args(["--marathon", &format!("http://127.0.0.1:{}", free_port()), "--api-listen", &api])
+            .args(["--xds-listen", &format!("127.0.0.1:{}", free_port())])
+            .args([PathBuf::from("--state"), at("state"), "--admin-socket".into(), at("admin.sock")])
+            .args([PathBuf::from("--tls-cert"), at("mesh/control/server.crt"), "--tls-key".into(), at("mesh/control/server.key")])
+            .args([PathBuf::from("--token-file"), at("mesh/control/tokens.csv")])
+            .stderr(fs::File::create(at("log")).unwrap())
+            .spawn()
+            .unwrap();
+        let world = Self { dir, server };
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !world.kubectl("get --raw /readyz").status.success() {
+            assert!(Instant::now() < deadline, "not ready; log:\n{}", fs::read_to_string(world.path("log")).unwrap());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        world
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn file(&self, name: &str, text: &str) {
+        fs::write(self.path(name), text).unwrap();
+    }
+
+    fn command(&self, arguments: &str) -> Command {
+        let kubectl = std::env::var("MESH_KUBECTL").unwrap_or_else(|_| "kubectl".to_owned());
+        let mut command = Command::new(kubectl);
+        command.args(arguments.split_whitespace()).current_dir(self.dir.path()).env("HOME", self.dir.path());
+        command.env("KUBECONFIG", self.path("mesh/kubeconfig")).env("EDITOR", "sed -i s/jason/alice/").stdin(Stdio::null());
+        command
+    }
+
+    fn kubectl(&self, arguments: &str) -> Output {
+        self.command(arguments).output().expect("kubectl is needed: install it or set MESH_KUBECTL")
+    }
+
+    fn ok(&self, arguments: &str) -> String {
+        let output = self.kubectl(arguments);
+        let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "kubectl {arguments}:\n{out}\n{err}");
+        format!("{out}{err}")
+    }
+
+    fn refused(&self, arguments: &str) -> String {
+        let output = self.kubectl(arguments);
+        assert!(!output.status.success(), "kubectl {arguments} should be refused");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+}
+
+const HOST: &str = "details.marathon.l4lb.thisdcos.directory";
+
+fn destination_rules() -> String {
+    let one = |name: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1alpha3\nkind: DestinationRule\nmetadata:\n  name: {name}\nspec:\n  \
+             host: {name}.marathon.l4lb.thisdcos.directory\n  subsets:\n  - name: v1\n    labels:\n      version: v1\n---\n"
+        )
+    };
+    ["productpage", "reviews", "ratings", "details"].map(one).concat()
+}
+
+fn virtual_service(rules: &str) -> String {
+    format!(
+        "apiVersion: networking.istio.io/v1alpha3\nkind: VirtualService\nmetadata:\n  name: details\nspec:\n  hosts:\n  - {HOST}\n  \
+         http:\n{rules}  - route:\n    - destination:\n        host: {HOST}\n        subset: v1\n---\n"
+    )
+}
+
+fn faulty(fault: &str) -> String {
+    virtual_service(&format!(
+        "  - match:\n    - headers:\n        end-user:\n          exact: jason\n    fault:\n{fault}    route:\n    - destination:\n        \
+         host: {HOST}\n        subset: v1\n"
+    ))
+}
+
+#[test]
+fn the_manifests_of_walkthrough_000_come_and_go() {
+    let world = World::new();
+    world.file("rules.yaml", &destination_rules());
+    world.file("v1.yaml", &virtual_service(""));
+    world.file("delay.yaml", &faulty("      delay:\n        percent: 100\n        fixedDelay: 7s\n"));
+    world.file("abort.yaml", &faulty("      abort:\n        percent: 100\n        httpStatus: 500\n"));
+
+    assert_eq!(world.ok("apply -f rules.yaml").matches(" created").count(), 4);
+    assert!(world.ok("apply -f v1.yaml").contains("virtualservice.networking.istio.io/details created"));
+    assert!(world.ok("apply -f v1.yaml").contains("unchanged"));
+    assert!(world.ok("apply -f delay.yaml").contains("configured"));
+    assert!(world.ok("apply -f abort.yaml").contains("configured"));
+    let yaml = world.ok("get virtualservice details -o yaml");
+    assert!(yaml.contains("percent: 100") && yaml.contains("httpStatus: 500") && !yaml.contains("7s\n"), "{yaml}");
+    let table = world.ok("get vs");
+    assert!(table.starts_with("NAME      GATEWAYS   HOSTS") && table.contains(&format!("[\"{HOST}\"]")), "{table}");
+    assert_eq!(world.ok("get dr").lines().count(), 5);
+    let described = world.ok("describe vs details");
+    assert!(described.contains("Http Status:  500") && described.contains("Events:"), "{described}");
+    assert!(world.ok("delete -f abort.yaml").contains("deleted"));
+    assert!(world.refused("delete -f abort.yaml").contains("(NotFound)"));
+    world.ok("delete -f rules.yaml");
+    assert!(world.ok("get dr").contains("No resources found"));
+}
+
+#[test]
+fn what_cannot_work_is_refused_with_its_path() {
+    let world = World::new();
+    world.file("bad.yaml", &faulty("      abort:\n        percent: 100\n        httpStatus: 999\n"));
+    let error = world.refused("apply -f bad.yaml");
+    assert!(
+        error.contains("spec.http[0].fault.abort.httpStatus: Invalid value: 999: HTTP status 999 is not in range 200-599"),
+        "{error}"
+    );
+    world.file("misspelt.yaml", &faulty("      abort:\n        percent: 100\n        httpStatos: 500\n"));
+    let error = world.refused("apply -f misspelt.yaml");
+    assert!(error.contains("unknown field \"spec.http[0].fault.abort.httpStatos\""), "{error}");
+    let entry =
+        "apiVersion: networking.istio.io/v1alpha3\nkind: ServiceEntry\nmetadata:\n  name: e\nspec:\n  hosts: [httpbin.org]\n";
+    world.file("entry.yaml", entry);
+    assert!(world.refused("apply -f entry.yaml").contains("ServiceEntry is not enforced by this version"));
+    assert!(world.refused("--token=wrong get vs").contains("Unauthorized"));
+    let node = fs::read_to_string(world.path("mesh/node.token")).unwrap();
+    assert!(world.refused(&format!("--token={} get vs", node.trim())).contains("(Forbidden)"));
+    assert!(world.ok("get vs").contains("No resources found"));
+}
+
+#[test]
+fn objects_are_watched_labelled_edited_and_patched() {
+    let world = World::new();
+    world.file("v1.yaml", &faulty("      delay:\n        percent: 100\n        fixedDelay: 7s\n"));
+    world.ok("apply -f v1.yaml");
+    let watch = world.command("get vs -w -o name --request-timeout=4s").stdout(Stdio::piped()).spawn().unwrap();
+    std::thread::sleep(Duration::from_millis(1_500));
+    world.ok("label vs details a=b");
+    assert!(world.ok("get vs -l a=b -o name").contains("details"));
+    world.ok("edit vs details");
+    world.ok("create namespace shop");
+    world.ok("label namespace shop istio-injection=enabled");
+    assert!(world.ok("get ns -L istio-injection").contains("enabled"));
+    let shown = world.ok("get vs details -o jsonpath={.metadata.generation}-{.spec.http[0].match[0].headers.end-user.exact}");
+    assert_eq!(shown, "2-alice");
+    let seen = watch.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&seen.stdout).lines().count() >= 3, "{seen:?}");
+}
