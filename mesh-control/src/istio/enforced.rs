@@ -50,7 +50,10 @@ pub(crate) fn unenforced(kind: Kind, spec: &Value) -> Vec<(String, &'static str)
         walk(spec, &segments, "spec".to_owned(), &mut |path| found.push((path, why)));
     };
     match kind {
-        Kind::VirtualService => VIRTUAL_SERVICE.iter().for_each(|(pattern, why)| look(pattern, why)),
+        Kind::VirtualService => {
+            VIRTUAL_SERVICE.iter().for_each(|(pattern, why)| look(pattern, why));
+            found.extend(faults_that_never_happen(spec));
+        }
         Kind::DestinationRule => {
             for (pattern, why) in DESTINATION_RULE {
                 look(pattern, why);
@@ -61,6 +64,20 @@ pub(crate) fn unenforced(kind: Kind, spec: &Value) -> Vec<(String, &'static str)
         }
         // Refused whole.
         Kind::Gateway | Kind::ServiceEntry => {}
+    }
+    found
+}
+
+/// Istio takes an absent percentage for zero, which hardly anybody means.
+fn faults_that_never_happen(spec: &Value) -> Vec<(String, &'static str)> {
+    let mut found = Vec::new();
+    for (i, route) in spec["http"].as_array().into_iter().flatten().enumerate() {
+        for what in ["delay", "abort"] {
+            let Some(fault) = route["fault"][what].as_object() else { continue };
+            if !fault.contains_key("percentage") && !fault.contains_key("percent") {
+                found.push((format!("spec.http[{i}].fault.{what}"), "has neither percentage nor percent, so it never happens"));
+            }
+        }
     }
     found
 }
@@ -91,6 +108,10 @@ mod tests {
         let spec = json!({ "hosts": ["a"], "http": [{ "route": [] }, { "mirror": { "host": "b" }, "match": [{ "sourceLabels": {} }] }] });
         let paths: Vec<String> = unenforced(Kind::VirtualService, &spec).into_iter().map(|(path, _)| path).collect();
         assert_eq!(paths, ["spec.http[1].mirror", "spec.http[1].match[0].sourceLabels"]);
+        let spec =
+            json!({ "http": [{ "fault": { "abort": { "httpStatus": 500 }, "delay": { "percent": 1, "fixedDelay": "1s" } } }] });
+        let paths: Vec<String> = unenforced(Kind::VirtualService, &spec).into_iter().map(|(path, _)| path).collect();
+        assert_eq!(paths, ["spec.http[0].fault.abort"]);
         let spec = json!({ "host": "a", "subsets": [{ "name": "v1", "trafficPolicy": { "tls": { "mode": "DISABLE" } } }] });
         let paths: Vec<String> = unenforced(Kind::DestinationRule, &spec).into_iter().map(|(path, _)| path).collect();
         assert_eq!(paths, ["spec.subsets[0].trafficPolicy.tls"]);
