@@ -14,7 +14,7 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose
 
 use crate::auth::{ADMINS, NODES};
 
-/// What `init` needs to know.
+/// Make the authority, certificates, tokens and kubeconfig of a first installation
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct InitArgs {
     /// Directory to fill; made if absent

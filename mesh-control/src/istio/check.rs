@@ -3,6 +3,7 @@
 //! The texts are those of istio/istio `pkg/config/validation`; only the field in front is new. A rule of ours that Istio does not have is
 //! marked so: it refuses what would be stored without effect.
 
+mod fault;
 mod http;
 mod policy;
 mod tcp;

@@ -6,11 +6,11 @@ use base64::Engine;
 
 use super::super::problem::{Path, Problems};
 use super::super::virtual_service::{
-    CorsPolicy, HeaderOperations, Headers, HttpDirectResponse, HttpFaultInjection, HttpMatchRequest, HttpRedirect, HttpRetry,
-    HttpRewrite, HttpRoute, Percent, StringMatch,
+    CorsPolicy, HeaderOperations, Headers, HttpDirectResponse, HttpMatchRequest, HttpRedirect, HttpRewrite, HttpRoute, Percent,
+    StringMatch,
 };
 use super::text::{self, Verdict};
-use super::{gateways, tcp};
+use super::{fault, gateways, tcp};
 
 /// One route.
 pub(super) fn route(route: &HttpRoute, is_delegate: bool, at: &Path<'_>, problems: &mut Problems) {
@@ -24,7 +24,7 @@ pub(super) fn route(route: &HttpRoute, is_delegate: bool, at: &Path<'_>, problem
         cors_policy(cors, &at.field("corsPolicy"), problems);
     }
     if let Some(injected) = &route.fault {
-        fault(injected, &at.field("fault"), problems);
+        fault::fault(injected, &at.field("fault"), problems);
     }
     mirrors(route, at, problems);
     if let Some(elsewhere) = &route.redirect {
@@ -34,7 +34,7 @@ pub(super) fn route(route: &HttpRoute, is_delegate: bool, at: &Path<'_>, problem
         direct_response(response, &at.field("directResponse"), problems);
     }
     if let Some(retry) = &route.retries {
-        retries(retry, &at.field("retries"), problems);
+        fault::retries(retry, &at.field("retries"), problems);
     }
     if let Some(changed) = &route.rewrite {
         rewrite(changed, &at.field("rewrite"), problems);
@@ -206,68 +206,6 @@ fn cors_policy(cors: &CorsPolicy, at: &Path<'_>, problems: &mut Problems) {
     }
 }
 
-fn fault(fault: &HttpFaultInjection, at: &Path<'_>, problems: &mut Problems) {
-    if fault.abort.is_none() && fault.delay.is_none() {
-        problems.required(at, "HTTP fault injection must have an abort and/or a delay");
-    }
-    if let Some(abort) = &fault.abort {
-        let at = at.field("abort");
-        problems.judge(&at.field("percent"), abort.percent, text::whole_percent(abort.percent));
-        text::percent(abort.percentage.as_ref(), &at.field("percentage"), problems);
-        if let Some(status) = abort.http_status {
-            problems.judge(&at.field("httpStatus"), status, text::http_status(i64::from(status)));
-        } else if let Some(status) = &abort.grpc_status {
-            problems.judge(&at.field("grpcStatus"), status.as_str(), grpc_status(status));
-        } else if abort.http2_error.is_some() {
-            problems.forbidden(&at.field("http2Error"), "HTTP/2 abort fault injection not supported yet");
-        } else {
-            // Ours: Istio only warns.
-            problems.required(&at, "abort configured, but error type not set");
-        }
-    }
-    if let Some(delay) = &fault.delay {
-        let at = at.field("delay");
-        problems.judge(&at.field("percent"), delay.percent, text::whole_percent(delay.percent));
-        text::percent(delay.percentage.as_ref(), &at.field("percentage"), problems);
-        text::optional_duration(delay.fixed_delay, &at.field("fixedDelay"), problems);
-        if delay.exponential_delay.is_some() {
-            problems.forbidden(&at.field("exponentialDelay"), "exponentialDelay not supported yet");
-        } else if delay.fixed_delay.is_none() {
-            // Ours, as for the abort.
-            problems.required(&at.field("fixedDelay"), "");
-        }
-    }
-}
-
-fn grpc_status(status: &str) -> Verdict {
-    let known = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    if known.contains(&status) {
-        return Ok(());
-    }
-    Err(format!(
-        "gRPC status {status:?} is not supported. See https://github.com/grpc/grpc/blob/master/doc/statuscodes.md for a list of \
-         supported codes, for example 'NOT_FOUND'"
-    ))
-}
-
 fn mirrors(route: &HttpRoute, at: &Path<'_>, problems: &mut Problems) {
     if let Some(value) = route.mirror_percent.filter(|value| *value > 100) {
         let why = format!("mirror_percent must have a max value of 100 (it has {value})");
@@ -331,48 +269,6 @@ fn direct_response(response: &HttpDirectResponse, at: &Path<'_>, problems: &mut 
         problems.judge(&at.field("body").field("bytes"), bytes.as_str(), Err(why));
     }
 }
-
-fn retries(retry: &HttpRetry, at: &Path<'_>, problems: &mut Problems) {
-    if retry.attempts < 0 {
-        problems.judge(&at.field("attempts"), retry.attempts, Err("attempts cannot be negative".to_owned()));
-    }
-    let more = retry.per_try_timeout.is_some() || !retry.retry_on.is_empty() || retry.retry_remote_localities.is_some();
-    if retry.attempts == 0 && more {
-        let why = "http retry policy configured when attempts are set to 0 (disabled)".to_owned();
-        problems.judge(&at.field("attempts"), 0, Err(why));
-    }
-    text::optional_duration(retry.per_try_timeout, &at.field("perTryTimeout"), problems);
-    text::optional_duration(retry.backoff, &at.field("backoff"), problems);
-    if retry.retry_on.is_empty() {
-        return;
-    }
-    for policy in retry.retry_on.split(',') {
-        let status = policy.parse::<u16>().ok().and_then(|code| http::StatusCode::from_u16(code).ok());
-        if status.and_then(|s| s.canonical_reason()).is_none() && !RETRY_ON.contains(&policy) {
-            let why = format!("{policy:?} is not a valid retryOn policy");
-            problems.judge(&at.field("retryOn"), retry.retry_on.as_str(), Err(why));
-        }
-    }
-}
-
-const RETRY_ON: [&str; 16] = [
-    "5xx",
-    "gateway-error",
-    "reset",
-    "reset-before-request",
-    "connect-failure",
-    "retriable-4xx",
-    "refused-stream",
-    "retriable-status-codes",
-    "retriable-headers",
-    "envoy-ratelimited",
-    "http3-post-connect-failure",
-    "cancelled",
-    "deadline-exceeded",
-    "internal",
-    "resource-exhausted",
-    "unavailable",
-];
 
 fn rewrite(rewrite: &HttpRewrite, at: &Path<'_>, problems: &mut Problems) {
     let HttpRewrite { uri, authority, uri_regex_rewrite } = rewrite;
