@@ -23,6 +23,9 @@ pub(crate) const NODES: [Package; 3] = [
     Package("binutils", "strips the binaries that go into the nodes"),
 ];
 
+/// What only the tests need.
+pub(crate) const TESTS: [Package; 1] = [Package("nftables", "shows that no rule of ours is in any namespace")];
+
 /// Installs those of `packages` that dpkg does not know as installed.
 pub(crate) fn packages(packages: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = packages.iter().filter(|package| !installed(package.0)).collect();

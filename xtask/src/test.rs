@@ -50,6 +50,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
 /// Everything that any suite needs, so that nothing is installed in the middle of a measurement.
 fn install() -> Result<()> {
     install::packages(&install::NODES)?;
+    install::packages(&install::TESTS)?;
     install::kubectl()?;
     install::cargo_deny()
 }

@@ -62,6 +62,11 @@ fn clear(tty: bool) -> &'static str {
     if tty { "\r\x1b[2K" } else { "" }
 }
 
+/// To standard output, for people and pipes alike; one that is closed (`| head`) is no error.
+pub(crate) fn say(text: &str) {
+    let _ = writeln!(std::io::stdout(), "{text}");
+}
+
 pub(crate) fn note(text: &str) {
     eprintln!("  {text}");
 }

@@ -81,7 +81,7 @@ fn served(outcome: &Outcome) -> String {
             duration(answer.millis)
         ),
         Err(failure) => format!(
-            r#"<p class="served">failed after <span class="{}">{}</span></p>"#,
+            r#"<p class="served">failed in <span class="{}">{}</span></p>"#,
             pace(failure.millis),
             duration(failure.millis)
         ),

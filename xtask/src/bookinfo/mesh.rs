@@ -12,7 +12,7 @@ use super::images::Binaries;
 use super::state::{Session, State};
 use crate::cargo::{self, read};
 use crate::http;
-use crate::ui::{self, Poll, note, step};
+use crate::ui::{self, Poll, note, say, step};
 
 pub(crate) const API_PORT: u16 = 32443;
 const CONTROL: &str = "mesh-control.marathon.agentip.dcos.thisdcos.directory";
@@ -163,7 +163,7 @@ pub(crate) fn status(state: &State, session: &Session) -> Result<()> {
     for line in
         read(Command::new(Binaries::of(state).path("marathon-sim")).arg("instances").arg("--state").arg(&state.dir))?.lines()
     {
-        println!("  {line}");
+        say(&format!("  {line}"));
     }
     for missing in missing(state, &session.nodes) {
         note(&format!("not ready: {missing}"));

@@ -2,10 +2,11 @@
 
 use super::state::{Session, State};
 use crate::install;
+use crate::ui::say;
 
 pub(crate) fn welcome(session: &Session) {
     let kubectl = install::kubectl_path();
-    println!(
+    say(&format!(
         "
 The shop is open:     {page}
 Marathon:             http://{marathon}
@@ -23,11 +24,11 @@ Five commands to try:
         marathon = session.marathon,
         kubeconfig = session.kubeconfig.display(),
         kubectl = kubectl.display(),
-    );
+    ));
 }
 
 pub(crate) fn detached() {
-    println!("It stays up.  cargo xtask bookinfo status   prints this again;   cargo xtask bookinfo down   ends it.");
+    say("It stays up.  cargo xtask bookinfo status   prints this again;   cargo xtask bookinfo down   ends it.");
 }
 
 /// What to add to an error while the mesh comes up.
