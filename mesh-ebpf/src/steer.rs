@@ -34,7 +34,7 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
     // SAFETY: a valid static; volatile, because the agent changes it behind the compiler's back.
     let pod = unsafe { read_volatile(&raw const POD) };
     let domain = lookup.local_port == u32::from(ports::DOMAIN);
-    if !is_captured(&pod, &local, &remote, domain) {
+    if !is_captured(&pod, &local, &remote, lookup.ingress_ifindex, domain) {
         return sk_action::SK_PASS;
     }
     let kind = match (v4, domain) {
@@ -50,13 +50,15 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
     }
 }
 
-/// A connection that left this pod and came back by the capture route: it comes from the pod itself, and not to the pod itself; or it
-/// asks for DNS, which the decision takes at any address, Docker's 127.0.0.11 included. Everything else (inbound, loopback,
-/// link-local) is none of our business.
+/// A connection that left this pod and came back by the capture route (which leads over lo): it comes from the pod itself, whatever
+/// address it was bound to, and not to the pod itself; or it asks for DNS, which the decision takes at any address, Docker's 127.0.0.11
+/// included. Everything else (inbound, loopback, link-local) is none of our business.
 #[inline(always)]
-fn is_captured(pod: &Pod, local: &Addr, remote: &Addr, domain: bool) -> bool {
+fn is_captured(pod: &Pod, local: &Addr, remote: &Addr, ingress_ifindex: u32, domain: bool) -> bool {
+    /// The loopback device is the first of every namespace (`LOOPBACK_IFINDEX`).
+    const LO: u32 = 1;
     let own = |addr: &Addr| *addr == pod.addr4 || *addr == pod.addr6;
-    let from_here = own(remote) || remote.is_loopback();
+    let from_here = own(remote) || remote.is_loopback() || ingress_ifindex == LO;
     let to_here = own(local) || local.is_loopback() || is_link_local(local);
     from_here && (domain || !to_here)
 }

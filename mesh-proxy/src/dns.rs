@@ -41,14 +41,6 @@ pub fn start(args: Args, identity: Identity) -> anyhow::Result<()> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(prepared.serve())
 }
 
-/// The same for a caller that has given up its privilege already and has a runtime.
-///
-/// # Errors
-/// If the arguments or files cannot be used; later nothing ends it.
-pub async fn run(args: Args) -> anyhow::Result<()> {
-    Prepared::new(args)?.serve().await
-}
-
 /// What was taken at the start. From here on nothing needs privilege.
 struct Prepared {
     upstreams: Vec<SocketAddr>,

@@ -4,7 +4,7 @@
 
 use clap::{Parser, Subcommand};
 use mesh_proxy::privilege::Identity;
-use mesh_proxy::{dns, privilege, run};
+use mesh_proxy::{dns, run};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -44,7 +44,7 @@ fn main() -> ExitCode {
     }
     let ended = match cli.command {
         Command::Run(args) => run::run(args, cli.identity),
-        Command::Dns(args) => dns(args, cli.identity),
+        Command::Dns(args) => dns::start(args, cli.identity),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,
@@ -53,9 +53,4 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn dns(args: dns::Args, identity: Identity) -> anyhow::Result<()> {
-    privilege::drop(identity)?;
-    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(dns::run(args))
 }

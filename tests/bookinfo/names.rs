@@ -38,7 +38,7 @@ fn others(world: &mut World) -> Result<()> {
     let unknown = world.try_exec("details", &["getent", "ahostsv4", "nobody.marathon.l4lb.thisdcos.directory"])?;
     ensure!(!unknown.status.success(), "{unknown:?}");
     let leader = world.exec("details", &["getent", "ahostsv4", "leader.mesos"])?;
-    ensure!(leader.starts_with("192.0.2."), "{leader}");
+    ensure!(leader.starts_with("198.18.0."), "{leader}");
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
 use mesh_tests::world::World;
 use serde_json::Value;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -46,16 +47,24 @@ fn all_to_v1(world: &mut World) -> Result<()> {
     let program = world.echo_program();
     world.kubectl(&["apply", "-f", "bookinfo/destination-rule-all.yaml"])?;
     let clients = clients(world)?;
-    let arguments = [program.as_str(), "probe", "reviews", "9080", "/reviews/0", "\"v1\"", "--good", "200"];
-    let probes = clients.iter().map(|pod| Ok((pod, world.exec_command(pod, &arguments)?.stdout(Stdio::piped()).spawn()?)));
-    let probes = probes.collect::<Result<Vec<_>>>()?;
+    let arguments = [program.as_str(), "probe", "reviews", "9080", "/reviews/0", "reviews-v1", "--good", "200"];
+    let mut probes = Vec::new();
+    for pod in &clients {
+        let mut probe = world.exec_command(pod, &arguments)?.stdout(Stdio::piped()).spawn()?;
+        let mut said = BufReader::new(probe.stdout.take().context("no stdout")?);
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        ensure!(line.trim() == "started", "{pod}: {line:?}");
+        probes.push((pod, probe, said));
+    }
     world.kubectl(&["apply", "-f", "bookinfo/vs-all-v1.yaml"])?;
     let returned = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos();
-    for (pod, probe) in probes {
-        let output = probe.wait_with_output()?;
-        let said: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
-        let last: u128 = said["last_other_ns"].as_str().unwrap_or("0").parse()?;
-        ensure!(last > 0, "{pod} never saw another version than v1, so nothing was shown: {said}");
+    for (pod, mut probe, mut said) in probes {
+        let mut line = String::new();
+        said.read_line(&mut line)?;
+        ensure!(probe.wait()?.success(), "the probe in {pod} failed: {line}");
+        let said: Value = serde_json::from_str(&line)?;
+        let last: u128 = said["last_other_ns"].as_str().context("no time")?.parse()?;
         let late = i128::try_from(last)? - i128::try_from(returned)?;
         println!("rule in force for {pod}: last other answer {:.1} ms after kubectl's return", late as f64 / 1e6);
         ensure!(late < 5_000_000_000, "{pod}: {late} ns");

@@ -44,12 +44,14 @@ impl World {
         }
         let mut command = command.spawn().context("starting xtask bookinfo")?;
         let session = crate::eventually("xtask bookinfo", START_LIMIT, || {
+            // An end is an answer too, and the last one.
             if let Some(status) = command.try_wait()? {
-                bail!("ended with {status}");
+                return Ok(Err(anyhow::anyhow!("xtask bookinfo ended with {status}")));
             }
             let session: Value = serde_json::from_slice(&std::fs::read(state.join("session.json"))?)?;
-            Ok(session)
-        });
+            Ok(Ok(session))
+        })
+        .flatten();
         let text =
             |session: &Value, field: &str| Ok::<_, anyhow::Error>(session[field].as_str().context(field.to_owned())?.to_owned());
         let started = session.and_then(|s| Ok((text(&s, "page")?, text(&s, "kubeconfig")?, text(&s, "marathon")?)));

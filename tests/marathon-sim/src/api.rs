@@ -31,7 +31,7 @@ pub(crate) fn router(world: Arc<World>) -> Router {
     Router::new()
         .route("/ping", get(|| async { ([(header::CONTENT_TYPE, "text/plain")], "pong\n") }))
         .route("/v2/info", get(info))
-        .route("/v2/leader", get(|| async { axum::Json(json!({"leader": "192.0.2.1:8080"})) }))
+        .route("/v2/leader", get(|| async { axum::Json(json!({"leader": "198.18.0.1:8080"})) }))
         .route("/v2/apps", any(apps::collection))
         .route("/v2/apps/{*path}", any(apps::one))
         .route("/v2/tasks", get(apps::tasks))
@@ -50,7 +50,7 @@ pub(crate) fn router(world: Arc<World>) -> Router {
 
 /// Each answer of the leader says so.
 async fn from_the_leader(mut response: Response) -> Response {
-    response.headers_mut().insert("x-marathon-leader", HeaderValue::from_static("http://192.0.2.1:8080"));
+    response.headers_mut().insert("x-marathon-leader", HeaderValue::from_static("http://198.18.0.1:8080"));
     response
 }
 
@@ -60,13 +60,13 @@ async fn info(State(world): State<Arc<World>>) -> axum::Json<Value> {
         "version": VERSION,
         "buildref": "marathon-sim",
         "elected": true,
-        "leader": "192.0.2.1:8080",
+        "leader": "198.18.0.1:8080",
         "frameworkId": world.core().framework_id,
         "marathon_config": {
             "master": "zk://leader.mesos:2181/mesos", "default_network_name": "dcos", "mesos_bridge_name": "mesos-bridge",
             "features": ["vips", "task_killing", "external_volumes", "gpu_resources"], "local_port_min": 10000,
             "local_port_max": 20000, "reconciliation_interval": 600_000, "reconciliation_initial_delay": 15000, "ha": true,
-            "checkpoint": true, "hostname": "192.0.2.1", "webui_url": null, "failover_timeout": 604_800, "executor": "//cmd",
+            "checkpoint": true, "hostname": "198.18.0.1", "webui_url": null, "failover_timeout": 604_800, "executor": "//cmd",
         },
         "zookeeper_config": {"zk": "zk://leader.mesos:2181/marathon", "zk_timeout": 10000, "zk_session_timeout": 10000},
         "http_config": {"http_port": 8080, "https_port": 8443},

@@ -29,7 +29,7 @@ enum Command {
     /// Start nodes and Marathon; ends with Ctrl-C, SIGTERM or `down`, and leaves nothing behind.
     ///
     /// When ready, prints one line of JSON: {"ready":true,"pid":…,"marathon":"http://127.0.0.1:…","state":"…","nodes":[…]}, which is
-    /// also in STATE/sim.json. Inside the simulated network Marathon is http://leader.mesos:8080 (192.0.2.1).
+    /// also in STATE/sim.json. Inside the simulated network Marathon is http://leader.mesos:8080 (198.18.0.1).
     Run(RunArgs),
     /// Run a command inside a container: its cgroup, namespaces, root, environment, user and capabilities.
     ///
@@ -103,13 +103,13 @@ pub(crate) struct RunArgs {
     /// Directory for sockets, logs, volumes and the nodes' files; made if missing.
     #[arg(long, value_name = "DIR", env = "MARATHON_SIM_STATE")]
     pub(crate) state: PathBuf,
-    /// How many nodes: node1 at 192.0.2.11 with containers in 9.0.1.0/24, node2 at 192.0.2.12, …
+    /// How many nodes: node1 at 198.18.0.11 with containers in 9.0.1.0/24, node2 at 198.18.0.12, …
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=40))]
     pub(crate) nodes: u8,
     /// JSON object of image name (with or without tag) to argv: {"mesh/mesh-agent": ["/path/mesh-agent"]}.
     #[arg(long, value_name = "FILE")]
     pub(crate) images: Option<PathBuf>,
-    /// Where Marathon's API listens on this machine, besides 192.0.2.1:8080 inside.
+    /// Where Marathon's API listens on this machine, besides 198.18.0.1:8080 inside.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
     pub(crate) marathon_listen: SocketAddr,
     /// A name of the outside world, at addresses of 203.0.113.0/24 or fd01:e::/64; may be repeated.

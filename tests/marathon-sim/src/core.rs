@@ -104,11 +104,11 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// Nodes are `node1` at 192.0.2.11 and so on.
+    /// Nodes are `node1` at 198.18.0.11 and so on.
     pub(crate) fn new(nodes: usize, mut new_uuid: Box<dyn FnMut() -> String + Send>) -> Self {
         let framework = new_uuid();
         let node = |n: usize| Node {
-            hostname: format!("192.0.2.{}", 10 + n),
+            hostname: format!("198.18.0.{}", 10 + n),
             agent_id: format!("{framework}-S{}", n - 1),
             next_ip: 2,
             next_port: 31000,

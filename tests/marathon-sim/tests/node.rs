@@ -110,7 +110,7 @@ fn connectivity(sim: &Sim, instances: &[Value]) {
     let other = address(instances, "/web", "node2");
     assert_eq!(sim.exec(id("node1"), &get(&format!("http://{other}:9080/"))), "200", "over the overlay");
     let port = &instances.iter().find(|i| i["app"] == "/web").unwrap()["hostPorts"][0]["port"];
-    assert_eq!(sim.exec("/mesh/proxy", &get(&format!("http://192.0.2.12:{port}/"))), "200", "by host port");
+    assert_eq!(sim.exec("/mesh/proxy", &get(&format!("http://198.18.0.12:{port}/"))), "200", "by host port");
     let by_name = get("http://web.marathon.containerip.dcos.thisdcos.directory:9080/");
     assert_eq!(sim.exec("/mesh/agent", &by_name), "200", "by name, on the host network");
     assert_eq!(sim.exec("/web", &get("http://leader.mesos:8080/ping")), "200");
@@ -119,7 +119,7 @@ fn connectivity(sim: &Sim, instances: &[Value]) {
     assert!(!missing.status.success(), "nothing else has a name");
     let output = sim.client("netns-exec", &["outside", "--", "sh", "-c", &get(&format!("http://{other}:9080/"))]);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "200", "from outside: {output:?}");
-    assert_eq!(sim.exec("/web", &get("http://192.0.2.11:5051/containers")), "200", "the Mesos agent");
+    assert_eq!(sim.exec("/web", &get("http://198.18.0.11:5051/containers")), "200", "the Mesos agent");
     let output = sim.client("forward", &["web", "9080"]);
     let forward = String::from_utf8(output.stdout).unwrap();
     assert_eq!(http(forward.trim(), "GET", "/", "").0, 200, "by forward");
@@ -147,7 +147,7 @@ fn isolation(sim: &Sim) {
     }
     let addresses = Command::new("ip").args(["-o", "addr"]).output().unwrap();
     let addresses = String::from_utf8(addresses.stdout).unwrap();
-    for ours in ["192.0.2.1/", "192.0.2.11/", "192.0.2.12/", "9.0.1.", "9.0.2.", "203.0.113.", "198.51.100."] {
+    for ours in ["198.18.0.1/", "198.18.0.11/", "198.18.0.12/", "9.0.1.", "9.0.2.", "203.0.113.", "198.51.100."] {
         assert!(!addresses.contains(&format!("inet {ours}")), "the machine has {ours}");
     }
 }

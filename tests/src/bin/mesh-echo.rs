@@ -37,8 +37,8 @@ enum Command {
         #[arg(long, default_value_t = 3000)]
         timeout_ms: u64,
     },
-    /// GET the URL again and again, each on a connection of its own, until `--good` answers in a row contain the text; print JSON with the
-    /// time (ns since the epoch) at which the last other answer ended.
+    /// GET the URL again and again, each on a connection of its own. Print `started` once an answer does not contain the text; after
+    /// that, when `--good` answers in a row contain it, print JSON with the time (ns since the epoch) at which the last other answer ended.
     Probe {
         /// HTTP host to dial and name.
         host: String,
@@ -209,8 +209,11 @@ fn probe(host: &str, port: u16, path: &str, text: &str, good: u32, limit: Durati
         let answer = TcpStream::connect((host, port)).map_err(anyhow::Error::from).and_then(|s| get(&s, host, path));
         total += 1;
         if answer.is_ok_and(|(status, body)| status.contains(text) || body.contains(text)) {
-            in_a_row += 1;
+            in_a_row += u32::from(last_other > 0);
         } else {
+            if last_other == 0 {
+                writeln!(std::io::stdout(), "started")?;
+            }
             in_a_row = 0;
             last_other = now();
         }

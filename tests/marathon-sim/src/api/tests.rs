@@ -80,7 +80,7 @@ async fn pods() {
     let (status, head, body) = api.call("POST", "/v2/pods", pod()).await;
     assert_eq!((status, &body["id"]), (201, &json!("/g/p")));
     assert!(head.contains("marathon-deployment-id: ") && head.contains("location: /v2/pods/g/p"), "{head}");
-    assert!(head.contains("x-marathon-leader: http://192.0.2.1:8080"));
+    assert!(head.contains("x-marathon-leader: http://198.18.0.1:8080"));
     assert_eq!(api.call("POST", "/v2/pods", pod()).await.0, 409);
     let (_, _, status) = api.call("GET", "/v2/pods/::status", Value::Null).await;
     assert_eq!(status[0]["id"], "/g/p");
@@ -120,7 +120,7 @@ async fn apps() {
     assert_eq!(status, 201, "PUT creates");
     let (_, _, deployments) = api.call("GET", "/v2/deployments", Value::Null).await;
     assert_eq!(deployments.as_array().unwrap().len(), 2);
-    assert_eq!(api.call("GET", "/v2/leader", Value::Null).await.2, json!({"leader": "192.0.2.1:8080"}));
+    assert_eq!(api.call("GET", "/v2/leader", Value::Null).await.2, json!({"leader": "198.18.0.1:8080"}));
     assert_eq!(api.call("GET", "/v2/info", Value::Null).await.2["marathon_config"]["default_network_name"], "dcos");
 }
 

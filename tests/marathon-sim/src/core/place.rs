@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     fn nodes(same: [usize; 2]) -> Vec<Candidate> {
-        let of = |(i, same)| Candidate { hostname: format!("192.0.2.1{}", i + 1), same, total: same };
+        let of = |(i, same)| Candidate { hostname: format!("198.18.0.1{}", i + 1), same, total: same };
         same.into_iter().enumerate().map(of).collect()
     }
 
@@ -68,9 +68,9 @@ mod tests {
     fn operators() {
         assert_eq!(choose(&constraint("UNIQUE", None), &nodes([1, 0])), Some(1));
         assert_eq!(choose(&constraint("UNIQUE", None), &nodes([1, 1])), None);
-        assert_eq!(choose(&constraint("LIKE", Some(r"192\.0\.2\.12")), &nodes([0, 5])), Some(1));
-        assert_eq!(choose(&constraint("LIKE", Some("192.0.2")), &nodes([0, 0])), None, "the whole name must match");
-        assert_eq!(choose(&constraint("UNLIKE", Some("192.0.2.11")), &nodes([0, 0])), Some(1));
+        assert_eq!(choose(&constraint("LIKE", Some(r"198\.18\.0\.12")), &nodes([0, 5])), Some(1));
+        assert_eq!(choose(&constraint("LIKE", Some("198.18.0")), &nodes([0, 0])), None, "the whole name must match");
+        assert_eq!(choose(&constraint("UNLIKE", Some("198.18.0.11")), &nodes([0, 0])), Some(1));
         assert_eq!(choose(&constraint("CLUSTER", None), &nodes([0, 3])), Some(1));
         assert_eq!(choose(&constraint("MAX_PER", Some("2")), &nodes([2, 2])), None);
         assert!(unknown_operator(&constraint("NEAR", None)).is_some());

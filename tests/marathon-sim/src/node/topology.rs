@@ -2,9 +2,9 @@
 //! No namespace here has a link to the machine's own: there is nothing to route through.
 //!
 //! ```text
-//! master 192.0.2.1 ──┐                       ┌── outside 203.0.113.10 and the outside names' addresses
-//! node1 192.0.2.11 ──┼─ fabric 192.0.2.254 ──┘
-//! node2 192.0.2.12 ──┘         203.0.113.254
+//! master 198.18.0.1 ──┐                       ┌── outside 203.0.113.10 and the outside names' addresses
+//! node1 198.18.0.11 ──┼─ fabric 198.18.0.254 ──┘
+//! node2 198.18.0.12 ──┘         203.0.113.254
 //!   └ m-dcos 9.0.N.1/24 (fd01:d:0:N::1/64), ucr-br0 172.31.254.1/24 ── veth ── eth0 of each instance
 //! ```
 
@@ -15,7 +15,7 @@ use anyhow::Result;
 
 use super::netns::NetNs;
 
-pub(crate) const MASTER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+pub(crate) const MASTER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 #[derive(Debug)]
@@ -36,13 +36,13 @@ impl Topology {
             nodes: (0..nodes).map(|_| NetNs::create()).collect::<Result<_>>()?,
         };
         topology.fabric.run(forwarding)?;
-        topology.fabric.ip("link add br-nodes type bridge\nlink set br-nodes up\naddr add 192.0.2.254/24 dev br-nodes\n\
+        topology.fabric.ip("link add br-nodes type bridge\nlink set br-nodes up\naddr add 198.18.0.254/24 dev br-nodes\n\
              addr add fd01:f::fe/64 dev br-nodes nodad\n\
              link add br-out type bridge\nlink set br-out up\naddr add 203.0.113.254/24 dev br-out\n\
              addr add fd01:e::fe/64 dev br-out nodad\n")?;
         topology.uplink(&topology.master, "master", "br-nodes")?;
-        topology.master.ip("addr add 192.0.2.1/24 dev eth0\naddr add fd01:f::1/64 dev eth0 nodad\n\
-             route add default via 192.0.2.254\nroute add default via fd01:f::fe\n")?;
+        topology.master.ip("addr add 198.18.0.1/24 dev eth0\naddr add fd01:f::1/64 dev eth0 nodad\n\
+             route add default via 198.18.0.254\nroute add default via fd01:f::fe\n")?;
         topology.uplink(&topology.outside, "outside", "br-out")?;
         topology.outside.ip(&outside_batch(outside))?;
         for (index, node) in topology.nodes.iter().enumerate() {
@@ -63,21 +63,21 @@ impl Topology {
         netns.run(forwarding)?;
         self.uplink(netns, &format!("node{number}"), "br-nodes")?;
         let mut batch = format!(
-            "addr add 192.0.2.{host}/24 dev eth0\naddr add fd01:f::{host}/64 dev eth0 nodad\n\
+            "addr add 198.18.0.{host}/24 dev eth0\naddr add fd01:f::{host}/64 dev eth0 nodad\n\
              addr add {RESOLVER}/32 dev lo\n\
              link add m-dcos type bridge\nlink set m-dcos up\naddr add 9.0.{number}.1/24 dev m-dcos\n\
              addr add fd01:d:0:{number:x}::1/64 dev m-dcos nodad\n\
              link add ucr-br0 type bridge\nlink set ucr-br0 up\naddr add 172.31.254.1/24 dev ucr-br0\n\
-             route add default via 192.0.2.254\nroute add default via fd01:f::fe\n",
+             route add default via 198.18.0.254\nroute add default via fd01:f::fe\n",
             host = 10 + number,
         );
         for other in (1..=self.nodes.len()).filter(|n| *n != number) {
-            let _ = writeln!(batch, "route add 9.0.{other}.0/24 via 192.0.2.{}", 10 + other);
+            let _ = writeln!(batch, "route add 9.0.{other}.0/24 via 198.18.0.{}", 10 + other);
             let _ = writeln!(batch, "route add fd01:d:0:{other:x}::/64 via fd01:f::{}", 10 + other);
         }
         netns.ip(&batch)?;
         self.fabric.ip(&format!(
-            "route add 9.0.{number}.0/24 via 192.0.2.{host}\nroute add fd01:d:0:{number:x}::/64 via fd01:f::{host}\n",
+            "route add 9.0.{number}.0/24 via 198.18.0.{host}\nroute add fd01:d:0:{number:x}::/64 via fd01:f::{host}\n",
             host = 10 + number
         ))
     }

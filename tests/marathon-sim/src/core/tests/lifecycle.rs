@@ -142,13 +142,13 @@ fn who_finds_no_node_waits() {
     assert_eq!(queue["queue"][0]["count"], 1);
     let host = |id: &str| {
         json!({"id": id, "cmd": "x", "requirePorts": true, "portDefinitions": [{"port": 5000}], "networks": [{"mode": "host"}],
-               "constraints": [["hostname", "LIKE", "192.0.2.12"]]})
+               "constraints": [["hostname", "LIKE", "198.18.0.12"]]})
     };
     sim.launches.clear();
     sim.apply(Command::Create(app(host("/b")))).unwrap();
     sim.apply(Command::Create(app(host("/c")))).unwrap();
     assert_eq!(sim.launches.len(), 1, "a fixed port is given once on a node");
-    assert_eq!(sim.launches[0].instance.hostname, "192.0.2.12");
+    assert_eq!(sim.launches[0].instance.hostname, "198.18.0.12");
 }
 
 #[test]

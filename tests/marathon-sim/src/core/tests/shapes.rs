@@ -32,7 +32,7 @@ fn pod_status() {
         ["id", "status", "statusSince", "conditions", "agentHostname", "agentId", "agentRegion", "agentZone", "localVolumes"];
     contains(instance, &wanted);
     assert_eq!(instance["networks"], json!([{"name": "dcos", "addresses": ["9.0.1.2"]}]));
-    assert_eq!(instance["agentHostname"], "192.0.2.11");
+    assert_eq!(instance["agentHostname"], "198.18.0.11");
     assert_eq!(instance["specReference"], format!("/v2/pods/reviews-v2::versions/{}", accepted.version));
     let container = &instance["containers"][0];
     assert_eq!(container["containerId"], format!("{}.reviews.1", instance["id"].as_str().unwrap()), "the task's id");
@@ -99,7 +99,7 @@ fn tasks_of_all_networks() {
     assert_eq!(bridge["ipAddresses"][0]["ipAddress"], "172.31.254.2");
     let host = task_of(json!({"id": "/h", "cmd": "x", "portDefinitions": [{"port": 10000}], "networks": [{"mode": "host"}]}));
     assert_eq!(host["ports"], json!([31000]), "without requirePorts the number is a service port");
-    assert_eq!(host["ipAddresses"][0]["ipAddress"], "192.0.2.11");
+    assert_eq!(host["ipAddresses"][0]["ipAddress"], "198.18.0.11");
     let fixed = task_of(json!({"id": "/h", "cmd": "x", "requirePorts": true, "portDefinitions": [{"port": 10000}]}));
     assert_eq!(fixed["ports"], json!([10000]));
     let six = task_of(json!({"id": "/six", "cmd": "x", "networks": [{"mode": "container", "name": "dcos6"}]}));
@@ -163,7 +163,7 @@ fn environment() {
     let wanted = [
         ("MARATHON_APP_ID", "/reviews-v2"),
         ("MARATHON_APP_LABEL_VERSION", "v2"),
-        ("HOST", "192.0.2.11"),
+        ("HOST", "198.18.0.11"),
         ("MESOS_CONTAINER_IP", "9.0.1.2"),
         ("EP_HOST_HTTP_9080", "31000"),
         ("EP_CONTAINER_HTTP_9080", "9080"),
@@ -186,7 +186,7 @@ fn names() {
     let mut sim = Sim::new(1);
     sim.apply(Command::Create(pod(reviews()))).unwrap();
     let outside = [("httpbin.org".to_owned(), vec!["203.0.113.20".parse().unwrap()])].into();
-    let master = "192.0.2.1".parse().unwrap();
+    let master = "198.18.0.1".parse().unwrap();
     let ask = |sim: &Sim, name: &str| {
         let found = crate::core::names::lookup(&sim.core, &outside, master, name)?;
         Some(found.iter().map(ToString::to_string).collect::<Vec<_>>().join(","))
@@ -196,9 +196,9 @@ fn names() {
     for (name, address) in [
         ("reviews-v2.marathon.mesos.", "9.0.1.2"),
         ("Reviews-v2.marathon.containerip.dcos.thisdcos.directory", "9.0.1.2"),
-        ("reviews-v2.marathon.agentip.dcos.thisdcos.directory", "192.0.2.11"),
-        ("reviews-v2.marathon.autoip.dcos.thisdcos.directory", "192.0.2.11"),
-        ("leader.mesos", "192.0.2.1"),
+        ("reviews-v2.marathon.agentip.dcos.thisdcos.directory", "198.18.0.11"),
+        ("reviews-v2.marathon.autoip.dcos.thisdcos.directory", "198.18.0.11"),
+        ("leader.mesos", "198.18.0.1"),
         ("httpbin.org.", "203.0.113.20"),
     ] {
         assert_eq!(ask(&sim, name).as_deref(), Some(address), "{name}");
