@@ -12,6 +12,8 @@ pub const SERVICE: &str = "type.googleapis.com/mesh.agent.v1.Service";
 pub const WORKLOAD: &str = "type.googleapis.com/mesh.agent.v1.Workload";
 /// Type URL of [`Mesh`].
 pub const MESH: &str = "type.googleapis.com/mesh.agent.v1.Mesh";
+/// Type URL of [`Egress`].
+pub const EGRESS: &str = "type.googleapis.com/mesh.agent.v1.Egress";
 /// Name of the one [`Mesh`] resource.
 pub const MESH_NAME: &str = "mesh";
 
@@ -159,4 +161,38 @@ pub enum OutboundPolicy {
     RegistryOnly = 0,
     /// Let it pass.
     AllowAny = 1,
+}
+
+/// What a ServiceEntry allows: destinations outside the mesh. Its resource name is `NAMESPACE/NAME` of the ServiceEntry.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct Egress {
+    /// `NAMESPACE/NAME` of the ServiceEntry.
+    #[prost(string, tag = "1")]
+    pub name: String,
+    /// Hosts, lower case: `httpbin.org` or `*.example.com`. Their addresses are learned from DNS answers where `resolution` is not STATIC.
+    #[prost(string, repeated, tag = "2")]
+    pub hosts: Vec<String>,
+    /// The ports that are allowed, and no others.
+    #[prost(message, repeated, tag = "3")]
+    pub ports: Vec<EgressPort>,
+    /// Addresses that are allowed whatever DNS says: `203.0.113.20` or `203.0.113.0/24` (ServiceEntry `addresses`, or `endpoints` of STATIC).
+    #[prost(string, repeated, tag = "4")]
+    pub addresses: Vec<String>,
+    /// True if addresses are learned from DNS answers for `hosts` (resolution NONE, DNS, DNS_ROUND_ROBIN, DYNAMIC_DNS).
+    #[prost(bool, tag = "5")]
+    pub learn: bool,
+}
+
+/// One allowed port.
+#[derive(Clone, PartialEq, prost::Message)]
+pub struct EgressPort {
+    /// The port.
+    #[prost(uint32, tag = "1")]
+    pub port: u32,
+    /// TCP or UDP.
+    #[prost(enumeration = "Transport", tag = "2")]
+    pub transport: i32,
+    /// Istio's protocol name, for logs and `explain`.
+    #[prost(string, tag = "3")]
+    pub protocol: String,
 }

@@ -14,8 +14,17 @@ pub const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.Cluster
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
 /// The order in which updates must reach a client so that nothing refers to what is not there yet (make before break).
-pub const PUSH_ORDER: &[&str] =
-    &[crate::agent::MESH, crate::agent::WORKLOAD, crate::agent::SERVICE, CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET];
+pub const PUSH_ORDER: &[&str] = &[
+    crate::agent::MESH,
+    crate::agent::WORKLOAD,
+    crate::agent::SERVICE,
+    crate::agent::EGRESS,
+    CLUSTER,
+    ENDPOINT,
+    LISTENER,
+    ROUTE,
+    SECRET,
+];
 
 /// Istio's cluster name: `outbound|9080|v1|reviews.marathon.l4lb.thisdcos.directory`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
