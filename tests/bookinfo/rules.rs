@@ -3,7 +3,7 @@
 use super::Case;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
-use mesh_tests::world::World;
+use mesh_tests::world::{World, pid_of};
 use serde_json::Value;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -191,12 +191,6 @@ fn survives_kill(world: &mut World) -> Result<()> {
         ensure!(seen.as_object().is_some_and(|o| o.len() == 3), "{seen}");
         Ok(())
     })
-}
-
-pub(crate) fn pid_of(instance: &Value) -> Result<i32> {
-    let found = instance.get("pids").and_then(|p| p.get(0)).or_else(|| instance.get("pid")).and_then(Value::as_i64);
-    let nested = || instance["containers"][0]["pid"].as_i64();
-    Ok(i32::try_from(found.or_else(nested).with_context(|| format!("no pid in {instance}"))?)?)
 }
 
 fn wants_token(world: &mut World) -> Result<()> {

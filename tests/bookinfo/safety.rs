@@ -1,9 +1,8 @@
 //! What must not be possible, and what must not be there.
 
 use super::Case;
-use crate::rules::pid_of;
 use anyhow::{Context, Result, ensure};
-use mesh_tests::world::World;
+use mesh_tests::world::{World, pid_of};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;

@@ -1,10 +1,9 @@
 //! Whose connection is it: identity of clients, addresses that servers see, and the one proxy on the path.
 
 use super::Case;
-use crate::rules::pid_of;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
-use mesh_tests::world::World;
+use mesh_tests::world::{World, pid_of};
 use serde_json::Value;
 use std::process::Command;
 use std::time::Duration;
@@ -35,7 +34,7 @@ fn echo_pod(world: &World) -> Result<()> {
         "networks": [{"name": "dcos", "mode": "container"}],
         "scaling": {"kind": "fixed", "instances": 1},
     });
-    world.post("/v2/pods", &pod.to_string())?;
+    world.marathon("POST", "/v2/pods", &pod.to_string())?;
     Ok(())
 }
 

@@ -202,14 +202,25 @@ impl World {
         succeed(&unix_get(&socket, path)?, &format!("GET {path} of {process} on {node}"))
     }
 
-    /// POSTs to Marathon's API.
+    /// Calls Marathon's API.
     ///
     /// # Errors
     /// If Marathon refuses.
-    pub fn post(&self, path: &str, body: &str) -> Result<String> {
+    pub fn marathon(&self, method: &str, path: &str, body: &str) -> Result<String> {
         let mut curl = Command::new("curl");
-        curl.args(["-s", "-S", "--fail-with-body", "-X", "POST", "-H", "content-type: application/json", "--data-binary", body]);
-        succeed(&curl.arg(format!("http://{}{path}", self.marathon)).output()?, &format!("POST {path}"))
+        curl.args(["-s", "-S", "--fail-with-body", "-X", method, "-H", "content-type: application/json", "--data-binary", body]);
+        succeed(&curl.arg(format!("http://{}{path}", self.marathon)).output()?, &format!("{method} {path}"))
+    }
+
+    /// Runs a command in one of the simulated network's namespaces (`outside`, `node1`, `fabric`, ...).
+    ///
+    /// # Errors
+    /// If the stand-in's binary is missing.
+    pub fn in_namespace(&self, namespace: &str, command: &[&str]) -> Result<Command> {
+        let mut exec = Command::new(self.binaries.join("marathon-sim"));
+        exec.args(["netns-exec", "--state"]).arg(&self.state).args([namespace, "--"]).args(command);
+        exec.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(exec)
     }
 }
 
@@ -219,6 +230,16 @@ impl Drop for World {
             let _ = writeln!(std::io::stderr(), "ending the mesh: {error:#}");
         }
     }
+}
+
+/// The process of an instance (of its first container).
+///
+/// # Errors
+/// If it has none now.
+pub fn pid_of(instance: &Value) -> Result<i32> {
+    let found = instance.get("pids").and_then(|p| p.get(0)).or_else(|| instance.get("pid")).and_then(Value::as_i64);
+    let nested = || instance["containers"][0]["pid"].as_i64();
+    Ok(i32::try_from(found.or_else(nested).with_context(|| format!("no pid in {instance}"))?)?)
 }
 
 /// The repository.

@@ -1,6 +1,8 @@
 //! What the tests run inside pods: a server that says what it sees, and clients that say what happened. Knows nothing of the mesh and uses
 //! plain blocking sockets, as an application would.
 
+mod load;
+
 use clap::{Parser, Subcommand};
 use serde_json::json;
 use std::collections::BTreeMap;
@@ -55,6 +57,28 @@ enum Command {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
+    /// GET the URL at a steady rate over several connections until standard input ends or the time is over. Prints `started` after the
+    /// first answer, and at the end JSON: how many answers were 2xx, other answers, socket errors, and one text of each error.
+    Load {
+        /// HTTP host to dial and name.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Path.
+        path: String,
+        /// Requests a second, over all connections.
+        #[arg(long, default_value_t = 2000)]
+        rate: u32,
+        /// Connections, each with a thread.
+        #[arg(long, default_value_t = 16)]
+        connections: u32,
+        /// A new connection for each request.
+        #[arg(long)]
+        fresh: bool,
+        /// Never longer than this.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     /// GET the URL a number of times on one connection; print JSON: how often each value of one JSON field was seen.
     Count {
         /// HTTP host to dial and name.
@@ -76,6 +100,9 @@ fn main() -> anyhow::Result<()> {
         Command::Dial { to, bind, udp, timeout_ms } => dial(to, bind, udp, Duration::from_millis(timeout_ms)),
         Command::Probe { host, port, path, text, good, seconds } => {
             probe(&host, port, &path, &text, good, Duration::from_secs(seconds))
+        }
+        Command::Load { host, port, path, rate, connections, fresh, seconds } => {
+            load::run(&load::Target { host, port, path, fresh }, rate, connections, Duration::from_secs(seconds))
         }
         Command::Count { host, port, path, times, field } => count(&host, port, &path, times, &field),
     }
@@ -168,6 +195,12 @@ fn dial_tcp(to: SocketAddr, bind: Option<IpAddr>, timeout: Duration) -> std::io:
 }
 
 fn get(stream: &TcpStream, host: &str, path: &str) -> anyhow::Result<(String, String)> {
+    let (status, _, body) = exchange(stream, host, path)?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
+}
+
+/// One request and its answer: status line, headers, body.
+fn exchange(stream: &TcpStream, host: &str, path: &str) -> anyhow::Result<(String, BTreeMap<String, String>, Vec<u8>)> {
     let mut writer = stream;
     write!(writer, "GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n")?;
     let mut reader = BufReader::new(stream);
@@ -183,7 +216,7 @@ fn get(stream: &TcpStream, host: &str, path: &str) -> anyhow::Result<(String, St
         }
         None => read_chunks(&mut reader, &mut body)?,
     }
-    Ok((status.trim().to_owned(), String::from_utf8_lossy(&body).into_owned()))
+    Ok((status.trim().to_owned(), headers, body))
 }
 
 fn read_chunks(reader: &mut impl BufRead, body: &mut Vec<u8>) -> anyhow::Result<()> {
