@@ -15,7 +15,7 @@ use std::net::IpAddr;
 /// Where the agent listens, by default.
 pub const SOCKET: &str = "/run/mesh/agent.sock";
 /// Raised with every incompatible change of the messages.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// Longest message. A pod's labels dominate it; Marathon refuses labels far below this.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Most descriptors in one message: 32 a batch cost 7 µs each, one at a time 60 µs; the kernel's limit is 253.
@@ -40,6 +40,18 @@ pub enum ToAgent {
         family: Family,
         /// How many, at most [`BATCH`].
         count: usize,
+    },
+    /// From the DNS process: a name that an egress rule may name has these addresses. The agent answers with [`ToProxy::Learned`] once the
+    /// kernel's allowlist holds them; only then may the pod have its answer, or its first connect would be refused.
+    Learned {
+        /// Given back in the answer.
+        id: u64,
+        /// The name that was asked for, lower case, without trailing dot.
+        name: String,
+        /// What the node's resolver answered.
+        addresses: Vec<IpAddr>,
+        /// The shortest TTL of the answer, in seconds.
+        ttl_seconds: u32,
     },
 }
 
@@ -98,6 +110,11 @@ pub enum ToProxy {
     },
     /// The list of pods is complete.
     Ready,
+    /// The addresses of [`ToAgent::Learned`] are in force (or no rule wants them).
+    Learned {
+        /// From the message that is answered.
+        id: u64,
+    },
     /// The answer to [`ToAgent::Refill`]; carries `count` descriptors, fewer than asked if the agent's own limit was reached.
     Sockets {
         /// The pod's number.

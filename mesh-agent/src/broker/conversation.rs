@@ -59,6 +59,7 @@ async fn talk(broker: &Broker, client: &Ready<Socket>) -> Result<(), End> {
         ToAgent::Hello { version: VERSION, role } => role,
         ToAgent::Hello { version, .. } => return Err(End::Version(version)),
         ToAgent::Refill { .. } => return Err(End::Protocol("refill before hello".to_owned())),
+        ToAgent::Learned { .. } => return Err(End::Protocol("learned before hello".to_owned())),
     };
     let (slots, mut changes) = broker.roster.subscribe();
     for slot in slots {
@@ -70,6 +71,7 @@ async fn talk(broker: &Broker, client: &Ready<Socket>) -> Result<(), End> {
             message = next(client, &mut buffer) => match message? {
                 ToAgent::Hello { .. } => return Err(End::Protocol("a second hello".to_owned())),
                 ToAgent::Refill { slot, family, count } => refill(broker, client, role, slot, family, count).await?,
+                ToAgent::Learned { id, .. } => learned(client, role, id).await?,
             },
             change = next_change(&mut changes) => match change? {
                 Change::Pod(slot) => announce(broker, client, role, slot).await?,
@@ -128,6 +130,13 @@ async fn refill(broker: &Broker, client: &Ready<Socket>, role: Role, slot: u32, 
     };
     let fds: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
     send(client, &ToProxy::Sockets { slot, family, count: fds.len() }, &fds).await
+}
+
+async fn learned(client: &Ready<Socket>, role: Role, id: u64) -> Result<(), End> {
+    if role != Role::Dns {
+        return Err(End::Protocol("learned from role proxy, which asks no resolver".to_owned()));
+    }
+    send(client, &ToProxy::Learned { id }, &[]).await
 }
 
 /// Sockets in the pod's namespace, tagged as the pod's before anybody else has them.
