@@ -11,6 +11,7 @@ mod tests;
 
 use mesh_common::broker::{Family, Listener, Role, ToAgent, VERSION, Workload};
 use session::Session;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -52,6 +53,11 @@ pub enum Event {
         /// Unconnected, non-blocking; may be fewer than asked.
         sockets: Vec<OwnedFd>,
     },
+    /// An answer to [`Client::learned`]: the addresses are in force.
+    Learned {
+        /// Of the request.
+        id: u64,
+    },
     /// The agent is gone for now. Everything received stays valid.
     Lost {
         /// For the log and `/status`.
@@ -71,6 +77,13 @@ impl Client {
     #[must_use]
     pub fn refill(&self, slot: u32, family: Family, count: usize) -> bool {
         self.requests.try_send(ToAgent::Refill { slot, family, count }).is_ok()
+    }
+
+    /// Says which addresses a name has; [`Event::Learned`] comes once they are in force. Waits while the queue is full; while the agent is
+    /// away it is dropped.
+    pub async fn learned(&self, id: u64, name: String, addresses: Vec<IpAddr>, ttl_seconds: u32) {
+        // The driver ends with whoever reads the events; then nobody waits for the answer either.
+        let _ = self.requests.send(ToAgent::Learned { id, name, addresses, ttl_seconds }).await;
     }
 }
 
@@ -100,7 +113,7 @@ pub fn start(socket: PathBuf, role: Role) -> (Client, Events) {
 
 /// Connects again and again until the owner is gone.
 async fn drive(socket: &Path, role: Role, mut commands: mpsc::Receiver<ToAgent>, events: mpsc::Sender<Event>) {
-    let mut session = Session::default();
+    let mut session = Session::new(role);
     let mut pause = BACKOFF_MIN;
     loop {
         let reason = match Packets::connect(socket) {

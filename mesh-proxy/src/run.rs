@@ -132,6 +132,8 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
                     tell(worker, Command::BrokerReady).await?;
                 }
             }
+            // Only the DNS process asks for it; the broker's client refuses it in our role.
+            Event::Learned { .. } => {}
             Event::Lost { reason } => shared.progress.lock().broker_lost = Some(reason),
         }
     }

@@ -1,13 +1,14 @@
 //! What has been announced, as a state machine without I/O: turns the agent's messages into events.
 
 use super::{Event, WireError};
-use mesh_common::broker::ToProxy;
+use mesh_common::broker::{Role, ToProxy};
 use std::collections::BTreeSet;
 use std::os::fd::OwnedFd;
 
 /// The pods that the owner of the events believes in.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Session {
+    role: Role,
     /// Announced and not gone.
     known: BTreeSet<u32>,
     /// Announced on this connection. Differs from `known` between a reconnection and `Ready`.
@@ -15,6 +16,11 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// Nothing was announced yet.
+    pub(super) fn new(role: Role) -> Self {
+        Self { role, known: BTreeSet::new(), listed: BTreeSet::new() }
+    }
+
     /// The connection is gone; the pods are not.
     pub(super) fn disconnected(&mut self) {
         self.listed.clear();
@@ -25,7 +31,7 @@ impl Session {
         let expected = match &message {
             ToProxy::Pod { listeners, .. } => listeners.len(),
             ToProxy::Sockets { count, .. } => *count,
-            ToProxy::PodGone { .. } | ToProxy::Ready => 0,
+            ToProxy::PodGone { .. } | ToProxy::Ready | ToProxy::Learned { .. } => 0,
         };
         if expected != fds.len() {
             return Err(WireError::Descriptors { expected, got: fds.len() });
@@ -47,6 +53,9 @@ impl Session {
                 self.known = self.listed.clone();
                 events
             }
+            ToProxy::Learned { id } if self.role == Role::Dns => vec![Event::Learned { id }],
+            ToProxy::Learned { .. } => return Err(WireError::Role("learned")),
+            ToProxy::Sockets { .. } if self.role == Role::Dns => return Err(WireError::Role("sockets")),
             ToProxy::Sockets { slot, family, .. } => vec![Event::Sockets { slot, family, sockets: fds }],
         })
     }

@@ -25,13 +25,17 @@ impl FakeAgent {
     }
 
     async fn accept(&self) -> Packets {
+        self.accept_role(Role::Proxy).await
+    }
+
+    async fn accept_role(&self, role: Role) -> Packets {
         let listener = self.listener.try_clone().expect("dup");
         let accepted = tokio::task::spawn_blocking(move || {
             rustix::net::accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
         });
         let packets = Packets::new(accepted.await.expect("join").expect("accept")).expect("register");
         let (hello, _) = packets.receive::<ToAgent>().await.expect("hello");
-        assert_eq!(hello, ToAgent::Hello { version: VERSION, role: Role::Proxy });
+        assert_eq!(hello, ToAgent::Hello { version: VERSION, role });
         packets
     }
 }
@@ -115,4 +119,24 @@ async fn a_full_batch_fits_and_one_more_is_refused() {
     let (received, fds) = b.receive::<ToProxy>().await.expect("received");
     assert_eq!((received, fds.len()), (message.clone(), BATCH));
     assert!(a.send(&message, &[file.as_fd(); BATCH + 1]).await.is_err());
+}
+
+#[tokio::test]
+async fn what_was_learned_is_acknowledged_to_the_dns_role_only() {
+    let agent = FakeAgent::new();
+    let (client, mut events) = start(agent.path.clone(), Role::Dns);
+    let wire = agent.accept_role(Role::Dns).await;
+    let addresses = vec![IpAddr::from([203, 0, 113, 1])];
+    client.learned(7, "a.example".to_owned(), addresses.clone(), 30).await;
+    let asked = wire.receive::<ToAgent>().await.expect("learned").0;
+    assert_eq!(asked, ToAgent::Learned { id: 7, name: "a.example".to_owned(), addresses, ttl_seconds: 30 });
+    wire.send(&ToProxy::Learned { id: 7 }, &[]).await.expect("send");
+    assert!(matches!(events.next().await, Event::Learned { id: 7 }));
+
+    let agent = FakeAgent::new();
+    let (_client, mut events) = start(agent.path.clone(), Role::Proxy);
+    let wire = agent.accept().await;
+    wire.send(&ToProxy::Learned { id: 7 }, &[]).await.expect("send");
+    let Event::Lost { reason } = events.next().await else { panic!("lost") };
+    assert_eq!(reason, "the message \"learned\" is not for this role");
 }

@@ -42,6 +42,9 @@ pub enum WireError {
         /// Attached.
         got: usize,
     },
+    /// An answer to what only the other role asks for.
+    #[error("the message {0:?} is not for this role")]
+    Role(&'static str),
     /// Not in the protocol.
     #[error(transparent)]
     Message(#[from] InvalidMessage),

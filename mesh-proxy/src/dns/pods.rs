@@ -68,7 +68,7 @@ impl Pods {
             Event::Ready => (state.told, state.away) = (true, None),
             Event::Lost { reason } => state.away = Some(reason),
             // Never asked for: answers go out on the pods' own sockets.
-            Event::Sockets { .. } => {}
+            Event::Sockets { .. } | Event::Learned { .. } => {}
         }
     }
 
