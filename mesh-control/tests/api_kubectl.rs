@@ -154,14 +154,34 @@ fn what_cannot_work_is_refused_with_its_path() {
     world.file("misspelt.yaml", &faulty("      abort:\n        percent: 100\n        httpStatos: 500\n"));
     let error = world.refused("apply -f misspelt.yaml");
     assert!(error.contains("unknown field \"spec.http[0].fault.abort.httpStatos\""), "{error}");
-    let entry =
-        "apiVersion: networking.istio.io/v1alpha3\nkind: ServiceEntry\nmetadata:\n  name: e\nspec:\n  hosts: [httpbin.org]\n";
-    world.file("entry.yaml", entry);
-    assert!(world.refused("apply -f entry.yaml").contains("ServiceEntry is not enforced by this version"));
+    let gateway = "apiVersion: networking.istio.io/v1alpha3\nkind: Gateway\nmetadata:\n  name: g\nspec:\n  servers: []\n";
+    world.file("gateway.yaml", gateway);
+    assert!(world.refused("apply -f gateway.yaml").contains("Gateway is not enforced by this version"));
     assert!(world.refused("--token=wrong get vs").contains("Unauthorized"));
     let node = fs::read_to_string(world.path("mesh/node.token")).unwrap();
     assert!(world.refused(&format!("--token={} get vs", node.trim())).contains("(Forbidden)"));
     assert!(world.ok("get vs").contains("No resources found"));
+}
+
+#[test]
+fn the_service_entry_of_walkthrough_001_comes_and_goes() {
+    let world = World::new();
+    world.file("entry.yaml", include_str!("../../bookinfo/serviceEntry.yaml"));
+    let applied = world.ok("apply -f entry.yaml");
+    assert!(
+        applied.contains("serviceentry.networking.istio.io/httpbin-ext created") && !applied.contains("Warning"),
+        "{applied}"
+    );
+    let table = world.ok("get se");
+    let words: Vec<&str> = table.split_whitespace().collect();
+    assert_eq!(words[..7], ["NAME", "HOSTS", "LOCATION", "RESOLUTION", "AGE", "httpbin-ext", "[\"httpbin.org\"]"], "{table}");
+    assert!(world.ok("get se httpbin-ext -o yaml").contains("number: 80"));
+    let patched = world.ok(r#"patch se httpbin-ext --type=merge -p {"spec":{"exportTo":["."]}}"#);
+    assert!(patched.contains("Warning: spec.exportTo: is not enforced by this version"), "{patched}");
+    let error = world.refused(r#"patch se httpbin-ext --type=merge -p {"spec":{"hosts":["*"]}}"#);
+    assert!(error.contains("spec.hosts[0]: Invalid value: \"*\": hostname cannot be wildcard"), "{error}");
+    world.ok("delete -f entry.yaml");
+    assert!(world.ok("get se").contains("No resources found"));
 }
 
 #[test]

@@ -187,10 +187,10 @@ async fn refusals_say_what_and_where() {
     assert_eq!(answer.code, StatusCode::BAD_REQUEST);
     assert!(answer.message().ends_with("strict decoding error: unknown field \"metadata.lables\", unknown field \"spec.bogus\""));
 
-    let entry = json!({ "apiVersion": "networking.istio.io/v1alpha3", "kind": "ServiceEntry", "metadata": { "name": "e" } });
-    let answer = world.post(&format!("{GROUP}/serviceentries"), &entry).await;
+    let entry = json!({ "apiVersion": "networking.istio.io/v1alpha3", "kind": "Gateway", "metadata": { "name": "e" } });
+    let answer = world.post(&format!("{GROUP}/gateways"), &entry).await;
     assert_eq!(answer.code, StatusCode::FORBIDDEN);
-    assert!(answer.message().contains("ServiceEntry is not enforced by this version; it is refused"), "{}", answer.message());
+    assert!(answer.message().contains("Gateway is not enforced by this version; it is refused"), "{}", answer.message());
 
     let answer = world.post("/apis/networking.istio.io/v1alpha3/namespaces/none/virtualservices", &vs("x")).await;
     assert_eq!(answer.message(), "namespaces \"none\" not found");

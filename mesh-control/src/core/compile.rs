@@ -7,6 +7,7 @@
 mod action;
 mod agent;
 mod cluster;
+mod egress;
 mod envoy;
 mod fault;
 mod index;
@@ -25,7 +26,7 @@ use crate::istio::Config;
 use crate::istio::virtual_service::Destination;
 use envoy::versioned;
 use index::Index;
-use mesh_xds::agent::{MESH, MESH_NAME, Mode, OutboundPolicy, SERVICE, Transport, WORKLOAD};
+use mesh_xds::agent::{EGRESS, MESH, MESH_NAME, Mode, OutboundPolicy, SERVICE, Transport, WORKLOAD};
 use mesh_xds::names::{CLUSTER, ClusterName, ENDPOINT, LISTENER, ROUTE};
 use mesh_xds::node::{Node, Role};
 use mesh_xds::server::{Snapshot, Versioned};
@@ -88,6 +89,7 @@ pub(crate) struct Compiled {
     services: Resources,
     /// Services without backends, for DNS.
     names: Resources,
+    egress: Resources,
     listeners: Resources,
     routes: Resources,
     clusters: Resources,
@@ -113,6 +115,7 @@ pub(crate) fn compile(registry: &Arc<Registry>, config: &Config, settings: &Sett
     let mut unsupported = Vec::new();
     let index = Index::new(registry, config, settings, &mut unsupported);
     check(&index, config, settings, &mut unsupported);
+    let egress = egress::all(&index, config, &mut unsupported);
     unsupported.sort();
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
     let (listeners, routes) = (compiler.listeners(), compiler.routes());
@@ -128,6 +131,7 @@ pub(crate) fn compile(registry: &Arc<Registry>, config: &Config, settings: &Sett
         workloads: share(&before.workloads, workloads.map(|w| (w.id.clone(), agent::workload(w))).collect()),
         services: share(&before.services, services.clone().map(|s| (s.name.clone(), agent::service(s, None))).collect()),
         names: share(&before.names, services.map(|s| (s.name.clone(), agent::names(s))).collect()),
+        egress: share(&before.egress, egress),
         listeners: share(&before.listeners, listeners),
         routes: share(&before.routes, routes),
         clusters: share(&before.clusters, clusters),
@@ -142,10 +146,13 @@ impl Compiled {
     /// What a node holds.
     pub(crate) fn snapshot(&self, node: &Node) -> Snapshot {
         let types = match node.role {
-            Role::Agent => {
-                vec![(MESH, self.mesh.clone()), (WORKLOAD, self.workloads.clone()), (SERVICE, self.services_at(node.address))]
-            }
-            Role::Dns => vec![(MESH, self.mesh.clone()), (SERVICE, self.names.clone())],
+            Role::Agent => vec![
+                (MESH, self.mesh.clone()),
+                (WORKLOAD, self.workloads.clone()),
+                (SERVICE, self.services_at(node.address)),
+                (EGRESS, self.egress.clone()),
+            ],
+            Role::Dns => vec![(MESH, self.mesh.clone()), (SERVICE, self.names.clone()), (EGRESS, self.egress.clone())],
             Role::Node => vec![
                 (LISTENER, self.listeners.clone()),
                 (ROUTE, self.routes.clone()),

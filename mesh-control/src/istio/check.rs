@@ -6,6 +6,7 @@
 mod fault;
 mod http;
 mod policy;
+mod service_entry;
 mod tcp;
 #[cfg(test)]
 mod tests;
@@ -15,7 +16,7 @@ use std::collections::BTreeSet;
 
 use super::problem::{Path, Problems};
 use super::resource::Spec;
-use super::{DestinationRule, Gateway, ServiceEntry, VirtualService};
+use super::{DestinationRule, Gateway, VirtualService};
 
 impl Spec for VirtualService {
     fn check(&self, at: &Path<'_>, problems: &mut Problems) {
@@ -110,14 +111,6 @@ impl Spec for Gateway {
     fn check(&self, at: &Path<'_>, problems: &mut Problems) {
         if self.servers.is_empty() {
             problems.required(&at.field("servers"), "gateway must have at least one server");
-        }
-    }
-}
-
-impl Spec for ServiceEntry {
-    fn check(&self, at: &Path<'_>, problems: &mut Problems) {
-        if self.hosts.is_empty() {
-            problems.required(&at.field("hosts"), "service entry must have at least one host");
         }
     }
 }

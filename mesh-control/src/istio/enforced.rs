@@ -42,6 +42,15 @@ const DESTINATION_RULE: &[Row] = &[
     ("trafficPolicy.retryBudget", NOT_YET),
 ];
 
+const SERVICE_ENTRY: &[Row] = &[
+    ("exportTo", NOT_YET),
+    ("workloadSelector", NOT_YET),
+    ("subjectAltNames", NOT_YET),
+    ("ports[].targetPort", NOT_YET),
+    ("endpoints[].ports", NOT_YET),
+    ("endpoints[].labels", NOT_YET),
+];
+
 /// Which fields of a spec have no effect, with their paths and the sentence to say.
 pub(crate) fn unenforced(kind: Kind, spec: &Value) -> Vec<(String, &'static str)> {
     let mut found = Vec::new();
@@ -62,8 +71,9 @@ pub(crate) fn unenforced(kind: Kind, spec: &Value) -> Vec<(String, &'static str)
                 }
             }
         }
+        Kind::ServiceEntry => SERVICE_ENTRY.iter().for_each(|(pattern, why)| look(pattern, why)),
         // Refused whole.
-        Kind::Gateway | Kind::ServiceEntry => {}
+        Kind::Gateway => {}
     }
     found
 }

@@ -67,12 +67,9 @@ impl Kind {
     #[must_use]
     pub(crate) const fn refusal(self) -> Option<&'static str> {
         match self {
-            Self::VirtualService | Self::DestinationRule => None,
+            Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => None,
             Self::Gateway => {
                 Some("Gateway is not enforced by this version; it is refused so that nothing is stored without effect")
-            }
-            Self::ServiceEntry => {
-                Some("ServiceEntry is not enforced by this version; it is refused so that nothing is stored without effect")
             }
         }
     }

@@ -1,8 +1,12 @@
-//! `ServiceEntry` as Istio's proto declares it; the API refuses it until it is enforced.
+//! `ServiceEntry` as Istio's proto declares it (networking/v1alpha3/service_entry.proto).
 
 use std::collections::BTreeMap;
 
 use super::decode::{enumeration, message};
+
+/// The protocols of ports; absent is TCP.
+pub(crate) const PROTOCOLS: [&str; 11] =
+    ["HTTP", "HTTP2", "GRPC", "GRPC-WEB", "HTTPS", "TLS", "MONGO", "REDIS", "MYSQL", "TCP", "UDP"];
 
 message! {
     /// A service that no registry knows.
@@ -37,6 +41,13 @@ enumeration! {
         Dns = "DNS",
         DnsRoundRobin = "DNS_ROUND_ROBIN",
         DynamicDns = "DYNAMIC_DNS",
+    }
+}
+
+impl Resolution {
+    /// Its name in the proto.
+    pub(crate) fn name(self) -> &'static str {
+        Self::ALL.iter().find(|(resolution, _)| *resolution == self).map_or("", |(_, name)| name)
     }
 }
 

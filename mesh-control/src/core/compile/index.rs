@@ -52,6 +52,11 @@ impl<'a> Index<'a> {
         }
     }
 
+    /// Whether this is one of the names of a service, or a wildcard over some.
+    pub(super) fn is_service(&self, host: &str) -> bool {
+        self.aliases.contains_key(host) || (host.starts_with('*') && self.aliases.keys().any(|name| matches(host, name)))
+    }
+
     pub(super) fn virtual_service(&self, service: &Service) -> Option<&'a Resource<VirtualService>> {
         most_specific(&self.virtual_services, &service.name).copied()
     }

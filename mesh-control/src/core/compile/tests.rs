@@ -304,6 +304,40 @@ fn the_mesh_resource_protects_us_on_every_node() {
     assert_eq!((mesh.outbound_policy, mesh.vip_ranges.len(), mesh.zones.len()), (0, 1, 1));
 }
 
+#[test]
+fn service_entries_are_what_nodes_let_out() {
+    let port = |number: u32, protocol: &str| json!({"number": number, "name": format!("p{number}"), "protocol": protocol});
+    // The walkthrough's shape: neither location nor resolution.
+    let httpbin = json!({"hosts": ["HTTPBIN.org"], "ports": [port(80, "http")]});
+    let fixed = json!({"hosts": ["db.example.com"], "addresses": ["203.0.113.7/24", "2001:db8::1"], "resolution": "STATIC",
+        "endpoints": [{"address": "198.51.100.4", "weight": 2}], "ports": [port(5432, ""), port(53, "UDP")]});
+    let ours = json!({"hosts": ["reviews", "*.l4lb.thisdcos.directory", "*.example.org"], "resolution": "DYNAMIC_DNS", "ports": [port(443, "TLS")]});
+    let rules =
+        [rule("ServiceEntry", "bin", 0, httpbin), rule("ServiceEntry", "db", 1, fixed), rule("ServiceEntry", "ours", 2, ours)];
+    let compiled = compiled(&reviews(&["v1"]), &rules);
+    let egress = |id: &str, name: &str| {
+        mesh_xds::agent::Egress::decode(compiled.snapshot(&node(id)).types[EGRESS][name].body.clone()).expect("egress")
+    };
+    let ports = |egress: &mesh_xds::agent::Egress| {
+        egress.ports.iter().map(|p| format!("{} {} {}", p.port, p.transport, p.protocol)).collect::<Vec<_>>()
+    };
+    for id in ["agent~10.0.0.0~a~mesh", "dns~10.0.0.0~a~mesh"] {
+        let bin = egress(id, "default/bin");
+        assert_eq!(
+            (bin.name.as_str(), bin.hosts.as_slice(), bin.learn),
+            ("default/bin", ["httpbin.org".to_owned()].as_slice(), true)
+        );
+        assert_eq!((ports(&bin), bin.addresses.len()), (vec!["80 0 HTTP".to_owned()], 0));
+        let db = egress(id, "default/db");
+        assert_eq!(db.addresses, ["198.51.100.4", "2001:db8::1", "203.0.113.0/24"]);
+        assert_eq!((ports(&db), db.learn), (vec!["53 1 UDP".to_owned(), "5432 0 TCP".to_owned()], false));
+        assert_eq!(egress(id, "default/ours").hosts, ["*.example.org"], "the mesh's own names are not learned from elsewhere");
+    }
+    assert!(!compiled.snapshot(&node("node~10.0.0.0~a~mesh")).types.contains_key(EGRESS));
+    let told: Vec<_> = compiled.unsupported.iter().map(|u| (u.name.as_str(), u.field.as_str())).collect();
+    assert_eq!(told, [("ours", "spec.hosts[0]"), ("ours", "spec.hosts[1]")]);
+}
+
 mod properties {
     use super::*;
     use proptest::prelude::*;

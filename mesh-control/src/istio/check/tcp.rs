@@ -51,15 +51,7 @@ pub(super) fn tcp_route(route: &TcpRoute, at: &Path<'_>, problems: &mut Problems
 
 fn layer4(subnets: &[String], port: u32, names: &[String], at: &Path<'_>, problems: &mut Problems) {
     for (i, subnet) in subnets.iter().enumerate() {
-        let (address, length) = subnet.split_once('/').map_or((subnet.as_str(), None), |(a, l)| (a, Some(l)));
-        let bits = match address.parse() {
-            Ok(std::net::IpAddr::V4(_)) => 32,
-            Ok(std::net::IpAddr::V6(_)) => 128,
-            Err(_) => -1,
-        };
-        let sound = length.is_none_or(|l| l.parse::<u8>().is_ok_and(|l| i32::from(l) <= bits));
-        let verdict = if bits > 0 && sound { Ok(()) } else { Err(format!("{subnet} is not a valid IP address or CIDR block")) };
-        problems.judge(&at.field("destinationSubnets").index(i), subnet.as_str(), verdict);
+        problems.judge(&at.field("destinationSubnets").index(i), subnet.as_str(), text::subnet(subnet));
     }
     if port != 0 {
         problems.judge(&at.field("port"), port, text::port(port));

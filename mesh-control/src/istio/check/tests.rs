@@ -153,6 +153,87 @@ fn destination_rules_are_refused_in_istios_words() {
 }
 
 #[test]
+fn service_entries_are_refused_in_istios_words() {
+    let http = json!([{ "number": 80, "name": "http", "protocol": "HTTP" }]);
+    let tcp = json!([{ "number": 80, "name": "tcp", "protocol": "TCP" }]);
+    for (spec, expected) in [
+        (json!({ "hosts": ["httpbin.org"], "ports": http }), "ok"),
+        (json!({ "hosts": ["*.example.com"], "ports": http, "resolution": "DYNAMIC_DNS", "location": "MESH_EXTERNAL" }), "ok"),
+        (json!({ "hosts": ["a.b"], "resolution": "STATIC", "endpoints": [{ "address": "203.0.113.9" }], "ports": tcp }), "ok"),
+        (json!({ "hosts": ["a.b"], "resolution": "DNS", "endpoints": [{ "address": "c.d" }], "ports": tcp }), "ok"),
+        (json!({ "ports": http }), "spec.hosts: Required value"),
+        (json!({ "hosts": [] }), "spec.hosts: Required value: service entry must have at least one host"),
+        (json!({ "hosts": ["*"] }), "spec.hosts[0]: Invalid value: \"*\": hostname cannot be wildcard"),
+        (
+            json!({ "hosts": ["a_b"] }),
+            "spec.hosts[0]: Invalid value: \"a_b\": domain name \"a_b\" invalid (label \"a_b\" invalid)",
+        ),
+        (
+            json!({ "hosts": ["*-a.b"] }),
+            "spec.hosts[0]: Invalid value: \"*-a.b\": *-a.b: a wildcard must be the whole first label, as in *.example.com",
+        ),
+        (
+            json!({ "hosts": ["*.b"], "resolution": "DNS" }),
+            "spec.hosts[0]: Invalid value: \"*.b\": hosts must be FQDN or contain only prefix wildcards if no endpoints are provided for \
+             resolution mode DNS, domain name \"*.b\" invalid (label \"*\" invalid)",
+        ),
+        (
+            json!({ "hosts": ["a", "b"], "resolution": "DNS", "ports": tcp }),
+            "spec.hosts: Forbidden: multiple hosts provided with non-HTTP, non-TLS ports",
+        ),
+        (json!({ "hosts": ["a", "b"], "ports": tcp }), "ok"),
+        (
+            json!({ "hosts": ["a"], "addresses": ["1.2.3.4", "1.2.3.0/33"] }),
+            "spec.addresses[1]: Invalid value: \"1.2.3.0/33\": 1.2.3.0/33 is not a valid IP address or CIDR block",
+        ),
+        (
+            json!({ "hosts": ["a"], "addresses": ["1.2.3.0/24"], "resolution": "DNS" }),
+            "spec.addresses: Forbidden: CIDR addresses are allowed only for NONE/STATIC resolution types",
+        ),
+        (
+            json!({ "hosts": ["a"], "ports": [{ "number": 80, "name": "x" }, { "number": 80, "name": "x" }] }),
+            "[spec.ports[1].number: Invalid value: 80: port number cannot be duplicated, \
+             spec.ports[1].name: Invalid value: \"x\": service entry port name \"x\" already defined]",
+        ),
+        (
+            json!({ "hosts": ["a"], "ports": [{ "number": 0, "name": "x", "protocol": "SMTP" }] }),
+            "[spec.ports[0].number: Invalid value: 0: port number 0 must be in the range 1..65535, \
+             spec.ports[0].protocol: Invalid value: \"SMTP\": unsupported protocol: SMTP]",
+        ),
+        (json!({ "hosts": ["a"], "ports": [{ "number": 80 }] }), "spec.ports[0].name: Required value"),
+        (
+            json!({ "hosts": ["a"], "endpoints": [{ "address": "1.2.3.4" }] }),
+            "spec.endpoints: Forbidden: NONE mode cannot set endpoints",
+        ),
+        (
+            json!({ "hosts": ["a"], "resolution": "STATIC" }),
+            "spec.endpoints: Required value: endpoints must be provided if service entry resolution mode is static",
+        ),
+        (
+            json!({ "hosts": ["a"], "resolution": "STATIC", "endpoints": [{ "address": "b.c", "ports": { "x": 1 } }, {}] }),
+            "[spec.endpoints[0].address: Invalid value: \"b.c\": endpoint address \"b.c\" is not a valid IP address, \
+             spec.endpoints[0].ports[x]: Invalid value: 1: endpoint port 1 is not defined by the service entry, \
+             spec.endpoints[1].address: Required value: Address is required]",
+        ),
+        (
+            json!({ "hosts": ["a"], "resolution": "DNS_ROUND_ROBIN", "endpoints": [{ "address": "b" }, { "address": "c" }] }),
+            "spec.endpoints: Forbidden: DNS_ROUND_ROBIN mode cannot have multiple endpoints",
+        ),
+        (
+            json!({ "hosts": ["a"], "resolution": "DNS", "endpoints": [{ "address": "b" }], "workloadSelector": { "labels": { "a": "b" } } }),
+            "spec: Forbidden: only one of WorkloadSelector or Endpoints can be set",
+        ),
+        (
+            json!({ "hosts": ["a"], "resolution": "FOO" }),
+            "spec.resolution: Unsupported value: \"FOO\": supported values: \"NONE\", \"STATIC\", \"DNS\", \"DNS_ROUND_ROBIN\", \
+             \"DYNAMIC_DNS\"",
+        ),
+    ] {
+        assert_eq!(says(Kind::ServiceEntry, &json!({ "spec": spec })), expected, "{spec}");
+    }
+}
+
+#[test]
 fn durations_are_gos() {
     use crate::istio::decode::parse_duration;
     use std::time::Duration;

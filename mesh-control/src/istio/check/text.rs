@@ -77,6 +77,21 @@ pub(super) fn port(number: u32) -> Verdict {
     if (1..=65_535).contains(&number) { Ok(()) } else { Err(format!("port number {number} must be in the range 1..65535")) }
 }
 
+/// An address, or a network as `ADDRESS/LENGTH`.
+pub(super) fn subnet(text: &str) -> Verdict {
+    let (address, length) = text.split_once('/').map_or((text, None), |(address, length)| (address, Some(length)));
+    let bits = match address.parse() {
+        Ok(std::net::IpAddr::V4(_)) => 32,
+        Ok(std::net::IpAddr::V6(_)) => 128,
+        Err(_) => return Err(format!("{text} is not a valid IP address or CIDR block")),
+    };
+    if length.is_none_or(|length| length.parse::<u8>().is_ok_and(|length| length <= bits)) {
+        Ok(())
+    } else {
+        Err(format!("{text} is not a valid IP address or CIDR block"))
+    }
+}
+
 /// A status that a response may have.
 pub(super) fn http_status(status: i64) -> Verdict {
     if (200..600).contains(&status) { Ok(()) } else { Err(format!("HTTP status {status} is not in range 200-599")) }
