@@ -1,8 +1,8 @@
 //! The images file: which local program stands for which container image.
 //!
 //! ```json
-//! {"mesh/mesh-agent": ["/work/target/debug/mesh-agent"],
-//!  "istio/examples-bookinfo-reviews-v2": ["/work/target/debug/bookinfo", "reviews", "--version", "v2"]}
+//! {"mesh/mesh-agent": ["/path/mesh-agent"],
+//!  "istio/examples-bookinfo-reviews-v2": ["/path/bookinfo", "reviews", "--version", "v2"]}
 //! ```
 
 use std::collections::BTreeMap;
