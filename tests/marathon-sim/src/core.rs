@@ -18,6 +18,7 @@ pub(crate) mod place;
 pub(crate) mod reconcile;
 pub(crate) mod spec;
 pub(crate) mod tasks;
+pub(crate) mod upgrade;
 pub(crate) mod view;
 
 #[cfg(test)]

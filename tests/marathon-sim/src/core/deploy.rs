@@ -3,8 +3,9 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
+use super::instance::Instance;
 use super::spec::Kind;
-use super::{Core, Effect, events};
+use super::{Core, Effect, Entry, events};
 
 #[derive(Debug, Clone)]
 pub(crate) struct Deployment {
@@ -99,14 +100,13 @@ impl Core {
     }
 
     fn settled(&self, id: &str) -> bool {
-        let (mut all, mut running) = (0, 0);
-        for instance in self.instances_of(id) {
-            all += 1;
-            running += usize::from(instance.is_running() && !instance.stopping);
-        }
-        match self.specs.get(id) {
-            Some(entry) if !entry.deleted => all == entry.current().instances && running == all,
-            _ => all == 0,
+        let all = self.instances_of(id).count();
+        match self.specs.get(id).filter(|e| !e.deleted).map(Entry::current) {
+            Some(spec) => {
+                let done = |i: &&Instance| i.is_ready() && i.spec.config_version == spec.config_version;
+                all == spec.instances && self.instances_of(id).filter(done).count() == all
+            }
+            None => all == 0,
         }
     }
 

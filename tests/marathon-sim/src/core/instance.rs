@@ -83,6 +83,8 @@ pub(crate) struct Instance {
     pub(crate) stopping: bool,
     pub(crate) incarnation: u32,
     pub(crate) failures: u32,
+    /// Its present incarnation failed: the next one has to wait for its back-off.
+    pub(crate) failed: bool,
     /// Task and message, for people.
     pub(crate) last_failure: Option<String>,
     pub(crate) created: Timestamp,
@@ -115,6 +117,7 @@ impl Instance {
             stopping: false,
             incarnation: 0,
             failures: 0,
+            failed: false,
             last_failure: None,
             created: now,
             condition: "Scheduled",
@@ -140,6 +143,11 @@ impl Instance {
 
     pub(crate) fn is_running(&self) -> bool {
         self.phase == Phase::Live && self.tasks.iter().all(|t| t.state == State::Running)
+    }
+
+    /// Counts for the capacity of its app or pod.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.is_running() && !self.stopping
     }
 
     /// The worst state speaks for the instance.

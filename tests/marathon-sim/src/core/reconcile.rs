@@ -1,4 +1,5 @@
-//! Brings the instances to what the definitions want: replace the outdated, stop the surplus, start the missing, place the waiting. Pure.
+//! Brings the instances to what the definitions want; `upgrade` says whom to stop and how many to start, here they are stopped, made and
+//! placed. Pure.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
@@ -14,7 +15,9 @@ impl Core {
     pub(crate) fn reconcile(&mut self, now: Timestamp, effects: &mut Vec<Effect>) {
         let ids: Vec<String> = self.specs.keys().cloned().collect();
         for id in ids {
-            self.stop_outdated_and_surplus(&id, now, effects);
+            for instance in self.doomed(&id) {
+                self.stop(&instance, now, effects);
+            }
             self.start_missing(&id, now, effects);
         }
         let waiting = |i: &&Instance| matches!(i.phase, Phase::Scheduled { not_before } if not_before <= now) && !i.stopping;
@@ -24,30 +27,6 @@ impl Core {
         }
         self.finish_deployments(now, effects);
         self.specs.retain(|id, entry| !entry.deleted || self.instances.values().any(|i| i.spec.id == *id));
-    }
-
-    fn wanted(&self, id: &str) -> usize {
-        self.specs.get(id).map_or(0, |e| if e.deleted { 0 } else { e.current().instances })
-    }
-
-    fn stop_outdated_and_surplus(&mut self, id: &str, now: Timestamp, effects: &mut Vec<Effect>) {
-        let Some(current) = self.specs.get(id).map(|e| Arc::clone(e.current())) else { return };
-        let mut keep: Vec<(bool, Timestamp, String)> = Vec::new();
-        let mut stop = Vec::new();
-        for instance in self.instances_of(id).filter(|i| !i.stopping) {
-            if instance.spec.config_version < current.config_version {
-                stop.push(instance.id.clone());
-            } else {
-                keep.push((instance.is_scheduled(), instance.created, instance.id.clone()));
-            }
-        }
-        // Those that wait go first, then by the kill selection.
-        keep.sort_by(|a, b| b.0.cmp(&a.0).then(if current.oldest_first { a.1.cmp(&b.1) } else { b.1.cmp(&a.1) }));
-        let surplus = keep.len().saturating_sub(self.wanted(id));
-        stop.extend(keep.into_iter().take(surplus).map(|(_, _, id)| id));
-        for id in stop {
-            self.stop(&id, now, effects);
-        }
     }
 
     /// Ends an instance for good.
@@ -62,8 +41,7 @@ impl Core {
     }
 
     fn start_missing(&mut self, id: &str, now: Timestamp, effects: &mut Vec<Effect>) {
-        let missing = self.wanted(id).saturating_sub(self.instances_of(id).count());
-        for _ in 0..missing {
+        for _ in 0..self.missing(id) {
             let uuid = self.uuid();
             let spec = Arc::clone(self.specs[id].current());
             let instance = Instance::scheduled(spec, uuid, now);

@@ -37,6 +37,7 @@ pub(crate) struct Spec {
     pub(crate) constraints: Vec<Constraint>,
     pub(crate) labels: BTreeMap<String, String>,
     pub(crate) backoff_ms: i64,
+    pub(crate) upgrade: Upgrade,
     pub(crate) resident: bool,
     pub(crate) oldest_first: bool,
 }
@@ -107,6 +108,20 @@ pub(crate) struct Constraint {
     pub(crate) field: String,
     pub(crate) operator: String,
     pub(crate) value: Option<String>,
+}
+
+/// How many instances must be ready, and how many more may exist, while a new version replaces an old one: parts of the wanted number.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Upgrade {
+    pub(crate) minimum_health: f64,
+    pub(crate) maximum_over: f64,
+}
+
+impl Upgrade {
+    pub(crate) fn parse(raw: &Value) -> Self {
+        let part = |key: &str| raw.get(key).and_then(Value::as_f64).unwrap_or(1.0).clamp(0.0, 1.0);
+        Self { minimum_health: part("minimumHealthCapacity"), maximum_over: part("maximumOverCapacity") }
+    }
 }
 
 /// One complaint of a 422 answer.
@@ -191,6 +206,32 @@ pub(crate) fn default(raw: &mut Value, key: &str, value: Value) {
     if raw.get(key).is_none_or(Value::is_null) {
         raw[key] = value;
     }
+}
+
+/// An object inside `raw`, made when it is absent.
+pub(crate) fn object<'a>(raw: &'a mut Value, key: &str, errors: &mut Vec<Invalid>) -> &'a mut Value {
+    default(raw, key, json!({}));
+    if !raw[key].is_object() {
+        errors.push(Invalid::new(format!("/{key}"), "error.expected.jsobject"));
+        raw[key] = json!({});
+    }
+    &mut raw[key]
+}
+
+/// Marathon's defaults of an upgrade strategy.
+pub(crate) fn capacities(raw: &mut Value, errors: &mut Vec<Invalid>) {
+    for key in ["minimumHealthCapacity", "maximumOverCapacity"] {
+        default(raw, key, json!(1));
+        if raw[key].as_f64().is_none_or(|part| !(0.0..=1.0).contains(&part)) {
+            errors.push(Invalid::new(format!("/{key}"), "must be a number from 0 to 1"));
+        }
+    }
+}
+
+/// Seconds, of which fractions are allowed.
+#[expect(clippy::cast_possible_truncation, reason = "a cast from float saturates")]
+pub(crate) fn millis(raw: &Value, key: &str, otherwise: i64) -> i64 {
+    raw.get(key).and_then(Value::as_f64).map_or(otherwise, |seconds| (seconds * 1000.0) as i64)
 }
 
 /// `networks` of an app or a pod; absent means host.

@@ -47,11 +47,7 @@ impl Core {
             Outcome::NotLaunched(why) => (State::Failed, format!("Failed to launch container: {why}")),
         };
         if !killed {
-            if instance.started.is_some_and(|at| now.duration_since(at) > STABLE_AFTER) {
-                instance.failures = 0;
-            }
-            instance.failures += 1;
-            instance.last_failure = Some(format!("{task}: {message}"));
+            failed(instance, format!("{task}: {message}"), now);
         }
         let id = instance.id.clone();
         turn(instance, index, state, &message, now, effects);
@@ -92,12 +88,16 @@ impl Core {
         if instance.phase != Phase::Cleaning {
             return;
         }
-        if instance.stopping {
+        let outdated =
+            self.specs.get(&instance.spec.id).is_none_or(|e| e.current().config_version != instance.spec.config_version);
+        if instance.stopping || outdated {
             self.instances.remove(id);
             return;
         }
-        let backoff = if instance.failures == 0 { 0 } else { backoff(instance.spec.backoff_ms, instance.failures) };
-        instance.phase = Phase::Scheduled { not_before: now + SignedDuration::from_millis(backoff) };
+        // Counted from the launch before: what ran for longer than its back-off starts again at once.
+        let backoff = SignedDuration::from_millis(backoff(instance.spec.backoff_ms, instance.failures));
+        let not_before = if std::mem::take(&mut instance.failed) { now.max(instance.staged + backoff) } else { now };
+        instance.phase = Phase::Scheduled { not_before };
         instance.ended = std::mem::take(&mut instance.tasks);
         instance.host_ports.clear();
         (instance.v4, instance.v6, instance.executor_uuid) = (None, None, None);
@@ -106,8 +106,17 @@ impl Core {
     }
 }
 
+fn failed(instance: &mut Instance, why: String, now: Timestamp) {
+    if instance.started.is_some_and(|at| now.duration_since(at) > STABLE_AFTER) {
+        instance.failures = 0;
+    }
+    instance.failures += 1;
+    instance.failed = true;
+    instance.last_failure = Some(why);
+}
+
 fn backoff(base_ms: i64, failures: u32) -> i64 {
-    let factor = 1.15_f64.powi(i32::try_from(failures.min(60)).unwrap_or(60) - 1);
+    let factor = 1.15_f64.powi(i32::try_from(failures.clamp(1, 60)).unwrap_or(60) - 1);
     #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "bounded by MAX_BACKOFF_MS")]
     let ms = (base_ms as f64 * factor) as i64;
     ms.clamp(0, MAX_BACKOFF_MS)

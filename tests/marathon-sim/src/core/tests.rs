@@ -10,7 +10,9 @@ use super::spec::{self, Kind, Spec};
 use super::{Core, Effect, Event, Launch, Outcome};
 
 mod lifecycle;
+mod random;
 mod shapes;
+mod upgrade;
 
 pub(crate) struct Sim {
     pub(crate) core: Core,
@@ -49,8 +51,12 @@ impl Sim {
     }
 
     pub(crate) fn apply(&mut self, command: Command) -> Result<Accepted, Refused> {
+        self.apply_with(command, false)
+    }
+
+    pub(crate) fn apply_with(&mut self, command: Command, force: bool) -> Result<Accepted, Refused> {
         self.advance(1);
-        let (accepted, effects) = self.core.apply(command, false, self.now)?;
+        let (accepted, effects) = self.core.apply(command, force, self.now)?;
         self.take(effects);
         Ok(accepted)
     }
@@ -67,11 +73,15 @@ impl Sim {
 
     /// Everything that was launched runs.
     pub(crate) fn run(&mut self) {
-        for launch in std::mem::take(&mut self.launches) {
-            for (task, _, _) in launch.tasks {
-                self.event(Event::Spawned { task: task.id.clone(), pid: 7 });
-                self.event(Event::Running { task: task.id });
-            }
+        while !self.launches.is_empty() {
+            self.run_one(0);
+        }
+    }
+
+    pub(crate) fn run_one(&mut self, index: usize) {
+        for (task, _, _) in self.launches.remove(index).tasks {
+            self.event(Event::Spawned { task: task.id.clone(), pid: 7 });
+            self.event(Event::Running { task: task.id });
         }
     }
 
@@ -82,14 +92,21 @@ impl Sim {
     /// Carries out terminations and clean-ups as an obedient node does.
     pub(crate) fn obey(&mut self) {
         while !self.done.is_empty() {
-            for what in std::mem::take(&mut self.done) {
-                match what.split_once(' ').unwrap() {
-                    ("terminate", task) => self.exit(task, Outcome::Signal(15)),
-                    ("cleanup", id) => self.event(Event::Gone { instance: id.to_owned() }),
-                    _ => {}
-                }
-            }
+            self.obey_one(0);
         }
+    }
+
+    pub(crate) fn obey_one(&mut self, index: usize) {
+        let what = self.done.remove(index);
+        match what.split_once(' ').unwrap() {
+            ("terminate", task) => self.exit(task, Outcome::Signal(15)),
+            ("cleanup", id) => self.event(Event::Gone { instance: id.to_owned() }),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn ready(&self, spec: &str) -> usize {
+        self.core.instances_of(spec).filter(|i| i.is_ready()).count()
     }
 
     pub(crate) fn ids(&self, spec: &str) -> Vec<String> {

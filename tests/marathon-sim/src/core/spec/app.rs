@@ -2,12 +2,13 @@
 
 use serde_json::{Value, json};
 
-use super::{Command, Constraint, Container, Endpoint, Invalid, Kind, Mount, Network, Privileges, Source, Spec};
-use super::{default, list, map, network, port, text, texts};
+use super::{Command, Constraint, Container, Endpoint, Invalid, Kind, Mount, Network, Privileges, Source, Spec, Upgrade};
+use super::{capacities, default, list, map, millis, network, object, port, text, texts};
 use crate::core::{ids, place};
 
 /// Default of Marathon's `KillPolicy`: 3 seconds between SIGTERM and SIGKILL.
 pub(crate) const GRACE_MS: i64 = 3000;
+pub(crate) const BACKOFF_MS: i64 = 1000;
 
 pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
     let mut errors = Vec::new();
@@ -30,6 +31,8 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         errors.push(Invalid::new("/instances", "must be a number of at least 0"));
     }
     let constraints = constraints(&raw, &mut errors);
+    let upgrade = object(&mut raw, "upgradeStrategy", &mut errors);
+    capacities(upgrade, &mut errors);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -52,7 +55,7 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         env: map(&raw, "env"),
         endpoints: if network == Network::Host { host_ports(&raw) } else { mappings(&raw, &docker, &network) },
         privileges: privileges(&docker, text(&raw, "user")),
-        grace_ms: raw.get("taskKillGracePeriodSeconds").and_then(Value::as_i64).map_or(GRACE_MS, |s| s * 1000),
+        grace_ms: millis(&raw, "taskKillGracePeriodSeconds", GRACE_MS),
         has_health_check: !list(&raw, "healthChecks").is_empty(),
         health_endpoint: None,
         resources: json!({"cpus": raw["cpus"], "mem": raw["mem"], "disk": raw["disk"], "gpus": raw["gpus"]}),
@@ -63,7 +66,8 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         instances: usize::try_from(raw["instances"].as_u64().unwrap_or(1)).unwrap_or(1),
         resident: container.mounts.iter().any(|m| m.source == Source::Persistent),
         labels: map(&raw, "labels"),
-        backoff_ms: backoff_ms(&raw, "backoffSeconds"),
+        backoff_ms: millis(&raw, "backoffSeconds", BACKOFF_MS),
+        upgrade: Upgrade::parse(&raw["upgradeStrategy"]),
         oldest_first: text(&raw, "killSelection").as_deref() == Some("OLDEST_FIRST"),
         version: String::new(),
         config_version: String::new(),
@@ -73,11 +77,6 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         constraints,
         raw,
     })
-}
-
-#[expect(clippy::cast_possible_truncation, reason = "seconds of a back-off; a cast from float saturates")]
-pub(crate) fn backoff_ms(raw: &Value, key: &str) -> i64 {
-    raw.get(key).and_then(Value::as_f64).map_or(1000, |s| (s * 1000.0) as i64)
 }
 
 fn defaults(raw: &mut Value) {
@@ -94,7 +93,6 @@ fn defaults(raw: &mut Value) {
         ("backoffSeconds", json!(1)),
         ("backoffFactor", json!(1.15)),
         ("maxLaunchDelaySeconds", json!(300)),
-        ("upgradeStrategy", json!({"minimumHealthCapacity": 1, "maximumOverCapacity": 1})),
         ("killSelection", json!("YOUNGEST_FIRST")),
         ("unreachableStrategy", json!({"inactiveAfterSeconds": 0, "expungeAfterSeconds": 0})),
         ("requirePorts", json!(false)),

@@ -2,9 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::app::{GRACE_MS, backoff_ms};
-use super::{Command, Constraint, Container, Endpoint, Invalid, Kind, Mount, Privileges, Source, Spec};
-use super::{default, list, map, network, port, text, texts};
+use super::app::{BACKOFF_MS, GRACE_MS};
+use super::{Command, Constraint, Container, Endpoint, Invalid, Kind, Mount, Privileges, Source, Spec, Upgrade};
+use super::{capacities, default, list, map, millis, network, object, port, text, texts};
 use crate::core::{ids, place};
 
 pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
@@ -20,7 +20,15 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
     }
     let network = network(&raw);
     default(&mut raw, "networks", json!([{"mode": "host"}]));
-    default(&mut raw, "scaling", json!({"kind": "fixed", "instances": 1}));
+    let scaling = object(&mut raw, "scaling", &mut errors);
+    default(scaling, "kind", json!("fixed"));
+    default(scaling, "instances", json!(1));
+    let scheduling = object(&mut raw, "scheduling", &mut errors);
+    let upgrade = object(scheduling, "upgrade", &mut errors);
+    capacities(upgrade, &mut errors);
+    if raw["scaling"]["instances"].as_u64().is_none() {
+        errors.push(Invalid::new("/scaling/instances", "must be a number of at least 0"));
+    }
     default(&mut raw, "labels", json!({}));
     default(&mut raw, "environment", json!({}));
     default(&mut raw, "volumes", json!([]));
@@ -47,7 +55,8 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         instances: usize::try_from(raw["scaling"]["instances"].as_u64().unwrap_or(1)).unwrap_or(1),
         resident: containers.iter().flat_map(|c| &c.mounts).any(|m| m.source == Source::Persistent),
         labels: map(&raw, "labels"),
-        backoff_ms: raw.pointer("/scheduling/backoff").map_or(1000, |b| backoff_ms(b, "backoff")),
+        backoff_ms: millis(&raw["scheduling"]["backoff"], "backoff", BACKOFF_MS),
+        upgrade: Upgrade::parse(&raw["scheduling"]["upgrade"]),
         oldest_first: raw.pointer("/scheduling/killSelection").and_then(Value::as_str) == Some("OLDEST_FIRST"),
         version: String::new(),
         config_version: String::new(),
@@ -87,7 +96,6 @@ fn container(pod: &Value, raw: &Value) -> Result<Container, Invalid> {
     }
     let check = raw.get("healthCheck").filter(|c| !c.is_null());
     let health_endpoint = check.and_then(|c| ["http", "tcp"].into_iter().find_map(|kind| text(c.get(kind)?, "endpoint")));
-    let grace = raw.pointer("/lifecycle/killGracePeriodSeconds").and_then(Value::as_f64);
     let user = text(raw, "user").or_else(|| text(pod, "user"));
     Ok(Container {
         image,
@@ -96,8 +104,7 @@ fn container(pod: &Value, raw: &Value) -> Result<Container, Invalid> {
         endpoints: list(raw, "endpoints").iter().map(endpoint).collect(),
         mounts: list(raw, "volumeMounts").iter().filter_map(|m| mount(pod, m)).collect(),
         privileges: Privileges { user, ..Privileges::default() },
-        #[expect(clippy::cast_possible_truncation, reason = "seconds; a cast from float saturates")]
-        grace_ms: grace.map_or(GRACE_MS, |s| (s * 1000.0) as i64),
+        grace_ms: raw.get("lifecycle").map_or(GRACE_MS, |l| millis(l, "killGracePeriodSeconds", GRACE_MS)),
         has_health_check: check.is_some(),
         health_endpoint,
         resources,

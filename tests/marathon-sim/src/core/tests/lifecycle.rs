@@ -61,6 +61,69 @@ fn what_dies_comes_back_later_each_time() {
 }
 
 #[test]
+fn what_ran_for_a_while_comes_back_at_once() {
+    let mut sim = Sim::new(1);
+    sim.apply(Command::Create(app(sleeper("/a", 1)))).unwrap();
+    for (lived, wait) in [(1500, 0), (100, 1050), (11_000, 0), (400, 750)] {
+        sim.run();
+        sim.advance(lived);
+        let id = sim.ids("/a").remove(0);
+        let task = sim.core.instances[&id].tasks[0].id.clone();
+        sim.exit(&task, Outcome::Signal(9));
+        sim.event(Event::Gone { instance: id });
+        sim.advance(wait - 1);
+        assert_eq!(sim.launches.len(), usize::from(wait == 0), "{lived} ms: launches are a back-off apart");
+        sim.advance(1);
+        assert_eq!(sim.launches.len(), 1, "after {lived} ms; a long life forgets what was before");
+    }
+}
+
+#[test]
+fn scaling_touches_no_other() {
+    let mut sim = Sim::new(2);
+    sim.apply(Command::Create(pod(reviews()))).unwrap();
+    sim.run();
+    let first = sim.ids("/reviews-v2");
+    let scaled = |n: usize| {
+        let mut raw = reviews();
+        raw["scaling"] = json!({"instances": n});
+        pod(raw)
+    };
+    sim.done.clear();
+    sim.apply(Command::Update(scaled(3))).unwrap();
+    assert_eq!((sim.launches.len(), sim.done.iter().filter(|d| d.starts_with("terminate")).count()), (2, 0));
+    assert_eq!(sim.core.deployments[0].view()["currentActions"][0]["action"], "ScalePod");
+    sim.run();
+    assert!(sim.core.deployments.is_empty() && sim.ids("/reviews-v2").len() == 3);
+    assert_eq!(sim.core.instances[&first[0]].incarnation, 1);
+    sim.advance(1000);
+    sim.apply(Command::Update(scaled(4))).unwrap();
+    sim.run();
+    let three: Vec<String> = sim.ids("/reviews-v2").into_iter().take(3).collect();
+    sim.done.clear();
+    sim.apply(Command::Update(scaled(3))).unwrap();
+    sim.obey();
+    assert_eq!(sim.ids("/reviews-v2"), three, "YOUNGEST_FIRST");
+    let mut oldest = reviews();
+    (oldest["scaling"]["instances"], oldest["scheduling"]) = (json!(3), json!({"killSelection": "OLDEST_FIRST"}));
+    sim.apply(Command::Update(pod(oldest.clone()))).unwrap();
+    for _ in 0..4 {
+        sim.run();
+        sim.obey();
+    }
+    sim.advance(1000);
+    oldest["scaling"]["instances"] = json!(4);
+    sim.apply(Command::Update(pod(oldest.clone()))).unwrap();
+    sim.run();
+    let youngest = sim.ids("/reviews-v2").pop().unwrap();
+    oldest["scaling"]["instances"] = json!(1);
+    sim.done.clear();
+    sim.apply(Command::Update(pod(oldest))).unwrap();
+    sim.obey();
+    assert_eq!(sim.ids("/reviews-v2"), [youngest]);
+}
+
+#[test]
 fn one_container_ends_its_pod() {
     let mut sim = Sim::new(1);
     sim.apply(Command::Create(pod(reviews()))).unwrap();
@@ -77,8 +140,8 @@ fn one_container_ends_its_pod() {
     sim.obey();
     sim.exit(&format!("{id}.proxy.1"), Outcome::Signal(9));
     sim.obey();
-    assert!(sim.story().ends_with("status_update TASK_KILLED\ninstance_changed Scheduled"));
-    sim.advance(1000);
+    let story = sim.story();
+    assert!(story.contains("status_update TASK_KILLED\ninstance_changed Scheduled\ninstance_changed Provisioned"), "{story}");
     assert_eq!(sim.launches[0].tasks[1].0.id, format!("{id}.proxy.2"));
 }
 
@@ -103,8 +166,8 @@ fn put_scales_or_replaces() {
     let mut changed = sleeper("/a", 1);
     changed["env"] = json!({"A": "1"});
     sim.apply(Command::Update(app(changed))).unwrap();
-    sim.obey();
     sim.run();
+    sim.obey();
     assert_eq!(sim.ids("/a").len(), 1);
     assert_ne!(sim.ids("/a"), first, "another configuration is another instance");
     assert!(sim.core.deployments.is_empty());
