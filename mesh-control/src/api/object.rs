@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::status::{self, ApiError};
+use crate::istio::enforced::Abilities;
 use crate::istio::problem::{Path, Problems};
 use crate::istio::{self, Kind, resource::seconds};
 use crate::store::{self, Collection, Key, Stored};
@@ -264,5 +265,6 @@ pub(super) fn warnings(key: &Key, object: &Value) -> Vec<String> {
 }
 
 fn unenforced(kind: Kind, object: &Value) -> Vec<String> {
-    istio::enforced::unenforced(kind, &object["spec"]).into_iter().map(|(path, why)| format!("{path}: {why}")).collect()
+    let found = istio::enforced::of_object(kind, object, Abilities::MESH_PROXY);
+    found.into_iter().map(|(path, why)| format!("{path}: {why}")).collect()
 }

@@ -18,6 +18,7 @@ mod route;
 #[cfg(test)]
 pub(crate) mod tests;
 
+pub(crate) use crate::istio::enforced::Abilities;
 pub(crate) use cluster::DefaultLb;
 pub(crate) use report::Unsupported;
 
@@ -53,28 +54,9 @@ pub(crate) struct Settings {
     pub(crate) abilities: Abilities,
 }
 
-/// What the proxies take. One refused field costs every route of its port, so what they do not take is reported and not sent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Abilities {
-    /// HTTP/2 towards a service. Without it HTTP/2 and gRPC ports are carried as opaque TCP, which works, without rules for requests.
-    pub(crate) http2: bool,
-    /// `request_mirror_policies`.
-    pub(crate) mirror: bool,
-    /// A host rewrite that depends on the destination that the weights chose.
-    pub(crate) host_per_destination: bool,
-    /// Clusters of type ORIGINAL_DST. Without them a request for an unknown host is refused under ALLOW_ANY too: it came to a VIP, and
-    /// behind a VIP there is nothing but services.
-    pub(crate) original_dst: bool,
-}
-
-impl Abilities {
-    /// Those of mesh-proxy (docs/xds.md).
-    pub(crate) const MESH_PROXY: Self = Self { http2: false, mirror: false, host_per_destination: false, original_dst: false };
-
-    /// Does the proxy see requests on the port?
-    fn sees_requests(self, port: &Port) -> bool {
-        port.mode == Mode::Proxy && (port.protocol == Protocol::Http || (self.http2 && port.protocol.is_http()))
-    }
+/// Does the proxy see requests on the port?
+fn sees_requests(can: Abilities, port: &Port) -> bool {
+    port.mode == Mode::Proxy && (port.protocol == Protocol::Http || (can.http2 && port.protocol.is_http()))
 }
 
 type Resources = Arc<BTreeMap<String, Versioned>>;
@@ -112,9 +94,8 @@ struct Compiler<'i, 'a> {
 
 /// Compiles everything. `before` is the last result: what is equal in it is shared.
 pub(crate) fn compile(registry: &Arc<Registry>, config: &Config, settings: &Settings, before: &Compiled) -> Compiled {
-    let mut unsupported = Vec::new();
+    let mut unsupported = report::of_rules(config, settings.abilities);
     let index = Index::new(registry, config, settings, &mut unsupported);
-    check(&index, config, settings, &mut unsupported);
     let egress = egress::all(&index, config, &mut unsupported);
     unsupported.sort();
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
@@ -192,7 +173,7 @@ impl Compiler<'_, '_> {
     fn http_ports(&self) -> BTreeMap<u16, Vec<&Service>> {
         let mut ports: BTreeMap<u16, Vec<&Service>> = BTreeMap::new();
         for service in self.index.registry.services.values() {
-            for ((number, _), _) in service.ports.iter().filter(|(_, port)| self.settings.abilities.sees_requests(port)) {
+            for ((number, _), _) in service.ports.iter().filter(|(_, port)| sees_requests(self.settings.abilities, port)) {
                 ports.entry(*number).or_default().push(service);
             }
         }
@@ -202,7 +183,7 @@ impl Compiler<'_, '_> {
     fn listeners(&mut self) -> BTreeMap<String, Versioned> {
         let mut listeners: Vec<_> = self.http_ports().into_keys().map(listener::http).collect();
         for service in self.index.registry.services.values() {
-            let is_tcp_proxy = |port: &&Port| port.mode == Mode::Proxy && !self.settings.abilities.sees_requests(port);
+            let is_tcp_proxy = |port: &&Port| port.mode == Mode::Proxy && !sees_requests(self.settings.abilities, port);
             let ports = service.ports.iter().filter(|((_, transport), _)| *transport == Transport::Tcp);
             for ((number, _), _) in ports.filter(|(_, port)| is_tcp_proxy(port)) {
                 let name = ClusterName { port: *number, subset: String::new(), host: service.name.clone() };
@@ -250,17 +231,6 @@ impl Compiler<'_, '_> {
         let text = name.to_string();
         self.used.insert(name);
         text
-    }
-}
-
-/// Reports what of the rules has no effect, each rule once.
-fn check(index: &Index<'_>, config: &Config, settings: &Settings, unsupported: &mut Vec<Unsupported>) {
-    for rule in &config.virtual_services {
-        let mut scratch = Compiler { index, settings, used: BTreeSet::new() };
-        route::of_rule(&mut scratch, rule, None, &mut report::Report::new("VirtualService", &rule.meta, unsupported));
-    }
-    for rule in &config.destination_rules {
-        cluster::check(rule, unsupported);
     }
 }
 

@@ -1,129 +1,154 @@
-//! Fields that are stored but not honoured yet. The API warns of each; the compiler engineer shortens the list as it honours them.
+//! What of a rule has no effect: the one list, of which kubectl is warned when a rule is applied and which the compiler reports.
+//!
+//! What depends on other objects or on what runs (a host that no service has) only the compiler can know; everything else stands here,
+//! and the code that would honour a field has to take its line away from here.
+
+mod http;
+#[cfg(test)]
+mod tests;
 
 use serde_json::Value;
 
-use super::kind::Kind;
+pub(crate) use http::grpc_code;
 
-/// A path below `spec`; `[]` is every element of a list.
-type Row = (&'static str, &'static str);
+use super::destination_rule::{SimpleLb, TrafficPolicy};
+use super::service_entry::{Location, Resolution};
+use super::{DestinationRule, Kind, Resource, ServiceEntry, VirtualService};
 
-const NOT_YET: &str = "is not enforced by this version";
+/// What the proxies take. One refused field costs every route of its port, so what they do not take is reported and not sent.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Abilities {
+    /// HTTP/2 towards a service. Without it HTTP/2 and gRPC ports are carried as opaque TCP, which works, without rules for requests.
+    pub(crate) http2: bool,
+    /// `request_mirror_policies`.
+    pub(crate) mirror: bool,
+    /// A host rewrite that depends on the destination that the weights chose.
+    pub(crate) host_per_destination: bool,
+    /// Clusters of type ORIGINAL_DST. Without them a request for an unknown host is refused under ALLOW_ANY too: it came to a VIP, and
+    /// behind a VIP there is nothing but services.
+    pub(crate) original_dst: bool,
+}
 
-const VIRTUAL_SERVICE: &[Row] = &[
-    ("tcp", NOT_YET),
-    ("tls", NOT_YET),
-    ("exportTo", NOT_YET),
-    ("http[].delegate", NOT_YET),
-    ("http[].mirror", NOT_YET),
-    ("http[].mirrors", NOT_YET),
-    ("http[].mirrorPercent", NOT_YET),
-    ("http[].mirrorPercentage", NOT_YET),
-    ("http[].corsPolicy", NOT_YET),
-    ("http[].match[].sourceLabels", NOT_YET),
-    ("http[].match[].sourceNamespace", NOT_YET),
-    ("http[].match[].statPrefix", NOT_YET),
-    ("http[].retries.retryRemoteLocalities", NOT_YET),
-];
+impl Abilities {
+    /// Those of mesh-proxy (docs/xds.md).
+    pub(crate) const MESH_PROXY: Self = Self { http2: false, mirror: false, host_per_destination: false, original_dst: false };
+}
 
-const DESTINATION_RULE: &[Row] = &[
-    ("exportTo", NOT_YET),
-    ("workloadSelector", NOT_YET),
-    ("trafficPolicy.loadBalancer.consistentHash", NOT_YET),
-    ("trafficPolicy.loadBalancer.localityLbSetting", NOT_YET),
-    ("trafficPolicy.loadBalancer.zoneAwareLbSetting", NOT_YET),
-    ("trafficPolicy.loadBalancer.warmup", NOT_YET),
-    ("trafficPolicy.loadBalancer.warmupDurationSecs", NOT_YET),
-    ("trafficPolicy.connectionPool", NOT_YET),
-    ("trafficPolicy.outlierDetection", NOT_YET),
-    ("trafficPolicy.tls", NOT_YET),
-    ("trafficPolicy.portLevelSettings", NOT_YET),
-    ("trafficPolicy.tunnel", NOT_YET),
-    ("trafficPolicy.proxyProtocol", NOT_YET),
-    ("trafficPolicy.retryBudget", NOT_YET),
-];
+/// Fields without effect: path, and why, as the end of a sentence that begins with the path.
+#[derive(Debug, Default)]
+pub(crate) struct Findings(Vec<(String, String)>);
 
-const SERVICE_ENTRY: &[Row] = &[
-    ("exportTo", NOT_YET),
-    ("workloadSelector", NOT_YET),
-    ("subjectAltNames", NOT_YET),
-    ("ports[].targetPort", NOT_YET),
-    ("endpoints[].ports", NOT_YET),
-    ("endpoints[].labels", NOT_YET),
-];
+impl Findings {
+    fn tell(&mut self, field: String, why: &str) {
+        self.0.push((field, why.to_owned()));
+    }
 
-/// Which fields of a spec have no effect, with their paths and the sentence to say.
-pub(crate) fn unenforced(kind: Kind, spec: &Value) -> Vec<(String, &'static str)> {
-    let mut found = Vec::new();
-    let mut look = |pattern: &str, why: &'static str| {
-        let segments: Vec<&str> = pattern.split('.').collect();
-        walk(spec, &segments, "spec".to_owned(), &mut |path| found.push((path, why)));
-    };
+    fn if_set(&mut self, field: String, set: bool) {
+        if set {
+            self.tell(field, "is not enforced by this version");
+        }
+    }
+
+    fn export_to(&mut self, namespaces: &[String]) {
+        self.if_set("spec.exportTo".to_owned(), namespaces.iter().any(|to| to != "*"));
+    }
+}
+
+/// A spec that knows which of its fields have no effect.
+pub(crate) trait Enforced {
+    fn look(&self, can: Abilities, found: &mut Findings);
+
+    /// All of them, in the order of the spec.
+    fn unenforced(&self, can: Abilities) -> Vec<(String, String)> {
+        let mut found = Findings::default();
+        self.look(can, &mut found);
+        found.0
+    }
+}
+
+/// The same for an object that was admitted.
+pub(crate) fn of_object(kind: Kind, object: &Value, can: Abilities) -> Vec<(String, String)> {
     match kind {
-        Kind::VirtualService => {
-            VIRTUAL_SERVICE.iter().for_each(|(pattern, why)| look(pattern, why));
-            found.extend(faults_that_never_happen(spec));
-        }
-        Kind::DestinationRule => {
-            for (pattern, why) in DESTINATION_RULE {
-                look(pattern, why);
-                if pattern.starts_with("trafficPolicy") {
-                    look(&format!("subsets[].{pattern}"), why);
-                }
-            }
-        }
-        Kind::ServiceEntry => SERVICE_ENTRY.iter().for_each(|(pattern, why)| look(pattern, why)),
+        Kind::VirtualService => Resource::<VirtualService>::try_from(object).map(|rule| rule.spec.unenforced(can)),
+        Kind::DestinationRule => Resource::<DestinationRule>::try_from(object).map(|rule| rule.spec.unenforced(can)),
+        Kind::ServiceEntry => Resource::<ServiceEntry>::try_from(object).map(|entry| entry.spec.unenforced(can)),
         // Refused whole.
-        Kind::Gateway => {}
+        Kind::Gateway => Ok(Vec::new()),
     }
-    found
+    // What does not parse was refused before anybody could be warned of it.
+    .unwrap_or_default()
 }
 
-/// Istio takes an absent percentage for zero, which hardly anybody means.
-fn faults_that_never_happen(spec: &Value) -> Vec<(String, &'static str)> {
-    let mut found = Vec::new();
-    for (i, route) in spec["http"].as_array().into_iter().flatten().enumerate() {
-        for what in ["delay", "abort"] {
-            let Some(fault) = route["fault"][what].as_object() else { continue };
-            if !fault.contains_key("percentage") && !fault.contains_key("percent") {
-                found.push((format!("spec.http[{i}].fault.{what}"), "has neither percentage nor percent, so it never happens"));
+impl Enforced for DestinationRule {
+    fn look(&self, _can: Abilities, found: &mut Findings) {
+        if let Some(of_host) = &self.traffic_policy {
+            policy("spec.trafficPolicy", of_host, found);
+        }
+        for (i, subset) in self.subsets.iter().enumerate() {
+            if let Some(of_subset) = &subset.traffic_policy {
+                policy(&format!("spec.subsets[{i}].trafficPolicy"), of_subset, found);
             }
         }
-    }
-    found
-}
-
-fn walk(value: &Value, segments: &[&str], path: String, found: &mut impl FnMut(String)) {
-    let Some((segment, rest)) = segments.split_first() else {
-        return found(path);
-    };
-    let name = segment.trim_end_matches("[]");
-    let Some(value) = value.get(name).filter(|v| !v.is_null()) else { return };
-    let path = format!("{path}.{name}");
-    if *segment == name {
-        return walk(value, rest, path, found);
-    }
-    for (i, item) in value.as_array().into_iter().flatten().enumerate() {
-        walk(item, rest, format!("{path}[{i}]"), found);
+        found.export_to(&self.export_to);
+        found.if_set("spec.workloadSelector".to_owned(), self.workload_selector.is_some());
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
+fn policy(at: &str, policy: &TrafficPolicy, found: &mut Findings) {
+    if let Some(balancer) = &policy.load_balancer {
+        let at = format!("{at}.loadBalancer");
+        found.if_set(format!("{at}.simple"), balancer.simple == Some(SimpleLb::Passthrough));
+        found.if_set(format!("{at}.consistentHash"), balancer.consistent_hash.is_some());
+        found.if_set(format!("{at}.localityLbSetting"), balancer.locality_lb_setting.is_some());
+        found.if_set(format!("{at}.zoneAwareLbSetting"), balancer.zone_aware_lb_setting.is_some());
+        found.if_set(format!("{at}.warmupDurationSecs"), balancer.warmup_duration_secs.is_some());
+        found.if_set(format!("{at}.warmup"), balancer.warmup.is_some());
+    }
+    if let Some(pool) = &policy.connection_pool {
+        if let Some(tcp) = &pool.tcp {
+            let at = format!("{at}.connectionPool.tcp");
+            found.if_set(format!("{at}.maxConnections"), tcp.max_connections != 0);
+            found.if_set(format!("{at}.tcpKeepalive"), tcp.tcp_keepalive.is_some());
+            found.if_set(format!("{at}.maxConnectionDuration"), tcp.max_connection_duration.is_some());
+            found.if_set(format!("{at}.idleTimeout"), tcp.idle_timeout.is_some());
+        }
+        found.if_set(format!("{at}.connectionPool.http"), pool.http.is_some());
+    }
+    found.if_set(format!("{at}.outlierDetection"), policy.outlier_detection.is_some());
+    found.if_set(format!("{at}.tls"), policy.tls.is_some());
+    found.if_set(format!("{at}.portLevelSettings"), !policy.port_level_settings.is_empty());
+    found.if_set(format!("{at}.tunnel"), policy.tunnel.is_some());
+    found.if_set(format!("{at}.proxyProtocol"), policy.proxy_protocol.is_some());
+    found.if_set(format!("{at}.retryBudget"), policy.retry_budget.is_some());
+}
 
-    use super::*;
-
-    #[test]
-    fn names_each_field_without_effect() {
-        let spec = json!({ "hosts": ["a"], "http": [{ "route": [] }, { "mirror": { "host": "b" }, "match": [{ "sourceLabels": {} }] }] });
-        let paths: Vec<String> = unenforced(Kind::VirtualService, &spec).into_iter().map(|(path, _)| path).collect();
-        assert_eq!(paths, ["spec.http[1].mirror", "spec.http[1].match[0].sourceLabels"]);
-        let spec =
-            json!({ "http": [{ "fault": { "abort": { "httpStatus": 500 }, "delay": { "percent": 1, "fixedDelay": "1s" } } }] });
-        let paths: Vec<String> = unenforced(Kind::VirtualService, &spec).into_iter().map(|(path, _)| path).collect();
-        assert_eq!(paths, ["spec.http[0].fault.abort"]);
-        let spec = json!({ "host": "a", "subsets": [{ "name": "v1", "trafficPolicy": { "tls": { "mode": "DISABLE" } } }] });
-        let paths: Vec<String> = unenforced(Kind::DestinationRule, &spec).into_iter().map(|(path, _)| path).collect();
-        assert_eq!(paths, ["spec.subsets[0].trafficPolicy.tls"]);
+impl Enforced for ServiceEntry {
+    fn look(&self, _can: Abilities, found: &mut Findings) {
+        if self.ports.is_empty() {
+            found.tell("spec.ports".to_owned(), "is empty, so nothing is allowed");
+        }
+        for (i, port) in self.ports.iter().enumerate() {
+            let mapped = port.target_port != 0 && port.target_port != port.number;
+            found.if_set(format!("spec.ports[{i}].targetPort"), mapped);
+        }
+        found.if_set("spec.location".to_owned(), self.location == Location::MeshInternal);
+        for (i, endpoint) in self.endpoints.iter().enumerate() {
+            let at = format!("spec.endpoints[{i}]");
+            if self.resolution != Resolution::Static {
+                found.tell(
+                    format!("{at}.address"),
+                    "is not used by this version: pods reach the addresses that DNS has for the hosts",
+                );
+            }
+            found.if_set(format!("{at}.ports"), !endpoint.ports.is_empty());
+            found.if_set(format!("{at}.labels"), !endpoint.labels.is_empty());
+            found.if_set(format!("{at}.network"), !endpoint.network.is_empty());
+            found.if_set(format!("{at}.locality"), !endpoint.locality.is_empty());
+            found.if_set(format!("{at}.weight"), endpoint.weight != 0);
+            found.if_set(format!("{at}.serviceAccount"), !endpoint.service_account.is_empty());
+        }
+        found.if_set("spec.workloadSelector".to_owned(), self.workload_selector.is_some());
+        found.export_to(&self.export_to);
+        found.if_set("spec.subjectAltNames".to_owned(), !self.subject_alt_names.is_empty());
     }
 }

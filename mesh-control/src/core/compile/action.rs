@@ -3,7 +3,6 @@
 use super::Compiler;
 use super::envoy::{BoolValue, PreviousHostsPredicate, matcher};
 use super::envoy::{core, duration, pack_any, percent, regex, route, uint};
-use super::report::Report;
 use crate::istio::virtual_service::{Destination, Headers, HttpRetry, HttpRoute, HttpRouteDestination, Percent};
 use base64::Engine;
 use route::route_action::{ClusterSpecifier, HostRewriteSpecifier, RequestMirrorPolicy};
@@ -25,7 +24,7 @@ pub(super) fn plain(cluster: String) -> route::RouteAction {
 }
 
 /// The action of a rule, and the header changes that belong to the route.
-pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16, at: &str, report: &mut Report<'_>) -> route::Route {
+pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16) -> route::Route {
     let mut found = route::Route::default();
     let mut host = change_headers(&mut Changed::of_route(&mut found), rule.headers.as_ref());
     let live: Vec<_> = rule.route.iter().filter(|to| rule.route.len() == 1 || to.weight > 0).collect();
@@ -36,7 +35,7 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16, at:
             ClusterSpecifier::Cluster(c.destination(&only.destination, port))
         }
         several => {
-            let clusters = several.iter().map(|to| weighted(c, to, port, at, report)).collect();
+            let clusters = several.iter().map(|to| weighted(c, to, port)).collect();
             ClusterSpecifier::WeightedClusters(route::WeightedCluster { clusters, ..Default::default() })
         }
     };
@@ -44,13 +43,10 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16, at:
     action.cluster_specifier = Some(specifier);
     action.timeout = Some(duration(rule.timeout.unwrap_or_default()));
     if let Some(retries) = &rule.retries {
-        action.retry_policy = retry(retries, &format!("{at}.retries"), report);
+        action.retry_policy = retry(retries);
     }
     if c.settings.abilities.mirror {
         action.request_mirror_policies = mirrors(c, rule, port);
-    } else {
-        report.if_set(&format!("{at}.mirror"), rule.mirror.is_some());
-        report.if_set(&format!("{at}.mirrors"), !rule.mirrors.is_empty());
     }
     if let Some(rewrite) = &rule.rewrite {
         action.prefix_rewrite.clone_from(&rewrite.uri);
@@ -65,13 +61,7 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16, at:
     found
 }
 
-fn weighted(
-    c: &mut Compiler<'_, '_>,
-    to: &HttpRouteDestination,
-    port: u16,
-    at: &str,
-    report: &mut Report<'_>,
-) -> route::weighted_cluster::ClusterWeight {
+fn weighted(c: &mut Compiler<'_, '_>, to: &HttpRouteDestination, port: u16) -> route::weighted_cluster::ClusterWeight {
     use route::weighted_cluster::cluster_weight::HostRewriteSpecifier;
     let mut weight = route::weighted_cluster::ClusterWeight {
         name: c.destination(&to.destination, port),
@@ -80,7 +70,6 @@ fn weighted(
     };
     let host = change_headers(&mut Changed::of_weight(&mut weight), to.headers.as_ref());
     let taken = c.settings.abilities.host_per_destination;
-    report.if_set(&format!("{at}.route.headers.request (host)"), host.is_some() && !taken);
     weight.host_rewrite_specifier = host.filter(|_| taken).map(HostRewriteSpecifier::HostRewriteLiteral);
     weight
 }
@@ -150,8 +139,7 @@ fn default_retries() -> route::RetryPolicy {
 }
 
 /// `None` if retries are off.
-fn retry(retries: &HttpRetry, at: &str, report: &mut Report<'_>) -> Option<route::RetryPolicy> {
-    report.if_set(&format!("{at}.retryRemoteLocalities"), retries.retry_remote_localities == Some(true));
+fn retry(retries: &HttpRetry) -> Option<route::RetryPolicy> {
     let attempts = u32::try_from(retries.attempts).ok().filter(|attempts| *attempts > 0)?;
     let mut policy = default_retries();
     policy.num_retries = uint(attempts);
@@ -193,24 +181,14 @@ fn mirrors(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16) -> Vec<Request
 }
 
 /// A redirect.
-pub(super) fn redirect(
-    rule: &crate::istio::virtual_service::HttpRedirect,
-    at: &str,
-    report: &mut Report<'_>,
-) -> route::RedirectAction {
+pub(super) fn redirect(rule: &crate::istio::virtual_service::HttpRedirect) -> route::RedirectAction {
     use route::redirect_action::{PathRewriteSpecifier, RedirectResponseCode, SchemeRewriteSpecifier};
-    report.if_set(&format!("{at}.derivePort"), rule.derive_port.is_some());
     let code = match rule.redirect_code {
         302 => RedirectResponseCode::Found,
         303 => RedirectResponseCode::SeeOther,
         307 => RedirectResponseCode::TemporaryRedirect,
         308 => RedirectResponseCode::PermanentRedirect,
-        other => {
-            if !matches!(other, 0 | 301) {
-                report.tell(&format!("{at}.redirectCode"), "is none of 301, 302, 303, 307, 308; 301 is answered");
-            }
-            RedirectResponseCode::MovedPermanently
-        }
+        _ => RedirectResponseCode::MovedPermanently,
     };
     let path = match (rule.uri.as_str(), rule.prefix_rewrite.as_str()) {
         ("", "") => None,
@@ -228,21 +206,11 @@ pub(super) fn redirect(
 }
 
 /// An answer from the rule itself.
-pub(super) fn answer(
-    rule: &crate::istio::virtual_service::HttpDirectResponse,
-    at: &str,
-    report: &mut Report<'_>,
-) -> route::DirectResponseAction {
+pub(super) fn answer(rule: &crate::istio::virtual_service::HttpDirectResponse) -> route::DirectResponseAction {
     use core::data_source::Specifier;
     let body = rule.body.as_ref().and_then(|body| match (&body.string, &body.bytes) {
         (Some(text), _) => Some(Specifier::InlineString(text.clone())),
-        (None, Some(encoded)) => {
-            let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).ok();
-            if bytes.is_none() {
-                report.tell(&format!("{at}.body.bytes"), "is not base64, so the body is empty");
-            }
-            bytes.map(Specifier::InlineBytes)
-        }
+        (None, Some(encoded)) => base64::engine::general_purpose::STANDARD.decode(encoded).ok().map(Specifier::InlineBytes),
         (None, None) => None,
     });
     let body = body.map(|specifier| core::DataSource { specifier: Some(specifier), ..Default::default() });

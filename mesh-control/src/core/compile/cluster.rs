@@ -2,9 +2,9 @@
 
 use super::envoy::{self, cluster, core, duration, endpoint, uint, upstreams};
 use super::index::Merged;
-use super::{Abilities, Settings, Unsupported, report::Report};
+use super::{Abilities, Settings};
 use crate::core::registry::{Endpoint, Health, Port, Protocol};
-use crate::istio::destination_rule::{SimpleLb, Subset, TrafficPolicy};
+use crate::istio::destination_rule::{SimpleLb, TrafficPolicy};
 use clap::ValueEnum;
 use mesh_xds::names::ClusterName;
 use std::collections::{BTreeMap, HashMap};
@@ -132,47 +132,4 @@ fn lb_endpoint(port: &Port, endpoint: &Endpoint, node: Option<IpAddr>) -> Option
         host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(dialled)),
         ..Default::default()
     })
-}
-
-/// What of a DestinationRule is not in force.
-pub(super) fn check(rule: &crate::istio::Resource<crate::istio::DestinationRule>, out: &mut Vec<Unsupported>) {
-    let mut report = Report::new("DestinationRule", &rule.meta, out);
-    report.if_set("spec.workloadSelector", rule.spec.workload_selector.is_some());
-    report.if_set("spec.exportTo", rule.spec.export_to.iter().any(|to| to != "*"));
-    if let Some(policy) = &rule.spec.traffic_policy {
-        check_policy("spec.trafficPolicy", policy, &mut report);
-    }
-    for (i, Subset { traffic_policy, .. }) in rule.spec.subsets.iter().enumerate() {
-        if let Some(policy) = traffic_policy {
-            check_policy(&format!("spec.subsets[{i}].trafficPolicy"), policy, &mut report);
-        }
-    }
-}
-
-fn check_policy(at: &str, policy: &TrafficPolicy, report: &mut Report<'_>) {
-    report.if_set(&format!("{at}.outlierDetection"), policy.outlier_detection.is_some());
-    report.if_set(&format!("{at}.tls"), policy.tls.is_some());
-    report.if_set(&format!("{at}.portLevelSettings"), !policy.port_level_settings.is_empty());
-    report.if_set(&format!("{at}.tunnel"), policy.tunnel.is_some());
-    report.if_set(&format!("{at}.proxyProtocol"), policy.proxy_protocol.is_some());
-    report.if_set(&format!("{at}.retryBudget"), policy.retry_budget.is_some());
-    if let Some(balancer) = &policy.load_balancer {
-        let at = format!("{at}.loadBalancer");
-        report.if_set(&format!("{at}.simple"), balancer.simple == Some(SimpleLb::Passthrough));
-        report.if_set(&format!("{at}.consistentHash"), balancer.consistent_hash.is_some());
-        report.if_set(&format!("{at}.localityLbSetting"), balancer.locality_lb_setting.is_some());
-        report.if_set(&format!("{at}.zoneAwareLbSetting"), balancer.zone_aware_lb_setting.is_some());
-        report.if_set(&format!("{at}.warmup"), balancer.warmup.is_some());
-        report.if_set(&format!("{at}.warmupDurationSecs"), balancer.warmup_duration_secs.is_some());
-    }
-    if let Some(pool) = &policy.connection_pool {
-        report.if_set(&format!("{at}.connectionPool.http"), pool.http.is_some());
-        if let Some(tcp) = &pool.tcp {
-            let at = format!("{at}.connectionPool.tcp");
-            report.if_set(&format!("{at}.maxConnections"), tcp.max_connections != 0);
-            report.if_set(&format!("{at}.tcpKeepalive"), tcp.tcp_keepalive.is_some());
-            report.if_set(&format!("{at}.maxConnectionDuration"), tcp.max_connection_duration.is_some());
-            report.if_set(&format!("{at}.idleTimeout"), tcp.idle_timeout.is_some());
-        }
-    }
 }

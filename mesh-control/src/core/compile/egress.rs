@@ -3,9 +3,9 @@
 //! The kernel decides by address and port, whatever is spoken there: that a request over an allowed HTTP or TLS port is for an allowed
 //! host, the proxy will check (issue 6).
 
+use super::Unsupported;
 use super::envoy::versioned;
 use super::index::Index;
-use super::{Unsupported, report::Report};
 use crate::istio::service_entry::{Resolution, ServiceEntry};
 use crate::istio::{Config, Resource};
 use mesh_xds::agent::{Egress, EgressPort, Transport};
@@ -17,20 +17,21 @@ use std::net::IpAddr;
 pub(super) fn all(index: &Index<'_>, config: &Config, unsupported: &mut Vec<Unsupported>) -> BTreeMap<String, Versioned> {
     let entries = config.service_entries.iter();
     let compiled = entries.map(|entry| {
-        let egress = egress(index, entry, &mut Report::new("ServiceEntry", &entry.meta, unsupported));
+        let egress = egress(index, entry, unsupported);
         (egress.name.clone(), versioned(&egress))
     });
     compiled.collect()
 }
 
-fn egress(index: &Index<'_>, entry: &Resource<ServiceEntry>, report: &mut Report<'_>) -> Egress {
+fn egress(index: &Index<'_>, entry: &Resource<ServiceEntry>, unsupported: &mut Vec<Unsupported>) -> Egress {
     let spec = &entry.spec;
     let mut hosts = BTreeSet::new();
     for (i, host) in spec.hosts.iter().enumerate() {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         if index.is_service(&host) {
             // Its answers are the mesh's own; learning from elsewhere would let a foreign answer open a way past its rules.
-            report.tell(&format!("spec.hosts[{i}]"), "is a service of the mesh, which needs no entry; it stays as it is");
+            let why = "is a service of the mesh, which needs no entry; it stays as it is";
+            unsupported.push(Unsupported::new("ServiceEntry", &entry.meta, format!("spec.hosts[{i}]"), why));
         } else {
             hosts.insert(host);
         }

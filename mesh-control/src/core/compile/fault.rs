@@ -1,30 +1,22 @@
 //! Faults on purpose: the delay comes first, then the abort.
 
 use super::envoy::{duration, fault, fault_common, percent};
-use super::report::Report;
+use crate::istio::enforced::grpc_code;
 use crate::istio::virtual_service::{HttpFaultInjection, Percent};
 
 /// The per-route configuration of Envoy's fault filter; `None` if nothing would ever happen.
-pub(super) fn injection(rule: &HttpFaultInjection, at: &str, report: &mut Report<'_>) -> Option<fault::HttpFault> {
+pub(super) fn injection(rule: &HttpFaultInjection) -> Option<fault::HttpFault> {
     use fault_common::fault_delay::FaultDelaySecifier;
     let delay = rule.delay.as_ref().and_then(|delay| {
-        report.if_set(&format!("{at}.delay.exponentialDelay"), delay.exponential_delay.is_some());
         let percentage = share(delay.percentage.as_ref(), delay.percent)?;
         let fixed = delay.fixed_delay?;
         let secifier = FaultDelaySecifier::FixedDelay(duration(fixed));
         Some(fault_common::FaultDelay { percentage: Some(percent(percentage)), fault_delay_secifier: Some(secifier) })
     });
     let abort = rule.abort.as_ref().and_then(|abort| {
-        report.if_set(&format!("{at}.abort.http2Error"), abort.http2_error.is_some());
         let percentage = share(abort.percentage.as_ref(), abort.percent)?;
         let http = abort.http_status.and_then(|status| u32::try_from(status).ok()).map(fault::fault_abort::ErrorType::HttpStatus);
-        let grpc = abort.grpc_status.as_deref().and_then(|name| {
-            let code = grpc_code(name);
-            if code.is_none() {
-                report.tell(&format!("{at}.abort.grpcStatus"), "is no gRPC status, so nothing is aborted");
-            }
-            code.map(fault::fault_abort::ErrorType::GrpcStatus)
-        });
+        let grpc = abort.grpc_status.as_deref().and_then(grpc_code).map(fault::fault_abort::ErrorType::GrpcStatus);
         let error = http.or(grpc)?;
         Some(fault::FaultAbort { percentage: Some(percent(percentage)), error_type: Some(error), ..Default::default() })
     });
@@ -35,28 +27,4 @@ pub(super) fn injection(rule: &HttpFaultInjection, at: &str, report: &mut Report
 fn share(percentage: Option<&Percent>, legacy: i32) -> Option<f64> {
     let share = percentage.map_or_else(|| f64::from(legacy), |percentage| percentage.value);
     (share > 0.0).then_some(share)
-}
-
-fn grpc_code(name: &str) -> Option<u32> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    let by_name = NAMES.iter().position(|known| name.eq_ignore_ascii_case(known)).and_then(|code| u32::try_from(code).ok());
-    by_name.or_else(|| name.parse().ok().filter(|code| *code <= 16))
 }

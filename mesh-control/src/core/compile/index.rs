@@ -69,9 +69,6 @@ impl<'a> Index<'a> {
         let mut tell = |field: String, why: &str| report.push(Unsupported::new("VirtualService", &rule.meta, field, why));
         // Absent means the mesh. Gateways come later, so a rule for gateways only has no effect.
         let in_mesh = rule.spec.gateways.is_empty() || rule.spec.gateways.iter().any(|gateway| gateway == "mesh");
-        for (i, gateway) in rule.spec.gateways.iter().enumerate().filter(|(_, gateway)| *gateway != "mesh") {
-            tell(format!("spec.gateways[{i}]"), &format!("there is no gateway {gateway}; the rule has no effect at gateways"));
-        }
         if !in_mesh {
             return;
         }
@@ -81,7 +78,7 @@ impl<'a> Index<'a> {
             if services.peek().is_none() {
                 tell(format!("spec.hosts[{i}]"), &format!("no service is called {resolved}"));
             } else if !rule.spec.http.is_empty()
-                && !services.any(|service| service.ports.values().any(|port| self.settings.abilities.sees_requests(port)))
+                && !services.any(|service| service.ports.values().any(|port| super::sees_requests(self.settings.abilities, port)))
             {
                 let why = format!("{resolved} has no HTTP port that the proxy carries, so the http routes have no effect");
                 tell(format!("spec.hosts[{i}]"), &why);

@@ -1,33 +1,22 @@
 //! An Istio match block into Envoy's route match.
 
 use super::envoy::{BoolValue, matcher, regex, route};
-use super::report::Report;
 use crate::istio::virtual_service::{HttpMatchRequest, StringMatch};
 use route::header_matcher::HeaderMatchSpecifier;
 use route::query_parameter_matcher::QueryParameterMatchSpecifier;
 use route::route_match::PathSpecifier;
 
-/// The match, or `None` if the block can never hold for requests to this port. `port` is `None` when only the report is wanted.
-pub(super) fn request(
-    block: &HttpMatchRequest,
-    port: Option<u16>,
-    at: &str,
-    report: &mut Report<'_>,
-) -> Option<route::RouteMatch> {
-    report.if_set(&format!("{at}.statPrefix"), !block.stat_prefix.is_empty());
+/// The match, or `None` if the block can never hold for requests to this port.
+pub(super) fn request(block: &HttpMatchRequest, port: u16) -> Option<route::RouteMatch> {
     if !block.gateways.is_empty() && !block.gateways.iter().any(|gateway| gateway == "mesh") {
-        report.tell(&format!("{at}.gateways"), "names no gateway that exists, so the block matches nothing");
         return None;
     }
-    // Istio ignores both conditions in a block that names gateways (sourceMatchHTTP).
+    // Istio ignores both conditions in a block that names gateways (sourceMatchHTTP). Else the block matches nothing, rather than
+    // requests of workloads that it does not mean.
     if block.gateways.is_empty() && !(block.source_labels.is_empty() && block.source_namespace.is_empty()) {
-        let why =
-            "is not enforced by this version: the block matches nothing, rather than requests of workloads that it does not mean";
-        let field = if block.source_labels.is_empty() { "sourceNamespace" } else { "sourceLabels" };
-        report.tell(&format!("{at}.{field}"), why);
         return None;
     }
-    if block.port != 0 && port.is_some_and(|port| u32::from(port) != block.port) {
+    if block.port != 0 && u32::from(port) != block.port {
         return None;
     }
     let pseudo = [(":method", &block.method), (":authority", &block.authority), (":scheme", &block.scheme)];

@@ -1,6 +1,8 @@
 //! What of the rules is not in force: told, never dropped in silence.
 
-use crate::istio::Meta;
+use crate::istio::enforced::{Abilities, Enforced};
+use crate::istio::{Config, Meta, Resource};
+use std::sync::Arc;
 
 /// A field that has no effect.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -20,29 +22,18 @@ impl Unsupported {
     }
 }
 
-/// Collects for one resource.
-pub(super) struct Report<'a> {
-    kind: &'static str,
-    meta: &'a Meta,
-    out: &'a mut Vec<Unsupported>,
+/// What the rules themselves have without effect, by the list of which kubectl was warned too.
+pub(super) fn of_rules(config: &Config, can: Abilities) -> Vec<Unsupported> {
+    let mut all = Vec::new();
+    of_kind("VirtualService", &config.virtual_services, can, &mut all);
+    of_kind("DestinationRule", &config.destination_rules, can, &mut all);
+    of_kind("ServiceEntry", &config.service_entries, can, &mut all);
+    all
 }
 
-impl<'a> Report<'a> {
-    pub(super) fn new(kind: &'static str, meta: &'a Meta, out: &'a mut Vec<Unsupported>) -> Self {
-        Self { kind, meta, out }
-    }
-
-    pub(super) fn tell(&mut self, field: &str, why: &str) {
-        let told = Unsupported::new(self.kind, self.meta, field.to_owned(), why);
-        // One rule may be compiled for several ports.
-        if !self.out.contains(&told) {
-            self.out.push(told);
-        }
-    }
-
-    pub(super) fn if_set(&mut self, field: &str, set: bool) {
-        if set {
-            self.tell(field, "is not enforced by this version");
-        }
+fn of_kind<T: Enforced>(kind: &'static str, rules: &[Arc<Resource<T>>], can: Abilities, all: &mut Vec<Unsupported>) {
+    for rule in rules {
+        let found = rule.spec.unenforced(can).into_iter();
+        all.extend(found.map(|(field, reason)| Unsupported::new(kind, &rule.meta, field, &reason)));
     }
 }

@@ -1,7 +1,6 @@
 //! RouteConfigurations: a virtual host per service of a port, its routes by the VirtualService that owns the host, and what is left over.
 
 use super::envoy::{BoolValue, duration, pack_any, route};
-use super::report::Report;
 use super::{Compiler, Settings, action, fault, matching};
 use crate::core::registry::Service;
 use crate::istio::virtual_service::HttpRoute;
@@ -31,9 +30,7 @@ pub(super) fn configuration(c: &mut Compiler<'_, '_>, port: u16, services: &[&Se
 fn virtual_host(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route::VirtualHost {
     let mut routes = Vec::new();
     if let Some(rule) = c.index.virtual_service(service) {
-        // What has no effect was reported when the rule was checked, once.
-        let mut silent = Vec::new();
-        routes = of_rule(c, rule, Some(port), &mut Report::new("VirtualService", &rule.meta, &mut silent));
+        routes = of_rule(c, rule, port);
     }
     // A rule none of whose routes is for this port leaves the service as it would be without.
     if routes.is_empty() {
@@ -70,61 +67,46 @@ fn default_route(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> rout
     }
 }
 
-/// The routes of a VirtualService for requests to a port; `None` is any port, for the report.
-pub(super) fn of_rule(
-    c: &mut Compiler<'_, '_>,
-    rule: &Resource<VirtualService>,
-    port: Option<u16>,
-    report: &mut Report<'_>,
-) -> Vec<route::Route> {
-    report.if_set("spec.tcp", !rule.spec.tcp.is_empty());
-    report.if_set("spec.tls", !rule.spec.tls.is_empty());
-    report.if_set("spec.exportTo", rule.spec.export_to.iter().any(|to| to != "*"));
+/// The routes of a VirtualService for requests to a port.
+fn of_rule(c: &mut Compiler<'_, '_>, rule: &Resource<VirtualService>, port: u16) -> Vec<route::Route> {
     let mut routes = Vec::new();
-    for (i, http) in rule.spec.http.iter().enumerate() {
-        let at = format!("spec.http[{i}]");
-        let mut matches = matches_of(http, port, &at, report);
-        // Nothing behind a catch-all is reached; the report goes on, since its fields have no effect either way.
+    for http in &rule.spec.http {
+        let mut matches = matches_of(http, port);
+        // Nothing behind a catch-all is reached.
         let last = matches.iter().position(matching::is_catch_all);
         matches.truncate(last.map_or(matches.len(), |last| last + 1));
-        if let Some(template) = template(c, http, port.unwrap_or_default(), &at, report) {
+        if let Some(template) = template(c, http, port) {
             routes.extend(matches.into_iter().map(|found| route::Route { r#match: Some(found), ..template.clone() }));
         }
-        if last.is_some() && port.is_some() {
+        if last.is_some() {
             break;
         }
     }
     routes
 }
 
-fn matches_of(http: &HttpRoute, port: Option<u16>, at: &str, report: &mut Report<'_>) -> Vec<route::RouteMatch> {
+fn matches_of(http: &HttpRoute, port: u16) -> Vec<route::RouteMatch> {
     if http.r#match.is_empty() {
         return vec![matching::everything()];
     }
-    let blocks = http.r#match.iter().enumerate();
-    blocks.filter_map(|(j, block)| matching::request(block, port, &format!("{at}.match[{j}]"), report)).collect()
+    http.r#match.iter().filter_map(|block| matching::request(block, port)).collect()
 }
 
 /// A rule's route without its match; `None` if it does nothing that is in force.
-fn template(c: &mut Compiler<'_, '_>, http: &HttpRoute, port: u16, at: &str, report: &mut Report<'_>) -> Option<route::Route> {
-    report.if_set(&format!("{at}.corsPolicy"), http.cors_policy.is_some());
+fn template(c: &mut Compiler<'_, '_>, http: &HttpRoute, port: u16) -> Option<route::Route> {
     let mut found = if http.delegate.is_some() {
-        report.tell(&format!("{at}.delegate"), "is not enforced by this version, so the route is left out");
         return None;
     } else if let Some(redirect) = &http.redirect {
-        let action = action::redirect(redirect, &format!("{at}.redirect"), report);
-        route::Route { action: Some(route::route::Action::Redirect(action)), ..Default::default() }
+        route::Route { action: Some(route::route::Action::Redirect(action::redirect(redirect))), ..Default::default() }
     } else if let Some(answer) = &http.direct_response {
-        let action = action::answer(answer, &format!("{at}.directResponse"), report);
-        route::Route { action: Some(route::route::Action::DirectResponse(action)), ..Default::default() }
+        route::Route { action: Some(route::route::Action::DirectResponse(action::answer(answer))), ..Default::default() }
     } else if http.route.is_empty() {
-        report.tell(at, "has no destination, redirect or direct response, so it is left out");
         return None;
     } else {
-        action::forward(c, http, port, at, report)
+        action::forward(c, http, port)
     };
     found.name.clone_from(&http.name);
-    let injected = http.fault.as_ref().and_then(|rule| fault::injection(rule, &format!("{at}.fault"), report));
+    let injected = http.fault.as_ref().and_then(fault::injection);
     found.typed_per_filter_config =
         injected.map(|fault| HashMap::from([(FAULT.to_owned(), pack_any(fault))])).unwrap_or_default();
     Some(found)

@@ -285,7 +285,7 @@ fn what_our_proxy_does_not_take_is_told_and_not_sent() {
     let Some(Action::Route(action)) = &routes(&compiled, REVIEWS)[0].action else { panic!("a route") };
     assert!(action.request_mirror_policies.is_empty());
     let told: Vec<_> = compiled.unsupported.iter().map(|u| u.field.as_str()).collect();
-    assert_eq!(told, ["spec.http[0].mirror", "spec.http[0].route.headers.request (host)"]);
+    assert_eq!(told, ["spec.http[0].mirror", "spec.http[0].route[0].headers.request (host)"]);
     assert!(!compiled.snapshot(&node("node~10.0.0.0~n~mesh")).types[CLUSTER].contains_key(PASSTHROUGH));
     let mut registry = (*registry).clone();
     registry.services.get_mut(REVIEWS).expect("reviews").ports.get_mut(&(9080, Transport::Tcp)).expect("port").protocol =
@@ -310,7 +310,7 @@ fn service_entries_are_what_nodes_let_out() {
     // The walkthrough's shape: neither location nor resolution.
     let httpbin = json!({"hosts": ["HTTPBIN.org"], "ports": [port(80, "http")]});
     let fixed = json!({"hosts": ["db.example.com"], "addresses": ["203.0.113.7/24", "2001:db8::1"], "resolution": "STATIC",
-        "endpoints": [{"address": "198.51.100.4", "weight": 2}], "ports": [port(5432, ""), port(53, "UDP")]});
+        "endpoints": [{"address": "198.51.100.4"}], "ports": [port(5432, ""), port(53, "UDP")]});
     let ours = json!({"hosts": ["reviews", "*.l4lb.thisdcos.directory", "*.example.org"], "resolution": "DYNAMIC_DNS", "ports": [port(443, "TLS")]});
     let rules =
         [rule("ServiceEntry", "bin", 0, httpbin), rule("ServiceEntry", "db", 1, fixed), rule("ServiceEntry", "ours", 2, ours)];
