@@ -64,11 +64,8 @@ fn the_history_is_bounded_and_says_so() {
 }
 
 /// The child of the next test: writes, says each write that returned, until it is killed.
-#[test]
-#[ignore = "run by acknowledged_writes_survive_kill_9"]
-fn child_writes_until_killed() {
-    let Ok(path) = std::env::var("MESH_TEST_STORE") else { return };
-    let store = Store::open(Path::new(&path)).unwrap();
+fn write_until_killed(path: &Path) {
+    let store = Store::open(path).unwrap();
     for i in 0_u64.. {
         let name = format!("r{}", i % 50);
         let host = format!("h{}", store.version());
@@ -79,12 +76,15 @@ fn child_writes_until_killed() {
 
 #[test]
 fn acknowledged_writes_survive_kill_9() {
+    if let Ok(path) = std::env::var("MESH_TEST_STORE") {
+        return write_until_killed(Path::new(&path));
+    }
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("rules.redb");
     let mut expected = BTreeMap::new();
     for round in 0..6 {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::tests::child_writes_until_killed", "--ignored", "--nocapture"])
+            .args(["--exact", "store::tests::acknowledged_writes_survive_kill_9", "--nocapture"])
             .env("MESH_TEST_STORE", &path)
             .stdout(Stdio::piped())
             .spawn()
