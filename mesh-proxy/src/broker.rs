@@ -7,6 +7,8 @@ mod session;
 mod wire;
 
 #[cfg(test)]
+pub(crate) mod fake;
+#[cfg(test)]
 mod tests;
 
 use mesh_common::broker::{Family, Listener, Role, ToAgent, VERSION, Workload};

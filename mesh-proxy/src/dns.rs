@@ -1,12 +1,14 @@
 //! The mesh's DNS: its own process, so that hostile datagrams cannot stop the proxy and a proxy's restart is no DNS outage.
 //!
 //! Pods' questions arrive on sockets that mesh-agent opened in their namespaces ([`pods`], [`udp`], [`tcp`]); names of the mesh come
-//! from mesh-control ([`xds`]); the rest is asked of the node's resolvers ([`upstream`]). What is decided is in [`core`], without I/O.
+//! from mesh-control ([`xds`]); the rest is asked of the node's resolvers ([`upstream`]), and where an egress rule names it the agent
+//! learns the addresses before the pod does ([`learner`]). What is decided is in [`core`], without I/O.
 //! One thread is enough: an answer from memory takes microseconds.
 
 mod admin;
 mod args;
 mod core;
+mod learner;
 mod metrics;
 mod pods;
 mod server;
@@ -76,7 +78,8 @@ impl Prepared {
         let pods = Arc::new(pods::Pods::default());
         let admin = admin::Admin { server: Arc::clone(&server), pods: Arc::clone(&pods) };
         let listener = tokio::net::UnixListener::from_std(listener)?;
-        let (_client, events) = crate::broker::start(broker, Role::Dns);
+        let (client, events) = crate::broker::start(broker, Role::Dns);
+        server.learner.set_client(client);
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         tokio::select! {
             () = pods::follow(Arc::clone(&server), pods, events) => {}

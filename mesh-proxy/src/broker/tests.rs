@@ -1,44 +1,11 @@
 //! A fake agent over a real socket, passing real descriptors.
 
+use super::fake::FakeAgent;
 use super::*;
 use mesh_common::broker::{BATCH, ToProxy};
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use std::net::{TcpListener, TcpStream};
-use std::os::fd::{AsFd, OwnedFd};
-
-/// A listening broker socket in a directory of its own.
-struct FakeAgent {
-    listener: OwnedFd,
-    path: PathBuf,
-    _directory: tempfile::TempDir,
-}
-
-impl FakeAgent {
-    fn new() -> Self {
-        let directory = tempfile::tempdir().expect("directory");
-        let path = directory.path().join("agent.sock");
-        let listener =
-            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None).expect("socket");
-        rustix::net::bind(&listener, &SocketAddrUnix::new(&path).expect("path")).expect("bind");
-        rustix::net::listen(&listener, 8).expect("listen");
-        Self { listener, path, _directory: directory }
-    }
-
-    async fn accept(&self) -> Packets {
-        self.accept_role(Role::Proxy).await
-    }
-
-    async fn accept_role(&self, role: Role) -> Packets {
-        let listener = self.listener.try_clone().expect("dup");
-        let accepted = tokio::task::spawn_blocking(move || {
-            rustix::net::accept_with(&listener, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK)
-        });
-        let packets = Packets::new(accepted.await.expect("join").expect("accept")).expect("register");
-        let (hello, _) = packets.receive::<ToAgent>().await.expect("hello");
-        assert_eq!(hello, ToAgent::Hello { version: VERSION, role });
-        packets
-    }
-}
+use std::os::fd::AsFd;
 
 fn pod(slot: u32, id: &str) -> ToProxy {
     ToProxy::Pod { slot, workload: Workload { id: id.to_owned(), ..Workload::default() }, listeners: vec![Listener::OutboundV4] }

@@ -90,13 +90,14 @@ impl Admin {
     }
 
     fn metrics(&self) -> String {
-        let ((services, names), (cached, bytes)) = {
+        let ((services, names), (cached, bytes), (hosts, learned)) = {
             let core = self.server.core.lock();
-            (core.table.sizes(), core.cache.sizes())
+            (core.table.sizes(), core.cache.sizes(), (core.rules.len(), core.memory.len()))
         };
         let pods = self.pods.status().0.len();
-        let sizes = [("pods", pods), ("services", services), ("names", names), ("cached", cached), ("cached_bytes", bytes)];
-        self.server.metrics.text(&sizes)
+        let of_core = [("services", services), ("names", names), ("cached", cached), ("cached_bytes", bytes)];
+        let egress = [("egress_hosts", hosts), ("learned", learned)];
+        self.server.metrics.text(&[&[("pods", pods)][..], &of_core, &egress].concat())
     }
 
     fn status(&self) -> serde_json::Value {
@@ -113,6 +114,7 @@ impl Admin {
                 "zones": core.table.zones().collect::<Vec<_>>(), "conflicts": conflicts},
             "pods": pods,
             "upstreams": upstreams,
+            "egress": {"told": core.rules.is_told(), "hosts": core.rules.len(), "learned": core.memory.len()},
             "cache": {"entries": cached, "bytes": bytes},
         })
     }

@@ -65,10 +65,17 @@ impl Pods {
                     tracing::info!(slot, pod = served.pod.id, "pod has left");
                 }
             }
-            Event::Ready => (state.told, state.away) = (true, None),
-            Event::Lost { reason } => state.away = Some(reason),
+            Event::Ready => {
+                (state.told, state.away) = (true, None);
+                server.learner.connected();
+            }
+            Event::Lost { reason } => {
+                state.away = Some(reason);
+                server.agent_lost();
+            }
+            Event::Learned { id } => server.learner.acknowledged(id),
             // Never asked for: answers go out on the pods' own sockets.
-            Event::Sockets { .. } | Event::Learned { .. } => {}
+            Event::Sockets { .. } => {}
         }
     }
 

@@ -1,7 +1,9 @@
 //! What all sockets share: the pure core, the resolvers, the limits and the counters.
 
-use super::core::handler::{Core, Outcome, Unanswered};
+use super::core::handler::{Core, Outcome, Unanswered, failure};
+use super::core::learn::Learning;
 use super::core::query::{Question, Transport};
+use super::learner::{Learner, NotLearned};
 use super::metrics::{Dropped, Metrics};
 use super::tcp;
 use super::upstream::Upstreams;
@@ -28,6 +30,8 @@ pub(super) struct Server {
     pub(super) upstreams: Upstreams,
     /// What happened.
     pub(super) metrics: Metrics,
+    /// The way to the agent.
+    pub(super) learner: Learner,
     /// Permits for TCP connections.
     pub(super) connections: Arc<Semaphore>,
     /// How long a TCP connection may be silent.
@@ -57,7 +61,36 @@ impl Pod {
     }
 }
 
-/// The right to ask a resolver.
+/// What a message leads to.
+#[derive(Debug)]
+pub(super) enum Looked {
+    /// Nothing.
+    Ignore,
+    /// This answer.
+    Reply(Vec<u8>),
+    /// An answer once somebody else has answered.
+    Later(Work),
+}
+
+/// What an answer waits for.
+#[derive(Debug)]
+pub(super) enum Work {
+    /// For a resolver.
+    Ask(Box<Question>),
+    /// For the agent.
+    Learn(Box<Learning>),
+}
+
+impl Work {
+    fn question(&self) -> &Question {
+        match self {
+            Self::Ask(question) => question,
+            Self::Learn(learning) => &learning.question,
+        }
+    }
+}
+
+/// The right to ask a resolver or the agent.
 #[derive(Debug)]
 pub(super) struct Permit {
     _node: OwnedSemaphorePermit,
@@ -71,6 +104,7 @@ impl Server {
             core: Mutex::default(),
             upstreams,
             metrics: Metrics::default(),
+            learner: Learner::default(),
             connections: Arc::new(Semaphore::new(NODE_CONNECTIONS)),
             tcp_idle: tcp::IDLE,
             questions: Arc::new(Semaphore::new(NODE_QUESTIONS)),
@@ -78,14 +112,24 @@ impl Server {
     }
 
     /// Looks at a message and answers at once if that is possible.
-    pub(super) fn look(&self, message: &[u8], transport: Transport) -> Outcome {
+    pub(super) fn look(&self, message: &[u8], transport: Transport) -> Looked {
         let outcome = self.core.lock().handle(message, transport, Instant::now());
-        match &outcome {
-            Outcome::Ignore(why) => self.metrics.dropped(transport, Dropped::Ignored(why.label())),
-            Outcome::Reply(_, answered) => self.metrics.answered(transport, *answered),
-            Outcome::Forward(_) => {}
+        self.count(outcome, transport)
+    }
+
+    fn count(&self, outcome: Outcome, transport: Transport) -> Looked {
+        match outcome {
+            Outcome::Ignore(why) => {
+                self.metrics.dropped(transport, Dropped::Ignored(why.label()));
+                Looked::Ignore
+            }
+            Outcome::Reply(answer, answered) => {
+                self.metrics.answered(transport, answered);
+                Looked::Reply(answer)
+            }
+            Outcome::Forward(question) => Looked::Later(Work::Ask(question)),
+            Outcome::Learn(learning) => Looked::Later(Work::Learn(learning)),
         }
-        outcome
     }
 
     /// May this pod ask a resolver now?
@@ -95,31 +139,80 @@ impl Server {
         Ok(Permit { _node: of_node, _pod: of_pod })
     }
 
-    /// Asks the resolvers and gives the client's answer.
-    pub(super) async fn forward(&self, question: &Question, transport: Transport, permit: Permit) -> Vec<u8> {
+    /// Does what the answer waits for, and gives it. `None` never happens: a question that was taken is answered.
+    pub(super) async fn finish(&self, work: Work, transport: Transport, permit: Permit) -> Option<Vec<u8>> {
         self.metrics.waiting.inc();
-        let said = self.upstreams.ask(question, &self.metrics).await;
+        let mut work = work;
+        let answer = loop {
+            let outcome = match &work {
+                Work::Ask(question) => {
+                    let said = self.upstreams.ask(question, &self.metrics).await;
+                    self.core.lock().complete(question, said, Instant::now())
+                }
+                Work::Learn(learning) => self.learn(learning).await,
+            };
+            match self.count(outcome, transport) {
+                Looked::Ignore => break None,
+                Looked::Reply(answer) => break Some(answer),
+                Looked::Later(then) => work = then,
+            }
+        };
         self.metrics.waiting.dec();
         drop(permit);
-        self.complete(question, said, transport)
+        answer
     }
 
-    /// Gives the client's answer to a question that was not answered at once.
-    pub(super) fn complete(&self, question: &Question, said: Result<Vec<u8>, Unanswered>, transport: Transport) -> Vec<u8> {
-        let (answer, answered) = self.core.lock().complete(question, said, Instant::now());
-        self.metrics.answered(transport, answered);
-        answer
+    /// Gives the client's answer to a question that nobody could be asked about.
+    pub(super) fn fail(&self, work: &Work, why: Unanswered, transport: Transport) -> Option<Vec<u8>> {
+        match self.count(failure(work.question(), why), transport) {
+            Looked::Reply(answer) => Some(answer),
+            Looked::Ignore | Looked::Later(_) => None,
+        }
+    }
+
+    /// Waits for the agent. If it is away, what it had in force is still in force.
+    async fn learn(&self, learning: &Learning) -> Outcome {
+        let mut why = Unanswered::LearnAway;
+        // Again only if the agent went away with the question.
+        for _ in 0..2 {
+            if !self.learner.is_there()
+                && let Some(answer) = self.core.lock().memory.without_agent(learning)
+            {
+                return Outcome::Reply(answer, learning.answered);
+            }
+            why = match self.learner.learn(&learning.name, &learning.addresses, learning.agent_ttl()).await {
+                Ok(()) => {
+                    self.core.lock().memory.acknowledged(learning, Instant::now());
+                    return Outcome::Reply(learning.render(), learning.answered);
+                }
+                Err(NotLearned::Lost) => continue,
+                Err(NotLearned::Away) => Unanswered::LearnAway,
+                Err(NotLearned::Timeout) => Unanswered::LearnTimeout,
+            };
+            break;
+        }
+        tracing::warn!(name = learning.name, ?why, "the agent does not let the addresses of a name pass; answered SERVFAIL");
+        failure(&learning.question, why)
+    }
+
+    /// The agent is gone.
+    pub(super) fn agent_lost(&self) {
+        self.core.lock().memory.agent_lost(Instant::now());
+        self.learner.lost();
     }
 
     /// All of the above in a row. `None`: no answer.
     pub(super) async fn answer(&self, message: &[u8], transport: Transport, pod: &Pod) -> Option<Vec<u8>> {
         match self.look(message, transport) {
-            Outcome::Ignore(_) => None,
-            Outcome::Reply(answer, _) => Some(answer),
-            Outcome::Forward(question) => Some(match self.admit(pod) {
-                Ok(permit) => self.forward(&question, transport, permit).await,
-                Err(why) => self.complete(&question, Err(why), transport),
-            }),
+            Looked::Ignore => None,
+            Looked::Reply(answer) => Some(answer),
+            Looked::Later(work) => match self.admit(pod) {
+                Ok(permit) => self.finish(work, transport, permit).await,
+                Err(why) => self.fail(&work, why, transport),
+            },
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

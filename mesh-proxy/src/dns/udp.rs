@@ -1,10 +1,9 @@
 //! DNS over UDP: one wildcard socket per pod. The kernel rewrote the pod's datagrams to an address in 127.128.0.0/9 that stands for the
 //! server it asked; an answer leaves from that very address, or the kernel could not translate it back.
 
-use super::core::handler::Outcome;
 use super::core::query::Transport;
 use super::metrics::Dropped;
-use super::server::{Pod, Server};
+use super::server::{Looked, Pod, Server};
 use nix::errno::Errno;
 use nix::libc::{in_addr, in_pktinfo};
 use nix::sys::socket::{
@@ -107,15 +106,20 @@ fn handle(server: &Arc<Server>, pod: &Arc<Pod>, socket: &Arc<DnsSocket>, message
         return server.metrics.dropped(Transport::Udp, Dropped::MeshListener);
     }
     match server.look(message, Transport::Udp) {
-        Outcome::Ignore(_) => {}
-        Outcome::Reply(answer, _) => reply(server, socket, &answer, &received),
-        Outcome::Forward(question) => match server.admit(pod) {
-            Err(why) => reply(server, socket, &server.complete(&question, Err(why), Transport::Udp), &received),
+        Looked::Ignore => {}
+        Looked::Reply(answer) => reply(server, socket, &answer, &received),
+        Looked::Later(work) => match server.admit(pod) {
+            Err(why) => {
+                if let Some(answer) = server.fail(&work, why, Transport::Udp) {
+                    reply(server, socket, &answer, &received);
+                }
+            }
             Ok(permit) => {
                 let (server, socket) = (Arc::clone(server), Arc::clone(socket));
                 tokio::spawn(async move {
-                    let answer = server.forward(&question, Transport::Udp, permit).await;
-                    reply(&server, &socket, &answer, &received);
+                    if let Some(answer) = server.finish(work, Transport::Udp, permit).await {
+                        reply(&server, &socket, &answer, &received);
+                    }
                 });
             }
         },

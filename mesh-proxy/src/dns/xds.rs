@@ -1,19 +1,20 @@
 //! What the control plane tells: names and zones. What is valid of a delivery comes into force; of the rest the last good stays.
 
 use super::core::config;
+use super::core::handler::Core;
 use super::core::zone::Table;
 use super::server::Server;
-use mesh_xds::agent::{MESH, MESH_NAME, SERVICE};
+use mesh_xds::agent::{EGRESS, MESH, MESH_NAME, SERVICE};
 use mesh_xds::client::Delivery;
 use mesh_xds::stream::{self, Connection};
 use std::sync::Arc;
 
 /// Takes deliveries for ever.
 pub(super) async fn follow(server: Arc<Server>, connection: Connection) {
-    let mut updates = stream::start(connection, &[MESH, SERVICE]);
+    let mut updates = stream::start(connection, &[MESH, SERVICE, EGRESS]);
     loop {
         let delivery = updates.next().await;
-        let applied = apply(&mut server.core.lock().table, &delivery);
+        let applied = apply(&mut server.core.lock(), &delivery);
         server.metrics.delivered(kind(&delivery), applied.is_ok());
         match applied {
             Ok(()) => updates.ack(&delivery).await,
@@ -23,31 +24,42 @@ pub(super) async fn follow(server: Arc<Server>, connection: Connection) {
 }
 
 fn kind(delivery: &Delivery) -> &'static str {
-    if delivery.type_url == MESH { "mesh" } else { "service" }
+    match delivery.type_url.as_str() {
+        MESH => "mesh",
+        EGRESS => "egress",
+        _ => "service",
+    }
 }
 
 /// Brings a delivery into force. The error names every refused resource with its field.
-fn apply(table: &mut Table, delivery: &Delivery) -> Result<(), String> {
-    let is_mesh = delivery.type_url == MESH;
+fn apply(core: &mut Core, delivery: &Delivery) -> Result<(), String> {
     let mut refused = Vec::new();
+    let kind = kind(delivery);
     for resource in &delivery.resources {
-        let applied = if is_mesh {
-            apply_mesh(table, &resource.name, &resource.body)
-        } else {
-            config::service(&resource.name, &resource.body)
-                .map(|service| table.set_service(&resource.name, service))
-                .map_err(|error| error.to_string())
+        let (name, body) = (&resource.name, &resource.body);
+        let applied = match kind {
+            "mesh" => apply_mesh(&mut core.table, name, body),
+            "egress" => config::egress(name, body).map(|hosts| core.rules.set(name, hosts)).map_err(|error| error.to_string()),
+            _ => {
+                let service = config::service(name, body);
+                service.map(|service| core.table.set_service(name, service)).map_err(|error| error.to_string())
+            }
         };
         if let Err(error) = applied {
-            refused.push(format!("{} {:?}: {error}", kind(delivery), resource.name));
+            refused.push(format!("{kind} {name:?}: {error}"));
         }
     }
-    if !is_mesh {
+    match kind {
         // Without its Mesh resource the mesh has no other zones than before.
-        for name in &delivery.removed {
-            table.remove_service(name);
+        "mesh" => {}
+        "egress" => {
+            delivery.removed.iter().for_each(|name| core.rules.remove(name));
+            core.rules.set_told();
         }
-        table.set_services_told();
+        _ => {
+            delivery.removed.iter().for_each(|name| core.table.remove_service(name));
+            core.table.set_services_told();
+        }
     }
     if refused.is_empty() { Ok(()) } else { Err(refused.join("; ")) }
 }
@@ -65,7 +77,7 @@ mod tests {
     use super::*;
     use crate::dns::core::name::Key;
     use crate::dns::core::zone::Lookup;
-    use mesh_xds::agent::{Mesh, Service};
+    use mesh_xds::agent::{Egress, Mesh, Service};
     use mesh_xds::client::Resource;
     use prost::Message;
 
@@ -94,27 +106,44 @@ mod tests {
 
     #[test]
     fn what_is_valid_comes_into_force_and_of_the_rest_the_last_good_stays() {
-        let mut table = Table::default();
+        let mut core = Core::default();
         let mesh = Mesh { zones: vec!["l4lb.test".to_owned()], ..Mesh::default() }.encode_to_vec();
-        assert_eq!(apply(&mut table, &delivery(MESH, vec![("mesh", mesh)], &[])), Ok(()));
+        assert_eq!(apply(&mut core, &delivery(MESH, vec![("mesh", mesh)], &[])), Ok(()));
         let first =
             vec![("a.l4lb.test", service("a.l4lb.test", "11.0.0.1")), ("b.l4lb.test", service("b.l4lb.test", "11.0.0.2"))];
-        assert_eq!(apply(&mut table, &delivery(SERVICE, first, &[])), Ok(()));
-        assert!(table.is_told());
+        assert_eq!(apply(&mut core, &delivery(SERVICE, first, &[])), Ok(()));
+        assert!(core.table.is_told());
 
         let second =
             vec![("a.l4lb.test", service("a.l4lb.test", "11.0.0.x")), ("b.l4lb.test", service("b.l4lb.test", "11.0.0.3"))];
-        let error = apply(&mut table, &delivery(SERVICE, second, &[])).expect_err("an address does not parse");
+        let error = apply(&mut core, &delivery(SERVICE, second, &[])).expect_err("an address does not parse");
         assert!(error.contains("service \"a.l4lb.test\": field addresses[0]") && error.contains("11.0.0.x"), "{error}");
-        assert_eq!(address(&table, "a.l4lb.test").as_deref(), Some("11.0.0.1"), "the last good");
-        assert_eq!(address(&table, "b.l4lb.test").as_deref(), Some("11.0.0.3"), "the valid rest");
+        assert_eq!(address(&core.table, "a.l4lb.test").as_deref(), Some("11.0.0.1"), "the last good");
+        assert_eq!(address(&core.table, "b.l4lb.test").as_deref(), Some("11.0.0.3"), "the valid rest");
 
         let bad = Mesh { zones: vec!["a..b".to_owned()], ..Mesh::default() }.encode_to_vec();
-        let error = apply(&mut table, &delivery(MESH, vec![("mesh", bad)], &[])).expect_err("a zone does not parse");
+        let error = apply(&mut core, &delivery(MESH, vec![("mesh", bad)], &[])).expect_err("a zone does not parse");
         assert!(error.contains("mesh \"mesh\": field zones[0]"), "{error}");
-        assert_eq!(table.zones().collect::<Vec<_>>(), ["l4lb.test."]);
+        assert_eq!(core.table.zones().collect::<Vec<_>>(), ["l4lb.test."]);
 
-        assert_eq!(apply(&mut table, &delivery(SERVICE, Vec::new(), &["b.l4lb.test"])), Ok(()));
-        assert_eq!((address(&table, "a.l4lb.test").is_some(), address(&table, "b.l4lb.test")), (true, None));
+        assert_eq!(apply(&mut core, &delivery(SERVICE, Vec::new(), &["b.l4lb.test"])), Ok(()));
+        assert_eq!((address(&core.table, "a.l4lb.test").is_some(), address(&core.table, "b.l4lb.test")), (true, None));
+    }
+
+    #[test]
+    fn egress_hosts_come_and_go() {
+        let mut core = Core::default();
+        let egress = |hosts: &[&str]| {
+            let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+            Egress { name: "default/out".to_owned(), hosts, learn: true, ..Egress::default() }.encode_to_vec()
+        };
+        let named = |core: &Core, name: &str| core.rules.names(&Key::parse(name).expect("valid"));
+        assert_eq!(apply(&mut core, &delivery(EGRESS, vec![("default/out", egress(&["httpbin.org", "*.x.org"]))], &[])), Ok(()));
+        assert!(core.rules.is_told() && named(&core, "httpbin.org") && named(&core, "a.x.org"));
+        let error = apply(&mut core, &delivery(EGRESS, vec![("default/out", egress(&["a b"]))], &[])).expect_err("no host");
+        assert!(error.contains("egress \"default/out\": field hosts[0]"), "{error}");
+        assert!(named(&core, "httpbin.org"), "the last good");
+        assert_eq!(apply(&mut core, &delivery(EGRESS, Vec::new(), &["default/out"])), Ok(()));
+        assert!(!named(&core, "httpbin.org"));
     }
 }

@@ -1,7 +1,7 @@
 //! Resources of the control plane, read and checked. An error names the field; the caller adds the resource.
 
 use super::name::{InvalidName, Key};
-use mesh_xds::agent::{Mesh, Service};
+use mesh_xds::agent::{Egress, Mesh, Service};
 use prost::Message;
 use std::net::{AddrParseError, IpAddr};
 
@@ -29,6 +29,8 @@ pub(in crate::dns) enum InvalidResource {
     Name { at: usize, error: InvalidName },
     #[error("field addresses[{at}]: {text:?}: {error}")]
     Address { at: usize, text: String, error: AddrParseError },
+    #[error("field hosts[{at}]: {error}")]
+    Host { at: usize, error: InvalidName },
     #[error("field zones[{at}]: {error}")]
     Zone { at: usize, error: InvalidName },
     #[error("field zones[{at}]: a zone cannot be the wildcard {text:?}")]
@@ -60,6 +62,18 @@ pub(in crate::dns) fn mesh(body: &[u8]) -> Result<MeshSettings, InvalidResource>
     Ok(MeshSettings { zones: zones.collect::<Result<_, _>>()? })
 }
 
+/// Reads `mesh.agent.v1.Egress`: the hosts whose addresses are learned. None if the rule says that none are.
+pub(in crate::dns) fn egress(resource: &str, body: &[u8]) -> Result<Vec<Key>, InvalidResource> {
+    let egress = Egress::decode(body)?;
+    if egress.name != resource {
+        return Err(InvalidResource::Identity(egress.name));
+    }
+    let hosts = egress.hosts.iter().enumerate();
+    let hosts = hosts.map(|(at, text)| Key::parse(text).map_err(|error| InvalidResource::Host { at, error }));
+    let hosts = hosts.collect::<Result<_, _>>()?;
+    Ok(if egress.learn { hosts } else { Vec::new() })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +93,13 @@ mod tests {
         );
         assert!(service(&[0xff]).is_err_and(|e| e.contains("protobuf")));
         assert!(super::service("other", &encoded(&["r"], &[])).is_err_and(|e| e.to_string().contains("field name")));
+        let egress = |host: &str, learn| {
+            let body = Egress { name: "d/r".to_owned(), hosts: vec![host.to_owned()], learn, ..Egress::default() };
+            egress("d/r", &body.encode_to_vec()).map_err(|error| error.to_string())
+        };
+        assert_eq!(egress("*.example.com", true), Ok(vec![Key::parse("*.example.com").expect("valid")]));
+        assert_eq!(egress("example.com", false), Ok(Vec::new()));
+        assert!(egress("a b", true).is_err_and(|e| e.contains("hosts[0]")));
         let zones = |zone: &str| Mesh { zones: vec![zone.to_owned()], ..Mesh::default() }.encode_to_vec();
         assert!(mesh(&zones("l4lb.thisdcos.directory")).is_ok());
         assert!(mesh(&zones("")).is_err_and(|e| e.to_string().contains("zones[0]")));

@@ -64,6 +64,7 @@ fn run(core: &mut Core, asked: &[u8], transport: Transport, now: Instant) -> Opt
             None
         }
         Outcome::Forward(question) => Some(question),
+        Outcome::Learn(learning) => panic!("no rule names anything: {learning:?}"),
     }
 }
 
@@ -83,7 +84,7 @@ fn two_hundred_thousand_messages_break_nothing() {
         let asked = super::query::outgoing(&question, wire::u16_at(&said, 0).unwrap_or(0), true).expect("encodes");
         if reply::judge(&asked, &said) == reply::Judged::Good {
             completed += 1;
-            let (bytes, _) = core.complete(&question, Ok(said), now);
+            let Outcome::Reply(bytes, _) = core.complete(&question, Ok(said), now) else { panic!("a reply") };
             assert_eq!(bytes[..2], question.id.to_be_bytes());
             assert!(bytes.len() <= question.limit);
         }
@@ -114,7 +115,7 @@ proptest! {
         let Outcome::Forward(question) = sample_core().handle(&seeds()[15], Transport::Udp, Instant::now()) else { panic!("forwarded") };
         let mut bytes = bytes;
         if bytes.len() > 6 { wire::put(&mut bytes, 4, &[0, 1]); }
-        let (reply, _) = sample_core().complete(&question, Ok(bytes), Instant::now());
+        let Outcome::Reply(reply, _) = sample_core().complete(&question, Ok(bytes), Instant::now()) else { panic!("a reply") };
         prop_assert_eq!(&reply[..2], &question.id.to_be_bytes());
     }
 }

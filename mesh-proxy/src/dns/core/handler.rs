@@ -2,6 +2,7 @@
 
 use super::answer::{self, Kind};
 use super::cache::{BYTES_MAX, Cache, ENTRIES_MAX};
+use super::learn::{ADDRESSES_MAX, Learning, Memory, Rules, UNSURE_TTL};
 use super::query::{self, Ignored, Parsed, Question, Transport};
 use super::reply::Stored;
 use super::zone::Table;
@@ -16,11 +17,20 @@ pub(in crate::dns) struct Core {
     pub(in crate::dns) table: Table,
     /// What resolvers said.
     pub(in crate::dns) cache: Cache,
+    /// Whose addresses the agent must know first.
+    pub(in crate::dns) rules: Rules,
+    /// What it knows.
+    pub(in crate::dns) memory: Memory,
 }
 
 impl Default for Core {
     fn default() -> Self {
-        Self { table: Table::default(), cache: Cache::new(ENTRIES_MAX, BYTES_MAX) }
+        Self {
+            table: Table::default(),
+            cache: Cache::new(ENTRIES_MAX, BYTES_MAX),
+            rules: Rules::default(),
+            memory: Memory::default(),
+        }
     }
 }
 
@@ -33,6 +43,8 @@ pub(in crate::dns) enum Outcome {
     Reply(Vec<u8>, Answered),
     /// Ask a resolver, then [`Core::complete`].
     Forward(Box<Question>),
+    /// Tell the agent, then send it.
+    Learn(Box<Learning>),
 }
 
 /// Why a resolver's answer could not be had.
@@ -46,6 +58,12 @@ pub(in crate::dns) enum Unanswered {
     Timeout,
     /// The resolvers failed or refused; the response code of the last.
     Failed(u16),
+    /// The agent did not acknowledge the addresses in time.
+    LearnTimeout,
+    /// The agent is away, and no address of this name is known to be in force.
+    LearnAway,
+    /// More addresses than can be learned.
+    LearnLimit,
 }
 
 macro_rules! labels {
@@ -79,6 +97,9 @@ labels! {
         NodeLimit => "node_limit",
         UpstreamTimeout => "upstream_timeout",
         UpstreamFailed => "upstream_failed",
+        LearnTimeout => "learn_timeout",
+        LearnAway => "learn_away",
+        LearnLimit => "learn_limit",
     }
 }
 
@@ -94,34 +115,53 @@ impl Core {
             return Outcome::Reply(answer, mesh(kind));
         }
         match self.cache.get(&question, now) {
-            Some((stored, age)) => Outcome::Reply(stored.render(&question, age), Answered::Cached),
+            Some((stored, age)) => self.give(&question, stored, age, Answered::Cached, now),
             None => Outcome::Forward(question),
         }
     }
 
-    /// Takes what the resolvers said to [`Outcome::Forward`] and gives the client's answer.
-    pub(in crate::dns) fn complete(
-        &mut self,
-        question: &Question,
-        said: Result<Vec<u8>, Unanswered>,
-        now: Instant,
-    ) -> (Vec<u8>, Answered) {
-        const REFUSED: u16 = 5;
-        let stored = said.and_then(|bytes| Stored::new(bytes).ok_or(Unanswered::Failed(0)));
-        let (code, answered) = match stored {
+    /// Takes what the resolvers said to [`Outcome::Forward`]: the client's answer, or what must be learned before.
+    pub(in crate::dns) fn complete(&mut self, question: &Question, said: Result<Vec<u8>, Unanswered>, now: Instant) -> Outcome {
+        match said.and_then(|bytes| Stored::new(bytes).ok_or(Unanswered::Failed(0))) {
             Ok(stored) => {
                 let stored = Arc::new(stored);
                 self.cache.put(question, Arc::clone(&stored), now);
-                return (stored.render(question, 0), Answered::Forwarded);
+                self.give(question, stored, 0, Answered::Forwarded, now)
             }
-            Err(Unanswered::PodLimit) => (ResponseCode::ServFail, Answered::PodLimit),
-            Err(Unanswered::NodeLimit) => (ResponseCode::ServFail, Answered::NodeLimit),
-            Err(Unanswered::Timeout) => (ResponseCode::ServFail, Answered::UpstreamTimeout),
-            Err(Unanswered::Failed(REFUSED)) => (ResponseCode::Refused, Answered::UpstreamFailed),
-            Err(Unanswered::Failed(_)) => (ResponseCode::ServFail, Answered::UpstreamFailed),
-        };
-        (answer::error(question, code), answered)
+            Err(why) => failure(question, why),
+        }
     }
+
+    /// A resolver's answer, which may have to wait for the agent.
+    fn give(&self, question: &Question, stored: Arc<Stored>, age: u32, answered: Answered, now: Instant) -> Outcome {
+        if !self.rules.names(&question.key) {
+            // Before the rules are known, a name that they turn out to name is asked for again soon.
+            let most = if self.rules.is_told() { u32::MAX } else { UNSURE_TTL };
+            return Outcome::Reply(stored.render_within(question, age, most), answered);
+        }
+        match Learning::new(question, Arc::clone(&stored), age, answered) {
+            None => Outcome::Reply(stored.render(question, age), answered),
+            Some(learning) if learning.addresses.len() > ADDRESSES_MAX => failure(question, Unanswered::LearnLimit),
+            Some(learning) if self.memory.is_fresh(&learning, now) => Outcome::Reply(learning.render(), answered),
+            Some(learning) => Outcome::Learn(Box::new(learning)),
+        }
+    }
+}
+
+/// The client's answer where there is none.
+pub(in crate::dns) fn failure(question: &Question, why: Unanswered) -> Outcome {
+    const REFUSED: u16 = 5;
+    let (code, answered) = match why {
+        Unanswered::PodLimit => (ResponseCode::ServFail, Answered::PodLimit),
+        Unanswered::NodeLimit => (ResponseCode::ServFail, Answered::NodeLimit),
+        Unanswered::Timeout => (ResponseCode::ServFail, Answered::UpstreamTimeout),
+        Unanswered::Failed(REFUSED) => (ResponseCode::Refused, Answered::UpstreamFailed),
+        Unanswered::Failed(_) => (ResponseCode::ServFail, Answered::UpstreamFailed),
+        Unanswered::LearnTimeout => (ResponseCode::ServFail, Answered::LearnTimeout),
+        Unanswered::LearnAway => (ResponseCode::ServFail, Answered::LearnAway),
+        Unanswered::LearnLimit => (ResponseCode::ServFail, Answered::LearnLimit),
+    };
+    Outcome::Reply(answer::error(question, code), answered)
 }
 
 const fn refusal(code: ResponseCode) -> Answered {

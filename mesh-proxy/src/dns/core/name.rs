@@ -95,6 +95,21 @@ impl Key {
         self == domain || self.parents().any(|parent| parent == &*domain.0)
     }
 
+    /// The name as text, lower case and without final dot; `None` if it has bytes that no host name has.
+    pub(in crate::dns) fn to_text(&self) -> Option<String> {
+        let mut text = String::with_capacity(self.0.len());
+        let mut rest: &[u8] = &self.0;
+        while let Some((length, after)) = rest.split_first() {
+            let (label, after) = after.split_at_checked(usize::from(*length))?;
+            if !text.is_empty() {
+                text.push('.');
+            }
+            text.push_str(std::str::from_utf8(label).ok()?);
+            rest = after;
+        }
+        Self::parse(&text).is_ok_and(|key| key == *self).then_some(text)
+    }
+
     /// The name as records carry it.
     pub(in crate::dns) fn to_name(&self) -> Name {
         let mut labels = Vec::new();

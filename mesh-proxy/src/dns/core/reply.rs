@@ -5,6 +5,7 @@ use super::query::Question;
 use super::wire::{self, Layout, Section, flag};
 use super::{answer, query};
 use hickory_proto::op::ResponseCode;
+use std::net::IpAddr;
 
 /// What a message from a resolver is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -94,6 +95,21 @@ impl Stored {
         (keep > 0).then_some(keep)
     }
 
+    /// The addresses in the answer, at whichever end of a chain of aliases, and the shortest TTL of the chain.
+    pub(in crate::dns) fn addresses(&self) -> (Vec<IpAddr>, u32) {
+        let records = self.layout.records.iter().filter(|r| r.section == Section::Answer);
+        let address = |r: &wire::RecordAt| {
+            // Type, class, TTL and length are the ten bytes before the data.
+            let data = self.bytes.get(r.ttl + 6..r.end)?;
+            match r.kind {
+                wire::A => <[u8; 4]>::try_from(data).ok().map(IpAddr::from),
+                wire::AAAA => <[u8; 16]>::try_from(data).ok().map(IpAddr::from),
+                _ => None,
+            }
+        };
+        (records.clone().filter_map(address).collect(), records.map(|r| self.ttl(r.ttl)).min().unwrap_or(0))
+    }
+
     /// A TTL; with the highest bit set it counts as zero (RFC 2181).
     fn ttl(&self, at: usize) -> u32 {
         wire::u32_at(&self.bytes, at).filter(|ttl| i32::try_from(*ttl).is_ok()).unwrap_or(0)
@@ -106,6 +122,11 @@ impl Stored {
 
     /// The answer to a question that differs from the stored one at most in id, case and flags, `age` seconds later.
     pub(in crate::dns) fn render(&self, question: &Question, age: u32) -> Vec<u8> {
+        self.render_within(question, age, u32::MAX)
+    }
+
+    /// The same, with no TTL longer than `most`.
+    pub(in crate::dns) fn render_within(&self, question: &Question, age: u32, most: u32) -> Vec<u8> {
         let mut bytes = self.bytes.clone();
         let own = flag::RD | flag::CD;
         let asked = (u16::from(question.recursion_desired) * flag::RD) | (u16::from(question.checking_disabled) * flag::CD);
@@ -118,7 +139,7 @@ impl Stored {
             wire::put(&mut bytes, wire::HEADER, &asked[wire::HEADER..]);
         }
         for record in &self.layout.records {
-            let left = self.ttl(record.ttl).saturating_sub(age);
+            let left = self.ttl(record.ttl).saturating_sub(age).min(most);
             wire::put(&mut bytes, record.ttl, &left.to_be_bytes());
         }
         let code = ResponseCode::from(0, u8::try_from(flags & flag::RCODE).unwrap_or(0));

@@ -7,6 +7,10 @@
 pub(in crate::dns) const HEADER: usize = 12;
 /// Largest message over TCP.
 pub(in crate::dns) const TCP_MAX: usize = 65_535;
+/// Type code of A.
+pub(in crate::dns) const A: u16 = 1;
+/// Type code of AAAA.
+pub(in crate::dns) const AAAA: u16 = 28;
 /// Type code of OPT.
 pub(in crate::dns) const OPT: u16 = 41;
 /// Type code of SOA.

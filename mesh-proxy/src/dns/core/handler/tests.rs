@@ -26,6 +26,7 @@ pub(in crate::dns) fn sample_core() -> Core {
         core.table.set_service(name, ServiceNames { names, addresses });
     }
     core.table.set_services_told();
+    core.rules.set_told();
     core
 }
 
@@ -100,8 +101,8 @@ fn other_names_are_forwarded_once_and_then_cached_until_they_expire() {
     let start = Instant::now();
     let asked = query("www.example.com.", RecordType::A);
     let Outcome::Forward(question) = core.handle(&asked, Transport::Udp, start) else { panic!("forwarded") };
-    let (_, answered) = core.complete(&question, Ok(samples::addresses(1, "www.example.com.", 2, 30)), start);
-    assert_eq!(answered, Answered::Forwarded);
+    let said = core.complete(&question, Ok(samples::addresses(1, "www.example.com.", 2, 30)), start);
+    assert!(matches!(said, Outcome::Reply(_, Answered::Forwarded)), "{said:?}");
     let later = start + Duration::from_secs(10);
     let Outcome::Reply(bytes, Answered::Cached) = core.handle(&asked, Transport::Udp, later) else { panic!("cached") };
     let answer = Message::from_vec(&bytes).expect("valid");
@@ -123,8 +124,47 @@ fn failures_are_told_and_never_remembered() {
         (Unanswered::Failed(2), ResponseCode::ServFail, Answered::UpstreamFailed),
     ] {
         let Outcome::Forward(question) = core.handle(&asked, Transport::Udp, now) else { panic!("forwarded") };
-        let (bytes, got) = core.complete(&question, Err(why), now);
+        let Outcome::Reply(bytes, got) = core.complete(&question, Err(why), now) else { panic!("a reply") };
         let message = Message::from_vec(&bytes).expect("valid");
         assert_eq!((message.metadata.response_code, got, message.metadata.id), (code, answered, 4711));
     }
+}
+
+#[test]
+fn what_a_rule_names_is_learned_first_whether_forwarded_or_cached() {
+    let (mut core, now) = (sample_core(), Instant::now());
+    core.rules.set("default/external", vec![key("*.example.com")]);
+    let asked = query("www.example.com.", RecordType::A);
+    let Outcome::Forward(question) = core.handle(&asked, Transport::Udp, now) else { panic!("forwarded") };
+    let Outcome::Learn(first) = core.complete(&question, Ok(samples::addresses(1, "www.example.com.", 2, 300)), now) else {
+        panic!("learned")
+    };
+    assert_eq!((first.name.as_str(), first.addresses.len(), first.ttl), ("www.example.com", 2, 300));
+    let later = now + Duration::from_secs(10);
+    let Outcome::Learn(again) = core.handle(&asked, Transport::Udp, later) else { panic!("learned again") };
+    assert_eq!((again.ttl, again.answered), (290, Answered::Cached));
+    core.memory.acknowledged(&again, later);
+    assert!(matches!(core.handle(&asked, Transport::Udp, later), Outcome::Reply(_, Answered::Cached)), "just acknowledged");
+    core.rules.remove("default/external");
+    assert!(matches!(core.handle(&asked, Transport::Udp, later + Duration::from_secs(2)), Outcome::Reply(..)));
+}
+
+#[test]
+fn answers_without_addresses_and_before_the_rules_are_known() {
+    let (mut core, now) = (sample_core(), Instant::now());
+    core.rules.set("default/external", vec![key("*.example.com")]);
+    let Outcome::Forward(question) = core.handle(&query("no.example.com.", RecordType::A), Transport::Udp, now) else {
+        panic!("forwarded")
+    };
+    let said = core.complete(&question, Ok(samples::no_such_name(1, "no.example.com.", 60, 7)), now);
+    assert!(matches!(said, Outcome::Reply(_, Answered::Forwarded)), "there is nothing to learn");
+
+    let mut core = Core::default();
+    let Outcome::Forward(question) = core.handle(&query("www.example.com.", RecordType::A), Transport::Udp, now) else {
+        panic!("forwarded")
+    };
+    let Outcome::Reply(bytes, _) = core.complete(&question, Ok(samples::addresses(1, "www.example.com.", 1, 300)), now) else {
+        panic!("a reply")
+    };
+    assert_eq!(Message::from_vec(&bytes).expect("valid").answers[0].ttl, UNSURE_TTL);
 }
