@@ -95,6 +95,7 @@ fn instance(executor: &Executor, instance: &Instance) -> Value {
         "failures": instance.failures,
         "lastFailure": instance.last_failure,
         "running": instance.is_running(),
+        "healthy": instance.healthy,
         "node": placed.then_some(node),
         "agent": placed.then(|| instance.hostname.clone()),
         "address": if placed { instance.dial_address() } else { None },

@@ -89,6 +89,13 @@ enum Command {
     Sweep,
     #[command(name = "__task", hide = true)]
     Task { file: PathBuf },
+    #[command(name = "__enter", hide = true)]
+    Enter {
+        file: PathBuf,
+        pid: i32,
+        #[arg(last = true, required = true)]
+        argv: Vec<String>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -145,6 +152,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::NetnsExec { state, namespace, argv } => client::netns_exec(&state.state, &namespace, &argv)?,
         Command::Sweep => node::sweep::dead_runs()?.iter().for_each(|what| println!("removed {what}")),
         Command::Task { file } => node::task::main(&file)?,
+        Command::Enter { file, pid, argv } => node::task::enter(&file, pid, &argv)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -11,6 +11,7 @@ pub(crate) mod command;
 pub(crate) mod deploy;
 pub(crate) mod env;
 pub(crate) mod events;
+pub(crate) mod health;
 pub(crate) mod ids;
 pub(crate) mod instance;
 pub(crate) mod names;
@@ -44,6 +45,12 @@ pub(crate) enum Event {
         task: String,
         outcome: Outcome,
     },
+    /// What a health check found.
+    Probed {
+        task: String,
+        check: usize,
+        result: Result<(), String>,
+    },
     /// Namespace, cgroup and files of an instance are gone.
     Gone {
         instance: String,
@@ -64,6 +71,7 @@ pub(crate) enum Effect {
     Terminate { task: String },
     Kill { task: String },
     Cleanup { instance: String },
+    Probe(Box<health::Attempt>),
     Publish(Value),
 }
 
@@ -127,7 +135,11 @@ impl Core {
     pub(crate) fn handle(&mut self, event: Event, now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         match event {
-            Event::Tick => self.kill_overdue(now, &mut effects),
+            Event::Tick => {
+                self.kill_overdue(now, &mut effects);
+                self.probe_due(now, &mut effects);
+            }
+            Event::Probed { task, check, result } => self.probed(&task, check, result, now, &mut effects),
             Event::Spawned { task, pid } => self.spawned(&task, pid, now, &mut effects),
             Event::Running { task } => self.running(&task, now, &mut effects),
             Event::Exited { task, outcome } => self.exited(&task, &outcome, now, &mut effects),

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+#[path = "node/life.rs"]
+mod life;
 #[path = "node/support.rs"]
 mod support;
 

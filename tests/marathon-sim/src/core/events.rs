@@ -46,6 +46,34 @@ pub(crate) fn instance_changed(instance: &Instance, now: Timestamp) -> Value {
     event("instance_changed_event", now, fields)
 }
 
+/// `null`: nothing is known, or no longer.
+pub(crate) fn instance_health_changed(instance: &Instance, now: Timestamp) -> Value {
+    let fields = json!({
+        "instanceId": instance.id, "runSpecId": instance.spec.id, "healthy": instance.healthy, "runSpecVersion": instance.spec.version,
+    });
+    event("instance_health_changed_event", now, fields)
+}
+
+/// Of one task; apps only, since Marathon leaves those of pods to Mesos.
+pub(crate) fn health_status_changed(instance: &Instance, alive: bool, now: Timestamp) -> Value {
+    let spec = &instance.spec;
+    let fields = json!({"appId": spec.id, "instanceId": instance.id, "version": spec.version, "alive": alive});
+    event("health_status_changed_event", now, fields)
+}
+
+/// `taskId` holds the instance's id, as in Marathon.
+pub(crate) fn failed_health_check(instance: &Instance, check: &Value, now: Timestamp) -> Value {
+    event("failed_health_check_event", now, json!({"appId": instance.spec.id, "taskId": instance.id, "healthCheck": check}))
+}
+
+pub(crate) fn unhealthy_instance_kill(instance: &Instance, task: &Task, reason: &str, now: Timestamp) -> Value {
+    let fields = json!({
+        "appId": instance.spec.id, "taskId": task.id, "instanceId": instance.id, "version": instance.spec.version,
+        "reason": reason, "host": instance.hostname, "slaveId": instance.agent_id,
+    });
+    event("unhealthy_instance_kill_event", now, fields)
+}
+
 pub(crate) fn api_post(uri: &str, client_ip: &str, definition: &Value, now: Timestamp) -> Value {
     event("api_post_event", now, json!({"clientIp": client_ip, "uri": uri, "appDefinition": definition}))
 }

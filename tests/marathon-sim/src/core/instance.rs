@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::health::Health;
 use super::spec::{Kind, Network, Spec};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +62,22 @@ pub(crate) struct Task {
     pub(crate) pid: Option<i32>,
     /// When SIGTERM becomes SIGKILL.
     pub(crate) kill_at: Option<Timestamp>,
+    /// One for each of the container's checks.
+    pub(crate) health: Vec<Health>,
+}
+
+impl Task {
+    /// `None` without checks, and before all of them have a result.
+    pub(crate) fn alive(&self) -> Option<bool> {
+        if self.health.iter().any(|h| h.alive == Some(false)) {
+            return Some(false);
+        }
+        (!self.health.is_empty() && self.health.iter().all(|h| h.alive.is_some())).then_some(true)
+    }
+
+    fn is_healthy(&self) -> bool {
+        self.health.is_empty() || self.alive() == Some(true)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +106,8 @@ pub(crate) struct Instance {
     pub(crate) last_failure: Option<String>,
     pub(crate) created: Timestamp,
     pub(crate) condition: &'static str,
+    /// As it was last told.
+    pub(crate) healthy: Option<bool>,
     /// A resident instance keeps its node.
     pub(crate) pinned: Option<usize>,
     pub(crate) node: usize,
@@ -121,6 +140,7 @@ impl Instance {
             last_failure: None,
             created: now,
             condition: "Scheduled",
+            healthy: None,
             pinned: None,
             node: 0,
             hostname: String::new(),
@@ -147,7 +167,18 @@ impl Instance {
 
     /// Counts for the capacity of its app or pod.
     pub(crate) fn is_ready(&self) -> bool {
-        self.is_running() && !self.stopping
+        self.is_running() && !self.stopping && self.tasks.iter().all(Task::is_healthy)
+    }
+
+    /// Marathon's rule: one unhealthy task makes it unhealthy; healthy needs all tasks to run and one to be reported healthy.
+    pub(crate) fn current_health(&self) -> Option<bool> {
+        let of = |alive: bool| self.tasks.iter().any(|t| t.alive() == Some(alive));
+        let known = self.is_running() && self.tasks.iter().all(Task::is_healthy);
+        if of(false) && !self.tasks.iter().any(|t| t.state.is_terminal()) {
+            Some(false)
+        } else {
+            (known && of(true)).then_some(true)
+        }
     }
 
     /// The worst state speaks for the instance.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::health::Health;
 use super::instance::{Instance, Phase, State, Task};
 use super::spec::{Kind, Network, Spec};
 use super::{Core, Effect, Launch, env, events, ids, place};
@@ -83,8 +84,8 @@ impl Core {
         (instance.staged, instance.started, instance.changed) = (now, None, now);
         instance.condition = "Provisioned";
         effects.push(Effect::Publish(events::instance_changed(&instance, now)));
-        let names: Vec<String> = instance.spec.containers.iter().map(|c| c.name.clone()).collect();
-        instance.tasks = names.into_iter().map(|container| self.task(&instance, container, now)).collect();
+        let spec = Arc::clone(&instance.spec);
+        instance.tasks = spec.containers.iter().map(|c| self.task(&instance, c.name.clone(), c.checks.len(), now)).collect();
         let of = |(task, container): (&Task, &super::Container)| {
             (task.clone(), container.clone(), env::environment(&instance, container, task))
         };
@@ -98,7 +99,7 @@ impl Core {
         self.instances.insert(instance.id.clone(), instance);
     }
 
-    fn task(&mut self, instance: &Instance, container: String, now: Timestamp) -> Task {
+    fn task(&mut self, instance: &Instance, container: String, checks: usize, now: Timestamp) -> Task {
         Task {
             id: ids::task(&instance.id, &container, instance.incarnation),
             uuid: self.uuid(),
@@ -107,6 +108,7 @@ impl Core {
             message: String::new(),
             pid: None,
             kill_at: None,
+            health: vec![Health::default(); checks],
             container,
         }
     }

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 pub(crate) mod app;
+pub(crate) mod check;
 pub(crate) mod pod;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,7 +53,7 @@ pub(crate) struct Container {
     pub(crate) mounts: Vec<Mount>,
     pub(crate) privileges: Privileges,
     pub(crate) grace_ms: i64,
-    pub(crate) has_health_check: bool,
+    pub(crate) checks: Vec<check::Check>,
     pub(crate) health_endpoint: Option<String>,
     pub(crate) resources: Value,
 }

@@ -3,7 +3,7 @@
 use jiff::{SignedDuration, Timestamp};
 
 use super::instance::{Instance, Phase, State};
-use super::{Core, Effect, Outcome, events};
+use super::{Core, Effect, Outcome, events, health};
 
 /// An instance that ran for so long has its back-off forgotten.
 const STABLE_AFTER: SignedDuration = SignedDuration::from_secs(10);
@@ -11,7 +11,7 @@ const STABLE_AFTER: SignedDuration = SignedDuration::from_secs(10);
 const MAX_BACKOFF_MS: i64 = 10_000;
 
 impl Core {
-    fn owner(&mut self, task: &str) -> Option<(&mut Instance, usize)> {
+    pub(crate) fn owner(&mut self, task: &str) -> Option<(&mut Instance, usize)> {
         let instance = self.instances.values_mut().find(|i| i.tasks.iter().any(|t| t.id == task))?;
         let index = instance.tasks.iter().position(|t| t.id == task)?;
         Some((instance, index))
@@ -103,10 +103,11 @@ impl Core {
         (instance.v4, instance.v6, instance.executor_uuid) = (None, None, None);
         instance.condition = "Scheduled";
         effects.push(Effect::Publish(events::instance_changed(instance, now)));
+        health::tell(instance, now, effects);
     }
 }
 
-fn failed(instance: &mut Instance, why: String, now: Timestamp) {
+pub(crate) fn failed(instance: &mut Instance, why: String, now: Timestamp) {
     if instance.started.is_some_and(|at| now.duration_since(at) > STABLE_AFTER) {
         instance.failures = 0;
     }
@@ -126,6 +127,9 @@ fn turn(instance: &mut Instance, index: usize, state: State, message: &str, now:
     let task = &mut instance.tasks[index];
     (task.state, task.since) = (state, now);
     message.clone_into(&mut task.message);
+    if state == State::Running {
+        health::begin(instance, index, now);
+    }
     instance.changed = now;
     effects.push(Effect::Publish(events::status_update(instance, &instance.tasks[index], now)));
     let condition = instance.current_condition();
@@ -133,4 +137,5 @@ fn turn(instance: &mut Instance, index: usize, state: State, message: &str, now:
         instance.condition = condition;
         effects.push(Effect::Publish(events::instance_changed(instance, now)));
     }
+    health::tell(instance, now, effects);
 }

@@ -6,9 +6,11 @@ use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 
 use super::command::{Accepted, Command, Refused};
+use super::health::Attempt;
 use super::spec::{self, Kind, Spec};
 use super::{Core, Effect, Event, Launch, Outcome};
 
+mod health;
 mod lifecycle;
 mod random;
 mod shapes;
@@ -22,6 +24,8 @@ pub(crate) struct Sim {
     /// Other effects, as `launch ID`, `terminate ID`, `kill ID`, `cleanup ID`.
     pub(crate) done: Vec<String>,
     pub(crate) launches: Vec<Launch>,
+    /// Health checks under way.
+    pub(crate) probes: Vec<Attempt>,
 }
 
 impl Sim {
@@ -32,7 +36,14 @@ impl Sim {
             format!("00000000-0000-0000-0000-{n:012}")
         };
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        Self { core: Core::new(nodes, Box::new(uuid)), now, events: Vec::new(), done: Vec::new(), launches: Vec::new() }
+        Self {
+            core: Core::new(nodes, Box::new(uuid)),
+            now,
+            events: Vec::new(),
+            done: Vec::new(),
+            launches: Vec::new(),
+            probes: Vec::new(),
+        }
     }
 
     fn take(&mut self, effects: Vec<Effect>) {
@@ -45,6 +56,7 @@ impl Sim {
                 }
                 Effect::Terminate { task } => self.done.push(format!("terminate {task}")),
                 Effect::Kill { task } => self.done.push(format!("kill {task}")),
+                Effect::Probe(attempt) => self.probes.push(*attempt),
                 Effect::Cleanup { instance } => self.done.push(format!("cleanup {instance}")),
             }
         }
@@ -82,6 +94,13 @@ impl Sim {
         for (task, _, _) in self.launches.remove(index).tasks {
             self.event(Event::Spawned { task: task.id.clone(), pid: 7 });
             self.event(Event::Running { task: task.id });
+        }
+    }
+
+    /// All health checks under way answer.
+    pub(crate) fn answer(&mut self, result: &Result<(), String>) {
+        for Attempt { task, check, .. } in std::mem::take(&mut self.probes) {
+            self.event(Event::Probed { task, check, result: result.clone() });
         }
     }
 

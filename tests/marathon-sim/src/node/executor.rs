@@ -24,6 +24,7 @@ use crate::core::instance::Instance;
 use crate::core::{Effect, Event, Launch, Outcome};
 
 pub(crate) mod launch;
+mod probe;
 
 /// How many ended containers keep their logs.
 const RETIRED: usize = 100;
@@ -95,6 +96,7 @@ impl Executor {
                 let this = Arc::clone(self);
                 tokio::task::spawn_blocking(move || this.cleanup(&instance));
             }
+            Effect::Probe(attempt) => self.probe(*attempt),
             Effect::Publish(_) => {}
         }
     }

@@ -92,6 +92,12 @@ pub(crate) fn join_cgroup(cgroup: &Path) -> Result<()> {
     std::fs::write(cgroup.join("cgroup.procs"), "0").with_context(|| format!("join cgroup {}", cgroup.display()))
 }
 
+/// `marathon-sim __enter FILE PID -- CMD…`: a command beside the task, for health checks.
+pub(crate) fn enter(file: &Path, pid: i32, argv: &[String]) -> Result<()> {
+    let spec = serde_json::from_str(&std::fs::read_to_string(file)?)?;
+    match enter_and_exec(&spec, pid, argv)? {}
+}
+
 /// `marathon-sim exec`: this process becomes `argv` beside the task of process `pid`, with all that the task has.
 pub(crate) fn enter_and_exec(spec: &TaskSpec, pid: i32, argv: &[String]) -> Result<std::convert::Infallible> {
     let Some(program) = &spec.program else { bail!("an executor has no program") };

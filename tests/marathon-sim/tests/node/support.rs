@@ -60,6 +60,32 @@ impl Sim {
         assert_eq!(status, 201, "{answer}");
     }
 
+    /// The answer's body; `method` may be GET, PUT, POST, DELETE.
+    pub(crate) fn call(&self, method: &str, path: &str, body: &Value) -> Value {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        let (status, answer) = http(self.info["marathon"].as_str().unwrap(), method, path, &body);
+        assert!((200..300).contains(&status), "{method} {path}: {answer}");
+        answer.split_once("\r\n\r\n").and_then(|(_, body)| serde_json::from_str(body).ok()).unwrap_or(Value::Null)
+    }
+
+    /// Everything that /v2/events says from now on, with the time of arrival.
+    pub(crate) fn listen(&self) -> Events {
+        let mut stream = TcpStream::connect(self.info["marathon"].as_str().unwrap().trim_start_matches("http://")).unwrap();
+        stream.write_all(b"GET /v2/events HTTP/1.1\r\nhost: m\r\naccept: text/event-stream\r\n\r\n").unwrap();
+        let (events, attached) = (Events::default(), std::sync::mpsc::channel());
+        let sink = events.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                if let Some(data) = line.strip_prefix("data: ") {
+                    sink.0.lock().unwrap().push((Instant::now(), serde_json::from_str(data).unwrap()));
+                    let _ = attached.0.send(());
+                }
+            }
+        });
+        attached.1.recv_timeout(Duration::from_secs(5)).unwrap();
+        events
+    }
+
     pub(crate) fn wait_for(&self, what: &str, done: impl Fn(&[Value]) -> bool) -> Vec<Value> {
         let until = Instant::now() + Duration::from_secs(20);
         loop {
@@ -81,6 +107,24 @@ impl Sim {
         assert!(output.status.success(), "{output:?}");
         assert!(self.child.wait().unwrap().success());
         self.state.clone()
+    }
+}
+
+#[derive(Clone, Default)]
+pub(crate) struct Events(std::sync::Arc<std::sync::Mutex<Vec<(Instant, Value)>>>);
+
+impl Events {
+    /// The first that fits, with its place in the order.
+    pub(crate) fn find(&self, what: &str, fits: impl Fn(&Value) -> bool) -> (usize, Instant) {
+        let until = Instant::now() + Duration::from_secs(20);
+        loop {
+            let found = self.0.lock().unwrap().iter().enumerate().find(|(_, (_, e))| fits(e)).map(|(n, (at, _))| (n, *at));
+            if let Some(found) = found {
+                return found;
+            }
+            assert!(Instant::now() < until, "{what}: {:#?}", self.0.lock().unwrap());
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 }
 

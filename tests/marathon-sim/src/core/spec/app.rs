@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::check;
 use super::{Command, Constraint, Container, Endpoint, Invalid, Kind, Mount, Network, Privileges, Source, Spec, Upgrade};
 use super::{capacities, default, list, map, millis, network, object, port, text, texts};
 use crate::core::{ids, place};
@@ -48,7 +49,7 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         (None, Some(args)) => Command::Args(args),
         (None, None) => Command::Image,
     };
-    let container = Container {
+    let mut container = Container {
         name: "_app".into(),
         image,
         command,
@@ -56,11 +57,15 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         endpoints: if network == Network::Host { host_ports(&raw) } else { mappings(&raw, &docker, &network) },
         privileges: privileges(&docker, text(&raw, "user")),
         grace_ms: millis(&raw, "taskKillGracePeriodSeconds", GRACE_MS),
-        has_health_check: !list(&raw, "healthChecks").is_empty(),
+        checks: Vec::new(),
         health_endpoint: None,
         resources: json!({"cpus": raw["cpus"], "mem": raw["mem"], "disk": raw["disk"], "gpus": raw["gpus"]}),
         mounts: list(&raw["container"], "volumes").iter().filter_map(volume).collect(),
     };
+    container.checks = check::app(&raw, &container, &mut errors);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
     Ok(Spec {
         kind: Kind::App,
         instances: usize::try_from(raw["instances"].as_u64().unwrap_or(1)).unwrap_or(1),

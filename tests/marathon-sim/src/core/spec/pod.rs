@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 
 use super::app::{BACKOFF_MS, GRACE_MS};
+use super::check::{self, Port, Probe};
 use super::{Command, Constraint, Container, Endpoint, Invalid, Kind, Mount, Privileges, Source, Spec, Upgrade};
 use super::{capacities, default, list, map, millis, network, object, port, text, texts};
 use crate::core::{ids, place};
@@ -94,19 +95,23 @@ fn container(pod: &Value, raw: &Value) -> Result<Container, Invalid> {
     for (key, value) in [("cpus", json!(0.1)), ("mem", json!(32)), ("disk", json!(0)), ("gpus", json!(0))] {
         default(&mut resources, key, value);
     }
-    let check = raw.get("healthCheck").filter(|c| !c.is_null());
-    let health_endpoint = check.and_then(|c| ["http", "tcp"].into_iter().find_map(|kind| text(c.get(kind)?, "endpoint")));
+    let endpoints: Vec<Endpoint> = list(raw, "endpoints").iter().map(endpoint).collect();
+    let check = check::pod(raw, &endpoints)?;
+    let health_endpoint = check.as_ref().and_then(|c| match c.probe {
+        Probe::Http { port: Port::Endpoint(index), .. } | Probe::Tcp { port: Port::Endpoint(index) } => Some(index),
+        _ => None,
+    });
     let user = text(raw, "user").or_else(|| text(pod, "user"));
     Ok(Container {
         image,
         command,
         env,
-        endpoints: list(raw, "endpoints").iter().map(endpoint).collect(),
         mounts: list(raw, "volumeMounts").iter().filter_map(|m| mount(pod, m)).collect(),
         privileges: Privileges { user, ..Privileges::default() },
         grace_ms: raw.get("lifecycle").map_or(GRACE_MS, |l| millis(l, "killGracePeriodSeconds", GRACE_MS)),
-        has_health_check: check.is_some(),
-        health_endpoint,
+        checks: check.into_iter().collect(),
+        health_endpoint: health_endpoint.map(|index| endpoints[index].name.clone()),
+        endpoints,
         resources,
         name,
     })

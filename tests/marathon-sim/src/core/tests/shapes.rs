@@ -57,20 +57,6 @@ fn an_old_instance_refers_to_its_own_version() {
     assert_eq!(sim.core.specs["/reviews-v2"].versions.len(), 2);
 }
 
-#[test]
-fn health_of_a_pod() {
-    let mut sim = Sim::new(1);
-    let mut raw = reviews();
-    raw["containers"][0]["healthCheck"] = json!({"http": {"endpoint": "http-9080", "path": "/health"}});
-    sim.apply(Command::Create(pod(raw))).unwrap();
-    sim.run();
-    let spec = sim.core.spec("/reviews-v2", Kind::Pod).unwrap();
-    let status = view::pod::status(&sim.core, spec);
-    let container = &status["instances"][0]["containers"][0];
-    assert_eq!(container["conditions"][0]["reason"], "health-reported-by-mesos");
-    assert_eq!(container["endpoints"][1], json!({"name": "http-9080", "allocatedHostPort": 31000, "healthy": true}), "last");
-}
-
 fn task_of(raw: Value) -> Value {
     let mut sim = Sim::new(1);
     let id = raw["id"].as_str().unwrap().to_owned();

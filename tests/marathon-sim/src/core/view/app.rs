@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use crate::core::Core;
 use crate::core::events;
+use crate::core::health::Health;
 use crate::core::instance::{Instance, State};
 use crate::core::spec::{Kind, Source, Spec, stamp};
 
@@ -44,8 +45,11 @@ pub(crate) fn app(core: &Core, spec: &Spec, embed: Embed) -> Value {
         let running = count(State::Running) + count(State::Killing);
         out["tasksStaged"] = json!(count(State::Staging) + count(State::Starting));
         out["tasksRunning"] = json!(running);
-        out["tasksHealthy"] = json!(if spec.containers[0].has_health_check { running } else { 0 });
-        out["tasksUnhealthy"] = json!(0);
+        let alive = |wanted| {
+            instances().flat_map(|i| &i.tasks).filter(|t| t.alive() == Some(wanted) && t.state == State::Running).count()
+        };
+        out["tasksHealthy"] = json!(alive(true));
+        out["tasksUnhealthy"] = json!(alive(false));
     }
     if embed.deployments {
         out["deployments"] = json!(core.deployments_of(&spec.id));
@@ -82,7 +86,6 @@ fn tasks(instance: &Instance) -> Vec<Value> {
 
 /// A terminal task has no ports and no times, which is how clients see that it is no endpoint.
 fn task(instance: &Instance, task: &crate::core::instance::Task) -> Value {
-    let container = &instance.spec.containers[0];
     let active = !task.state.is_terminal();
     let mut out = json!({
         "id": task.id,
@@ -105,13 +108,23 @@ fn task(instance: &Instance, task: &crate::core::instance::Task) -> Value {
             out["startedAt"] = json!(stamp(started));
         }
     }
-    if container.has_health_check && task.state == State::Running {
-        out["healthCheckResults"] = json!([{
-            "alive": true, "consecutiveFailures": 0, "firstSuccess": stamp(task.since), "lastSuccess": stamp(task.since),
-            "lastFailure": null, "lastFailureCause": null, "instanceId": instance.id,
-        }]);
+    let results: Vec<Value> = task.health.iter().filter(|h| h.alive.is_some()).map(|h| health(instance, h)).collect();
+    if !results.is_empty() && active {
+        out["healthCheckResults"] = json!(results);
     }
     out
+}
+
+fn health(instance: &Instance, health: &Health) -> Value {
+    json!({
+        "alive": health.alive,
+        "consecutiveFailures": health.failures,
+        "firstSuccess": health.first_success.map(stamp),
+        "lastSuccess": health.last_success.map(stamp),
+        "lastFailure": health.last_failure.map(stamp),
+        "lastFailureCause": health.cause,
+        "instanceId": instance.id,
+    })
 }
 
 fn service_ports(instance: &Instance) -> Value {

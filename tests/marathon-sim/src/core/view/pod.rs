@@ -32,8 +32,9 @@ pub(crate) fn status(core: &Core, spec: &Spec) -> Value {
 
 pub(crate) fn instance(instance: &Instance) -> Value {
     let states = || instance.tasks.iter().map(|t| t.state);
+    let healthy = instance.tasks.iter().all(|t| t.health.is_empty() || t.alive() == Some(true));
     let status = if states().all(|s| s == State::Running) {
-        "STABLE"
+        if healthy { "STABLE" } else { "DEGRADED" }
     } else if states().all(State::is_terminal) {
         "TERMINAL"
     } else if states().all(|s| s == State::Staging) {
@@ -77,12 +78,13 @@ fn networks(instance: &Instance) -> Value {
 
 fn container(instance: &Instance, task: &Task, spec: &Container) -> Value {
     let since = stamp(task.since);
-    let healthy = task.state == State::Running;
+    let healthy = task.alive() == Some(true);
     let mut conditions = Vec::new();
-    if spec.has_health_check && !task.state.is_terminal() {
-        let reason = if healthy { "health-reported-by-mesos" } else { "health-unreported-by-mesos" };
+    if let Some(health) = task.health.first().filter(|_| !task.state.is_terminal()) {
+        let reason = if health.alive.is_some() { "health-reported-by-mesos" } else { "health-unreported-by-mesos" };
+        let changed = stamp(health.changed.unwrap_or(task.since));
         conditions.push(json!({
-            "name": "healthy", "value": healthy.to_string(), "reason": reason, "lastChanged": since, "lastUpdated": since,
+            "name": "healthy", "value": healthy.to_string(), "reason": reason, "lastChanged": changed, "lastUpdated": changed,
         }));
     }
     let mut out = json!({
