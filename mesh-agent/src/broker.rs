@@ -5,6 +5,7 @@
 mod conversation;
 mod packet;
 
+use crate::egress::Book;
 use crate::kernel::Kernel;
 use crate::metrics::{BrokerEnd, Metrics};
 use crate::ready::{self, Ready};
@@ -29,6 +30,7 @@ pub(crate) struct Broker {
     pub(crate) kernel: Arc<Kernel>,
     pub(crate) roster: Arc<Roster>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) book: Arc<Book>,
     pub(crate) proxy_uid: u32,
 }
 

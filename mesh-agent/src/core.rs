@@ -1,7 +1,9 @@
 //! What the agent does, without doing it: resources in, ordered operations out. No I/O, no clock, no kernel.
 
 pub mod desired;
+pub mod egress;
 pub mod enrol;
+pub mod learned;
 pub mod limit;
 pub mod reconcile;
 pub mod resources;

@@ -10,6 +10,7 @@
 //!
 //! An agent that starts reuses the maps if they are of its own `ABI_VERSION`, and replaces the programs behind the links in place.
 
+mod egress;
 mod link;
 mod maps;
 mod probe;

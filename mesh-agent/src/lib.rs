@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod cli;
 pub mod core;
 pub mod dump;
+mod egress;
 mod events;
 pub mod kernel;
 pub mod metrics;

@@ -40,6 +40,11 @@ struct TypeLabel {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct ResultLabel {
+    result: &'static str,
+}
+
 /// All metrics of this process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -49,6 +54,8 @@ pub struct Metrics {
     refused: Counter,
     deliveries: Family<TypeLabel, Counter>,
     enrol_failures: Counter,
+    lessons: Family<ResultLabel, Counter>,
+    learned: Gauge,
     /// Pods that this node should have in the mesh.
     pub wanted: Gauge,
     /// Pods that it has.
@@ -62,6 +69,9 @@ impl Metrics {
         let mut registry = Registry::with_prefix("mesh_agent");
         let (ends, deliveries) = (Family::default(), Family::default());
         let (brokered, refused, enrol_failures) = (Counter::default(), Counter::default(), Counter::default());
+        let (lessons, learned) = (Family::default(), Gauge::default());
+        registry.register("dns_lessons", "Addresses in DNS answers, by what became of them", Family::clone(&lessons));
+        registry.register("learned_addresses", "Addresses outside the mesh that are allowed by name", learned.clone());
         let (wanted, enrolled) = (Gauge::default(), Gauge::default());
         registry.register("broker_connections_ended", "Broker connections that ended, by reason", Family::clone(&ends));
         registry.register("brokered_sockets", "Sockets made in pods for mesh-proxy", brokered.clone());
@@ -75,7 +85,7 @@ impl Metrics {
         registry.register("pods_wanted", "Pods that this node should have in the mesh", wanted.clone());
         registry.register("pods_enrolled", "Pods that this node has in the mesh", enrolled.clone());
         registry.register_collector(Box::new(KernelCounters(kernel)));
-        Self { registry, ends, brokered, refused, deliveries, enrol_failures, wanted, enrolled }
+        Self { registry, ends, brokered, refused, deliveries, enrol_failures, lessons, learned, wanted, enrolled }
     }
 
     /// The text that Prometheus scrapes.
@@ -102,6 +112,14 @@ impl Metrics {
 
     pub(crate) fn delivery(&self, resource: &'static str, result: &'static str) {
         self.deliveries.get_or_create(&TypeLabel { resource, result }).inc();
+    }
+
+    pub(crate) fn lesson(&self, result: &'static str) {
+        self.lessons.get_or_create(&ResultLabel { result }).inc();
+    }
+
+    pub(crate) fn learned_now(&self, count: usize) {
+        self.learned.set(count as i64);
     }
 
     pub(crate) fn enrol_failed(&self) {

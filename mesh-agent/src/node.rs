@@ -4,6 +4,7 @@ use crate::core::desired::{self, Desired};
 use crate::core::enrol::{self, Plan, Step};
 use crate::core::reconcile::{Actual, reconcile};
 use crate::core::resources::{Workload, World};
+use crate::egress::Book;
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
 use crate::netns::sockets;
@@ -14,6 +15,7 @@ use crate::status::{PodStatus, Shared, Status};
 use mesh_common::abi::Pod;
 use mesh_xds::agent as wire;
 use mesh_xds::client::Delivery;
+use mesh_xds::node::Node as NodeId;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -32,6 +34,7 @@ pub(crate) struct Node {
     roster: Arc<Roster>,
     metrics: Arc<Metrics>,
     status: Arc<Shared>,
+    book: Arc<Book>,
     places: Places,
     address: IpAddr,
     ours: Vec<String>,
@@ -53,18 +56,19 @@ impl Node {
         roster: Arc<Roster>,
         metrics: Arc<Metrics>,
         status: Arc<Shared>,
+        book: Arc<Book>,
         places: Places,
-        address: IpAddr,
-        ours: Vec<String>,
+        id: &NodeId,
     ) -> Self {
         Self {
             kernel,
             roster,
             metrics,
             status,
+            book,
             places,
-            address,
-            ours,
+            address: id.address,
+            ours: vec![id.address.to_string(), id.name.clone()],
             world: World::default(),
             actual: None,
             audited: Instant::now(),
@@ -86,6 +90,7 @@ impl Node {
         let resource = match delivery.type_url.as_str() {
             wire::MESH => "mesh",
             wire::WORKLOAD => "workload",
+            wire::EGRESS => "egress",
             _ => "service",
         };
         let more = problems.len().saturating_sub(NAMED_MAX);
@@ -110,12 +115,13 @@ impl Node {
         if refused { Err(text) } else { Ok(()) }
     }
 
-    /// Writes the tables. Nothing is written before all three types are known: half a world would refuse what the other half allows.
+    /// Writes the tables. Nothing is written before all four types are known: half a world would refuse what the other half allows.
     fn fill(&mut self) -> Result<(), String> {
         if !self.world.complete() {
             return Ok(());
         }
         let result = desired::desired(&self.world, self.address).map_err(|e| e.to_string()).and_then(|d| self.write(&d));
+        let result = result.and_then(|()| self.book.follow(&self.world, self.address));
         match &result {
             Ok(()) => self.filled = true,
             // A write that failed halfway: only the kernel knows how far it got.
@@ -143,10 +149,12 @@ impl Node {
         if now.duration_since(self.audited) > AUDIT {
             self.audited = now;
             self.actual = None;
+            self.book.distrust();
             if let Err(reason) = self.fill() {
                 error!(reason, "the kernel's tables cannot be written");
             }
         }
+        self.book.tend();
         let places = self.places.scan(now);
         if !self.filled {
             return false;
@@ -252,8 +260,13 @@ impl Node {
     }
 
     fn describe(&self, status: &mut Status) {
-        status.resources =
-            [("services", self.world.services.len()), ("workloads", self.world.workloads.len())].into_iter().collect();
+        status.resources = [
+            ("services", self.world.services.len()),
+            ("workloads", self.world.workloads.len()),
+            ("egress", self.world.egress.len()),
+        ]
+        .into_iter()
+        .collect();
         let conflicts = self.world.conflicts();
         status.conflicts = conflicts
             .iter()

@@ -4,6 +4,7 @@
 use crate::admin::Admin;
 use crate::broker::Broker;
 use crate::cli::Run;
+use crate::egress::Book;
 use crate::kernel::{self, Kernel};
 use crate::metrics::Metrics;
 use crate::node::Node;
@@ -59,14 +60,18 @@ pub async fn run(config: Run) -> Result<()> {
     status.update(|status| status.hooks_attached = true);
     tokio::spawn(Admin { status: Arc::clone(&status), metrics: Arc::clone(&metrics) }.serve(admin_socket));
     tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster)));
-    let proxy_uid = config.proxy_uid;
-    let broker = Broker { kernel: Arc::clone(&kernel), roster: Arc::clone(&roster), metrics: Arc::clone(&metrics), proxy_uid };
+    let book = Arc::new(Book::open(Arc::clone(&kernel), Arc::clone(&metrics))?);
+    let broker = Broker {
+        kernel: Arc::clone(&kernel),
+        roster: Arc::clone(&roster),
+        metrics: Arc::clone(&metrics),
+        book: Arc::clone(&book),
+        proxy_uid: config.proxy_uid,
+    };
     tokio::spawn(Arc::new(broker).serve(broker_socket));
 
-    let ours = [connection.node.address.to_string(), connection.node.name.clone()];
-    let address = connection.node.address;
-    let node = Node::new(Arc::clone(&kernel), roster, metrics, status, places, address, ours.to_vec());
-    let updates = mesh_xds::stream::start(connection, &[wire::MESH, wire::WORKLOAD, wire::SERVICE]);
+    let node = Node::new(Arc::clone(&kernel), roster, metrics, status, book, places, &connection.node);
+    let updates = mesh_xds::stream::start(connection, &[wire::MESH, wire::WORKLOAD, wire::SERVICE, wire::EGRESS]);
     follow(node, updates).await?;
 
     if config.detach_on_exit {

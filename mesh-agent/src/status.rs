@@ -118,7 +118,7 @@ impl Status {
         if !self.tables_filled {
             return Err(match &self.tables_error {
                 Some(error) => format!("the kernel's tables are not filled: {error}"),
-                None => "no first snapshot of Mesh, Workload and Service from the control plane yet".to_owned(),
+                None => "no first snapshot of Mesh, Workload, Service and Egress from the control plane yet".to_owned(),
             });
         }
         match self.pods.iter().find(|pod| !pod.enrolled) {

@@ -5,6 +5,7 @@ mod common;
 
 use common::Mesh;
 use mesh_agent::core::desired::{Desired, Port, ip};
+use mesh_agent::core::egress::Rule;
 use mesh_common::abi::{Addr, Backend, Config, Dest, Service, egress, mode};
 use mesh_common::decide::l4::{self, Flow, TCP, Tables, UDP, Verdict};
 use mesh_common::reason::{Reason, Steered};
@@ -13,7 +14,7 @@ use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
 /// Tables and flows in each of them.
@@ -21,7 +22,17 @@ const WORLDS: usize = 25;
 const FLOWS: usize = 120;
 
 /// User space's tables.
-struct Plain<'a>(&'a Desired);
+struct Plain<'a>(&'a Desired, &'a [Rule]);
+
+/// The standard way, beside the trie's.
+fn in_ranges(rule: &Rule, dest: &Dest) -> bool {
+    let to = ip(dest.addr);
+    rule.ranges.iter().any(|(base, bits)| match (base, to) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= u32::from(*bits),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= u32::from(*bits),
+        _ => false,
+    })
+}
 
 impl Tables for Plain<'_> {
     fn service(&self, dest: &Dest) -> Option<Service> {
@@ -33,6 +44,9 @@ impl Tables for Plain<'_> {
     }
     fn is_workload(&self, addr: &Addr) -> bool {
         self.0.workloads.contains(addr)
+    }
+    fn egress(&self, policy: u32, dest: &Dest) -> bool {
+        self.1.iter().any(|rule| rule.ports.contains(&(dest.proto, dest.port)) && policy == 0 && in_ranges(rule, dest))
     }
 }
 
@@ -108,6 +122,20 @@ fn world(rng: &mut StdRng) -> Desired {
     }
 }
 
+/// Ranges of every width, overlapping, and single addresses.
+fn rules(rng: &mut StdRng) -> Vec<Rule> {
+    let rule = |rng: &mut StdRng| {
+        let base = ip(any_addr(rng));
+        let bits = match base {
+            IpAddr::V4(_) => *[0u8, 8, 30, 31, 32].choose(rng).expect("not empty"),
+            IpAddr::V6(_) => *[0u8, 16, 64, 127, 128].choose(rng).expect("not empty"),
+        };
+        let ports = (0..rng.random_range(1..4)).map(|_| any_dest(rng)).map(|dest| (dest.proto, dest.port)).collect();
+        Rule { ranges: [mesh_agent::core::egress::range(base, bits)].into(), ports, ..Rule::default() }
+    };
+    (0..rng.random_range(0..4)).map(|_| rule(rng)).collect()
+}
+
 /// What the kernel is expected to count, and the errno that the caller gets: the shell around the decision, in a few lines.
 fn expected(verdict: Verdict, dest: &Dest) -> (u8, Option<i32>) {
     let deny = |reason: Reason| (reason.code(), Some(reason.errno()));
@@ -144,7 +172,9 @@ fn the_kernel_agrees_with_the_model() {
     let mut met: BTreeMap<u8, usize> = BTreeMap::new();
     for _ in 0..WORLDS {
         let tables = world(&mut rng);
+        let rules = rules(&mut rng);
         mesh.write(&tables);
+        mesh.allow(&rules);
         for _ in 0..FLOWS {
             let known: Vec<Dest> = tables.services.keys().chain(&tables.protected).copied().collect();
             let dest = match known.choose(&mut rng) {
@@ -164,7 +194,7 @@ fn the_kernel_agrees_with_the_model() {
             };
             let pod = (!matches!(who, Who::Stranger)).then_some(&mesh.pod);
             let flow = Flow { dest, pod, brokered: matches!(who, Who::Proxy) };
-            let verdict = l4::decide(&flow, &tables.config, &Plain(&tables));
+            let verdict = l4::decide(&flow, &tables.config, &Plain(&tables, &rules));
             let (code, errno) = expected(verdict, &dest);
 
             let (got, counted) = mesh.counted(|| call(&socket, &dest, datagram));

@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -218,6 +218,70 @@ pub mod egress {
     pub const ALLOW: u8 = 1;
 }
 
+/// Key of `EGRESS_EXACT`: this destination outside the mesh is allowed.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct EgressKey {
+    /// [`Pod::policy`].
+    pub policy: u32,
+    /// Where to.
+    pub dest: Dest,
+}
+
+/// Key of `EGRESS_CIDR`, behind the trie's prefix length: a port of a whole range is allowed.
+///
+/// The port is part of the key, before the address: a destination is allowed if any range allows its port, however the ranges overlap,
+/// and a range may have any number of ports.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct EgressNet {
+    /// [`Pod::policy`].
+    pub policy: u32,
+    /// Port, host order.
+    pub port: u16,
+    /// `IPPROTO_TCP` (6) or `IPPROTO_UDP` (17).
+    pub proto: u8,
+    /// 4 or 6: no IPv6 range, however wide, contains the v4-mapped addresses.
+    pub family: u8,
+    /// First address of the range; as a question, the destination.
+    pub addr: Addr,
+}
+
+impl EgressNet {
+    /// Bits before the address, which always count.
+    pub const FIXED_BITS: u32 = 64;
+    /// All bits: what is asked.
+    pub const BITS: u32 = 192;
+
+    /// The question whether a range contains this destination; to be asked with [`Self::BITS`].
+    #[must_use]
+    #[inline(always)]
+    pub const fn question(policy: u32, dest: &Dest) -> Self {
+        let family = if dest.addr.to_v4().is_some() { 4 } else { 6 };
+        Self { policy, port: dest.port, proto: dest.proto, family, addr: dest.addr }
+    }
+}
+
+/// Key of `LEARNED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct LearnedKey {
+    /// What a resolver has answered.
+    pub addr: Addr,
+    /// FNV-1a of the name: one address may have several.
+    pub name: u64,
+}
+
+/// What a name's address was learned with. Value of `LEARNED`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct LearnedName {
+    /// Second of CLOCK_BOOTTIME from which on it is forgotten.
+    pub expires: u64,
+    /// The name, zero-padded: DNS allows 253 bytes.
+    pub name: [u8; 256],
+}
+
 /// The node's settings: the one cell of `CONFIG`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -309,14 +373,24 @@ pub mod maps {
     pub const ORIGINALS: &str = "ORIGINALS";
     /// `LruHashMap<UdpKey, Original>`: where the datagrams of unconnected sockets really come from.
     pub const UDP_REVERSE: &str = "UDP_REVERSE";
+    /// `HashMap<EgressKey, u32>`: single destinations outside the mesh that are allowed.
+    pub const EGRESS_EXACT: &str = "EGRESS_EXACT";
+    /// `LpmTrie<EgressNet, u32>`: ranges outside the mesh that are allowed.
+    pub const EGRESS_CIDR: &str = "EGRESS_CIDR";
+    /// `HashMap<LearnedKey, LearnedName>`: the agent's memory of DNS answers. No program reads it; it lies here because here it lives
+    /// exactly as long as the cells that were made from it.
+    pub const LEARNED: &str = "LEARNED";
     /// All of them: what is pinned.
-    pub const ALL: [&str; 12] = [
+    pub const ALL: [&str; 15] = [
         CONFIG,
         PODS_BY_NETNS,
         SERVICES,
         BACKENDS,
         WORKLOADS,
         PROTECTED,
+        EGRESS_EXACT,
+        EGRESS_CIDR,
+        LEARNED,
         LISTENERS,
         TAGS,
         ORIGINALS,
@@ -339,6 +413,12 @@ pub mod maps {
     pub const WORKLOADS_MAX: u32 = 131_072;
     /// Control-plane and admin endpoints.
     pub const PROTECTED_MAX: u32 = 4096;
+    /// Allowed (address, port) pairs: every learned address with four ports.
+    pub const EGRESS_EXACT_MAX: u32 = 65_536;
+    /// Allowed (range, port) pairs: the published ranges of a large cloud provider (some 8,000) with two ports.
+    pub const EGRESS_CIDR_MAX: u32 = 16_384;
+    /// Learned (name, address) pairs: 1,000 names with 16 addresses each.
+    pub const LEARNED_MAX: u32 = 16_384;
     /// UDP sockets with a translated peer; the oldest are forgotten (LRU) and would have to ask again.
     pub const UDP_MAX: u32 = 65_536;
     /// Bytes of the ring buffer: about 1,300 refusals between two reads of the agent.
@@ -352,7 +432,25 @@ mod pod_impls {
         // SAFETY: repr(C), no padding (asserted below), every bit pattern is valid.
         unsafe impl aya::Pod for $t {}
     )+ } }
-    pods!(Addr, Backend, BackendKey, Config, Dest, Diverted, Event, ListenerKey, Original, Pod, Service, Tag, UdpKey);
+    pods!(
+        Addr,
+        Backend,
+        BackendKey,
+        Config,
+        Dest,
+        Diverted,
+        EgressKey,
+        EgressNet,
+        Event,
+        LearnedKey,
+        LearnedName,
+        ListenerKey,
+        Original,
+        Pod,
+        Service,
+        Tag,
+        UdpKey
+    );
 }
 
 /// No implicit padding: the size is the sum of the fields, so that equal keys have equal bytes.
@@ -366,6 +464,10 @@ const _: () = {
     assert!(size_of::<Original>() == 20);
     assert!(size_of::<Diverted>() == 40);
     assert!(size_of::<UdpKey>() == 32);
+    assert!(size_of::<EgressKey>() == 24);
+    assert!(size_of::<EgressNet>() == 24 && EgressNet::BITS == 8 * 24);
+    assert!(size_of::<LearnedKey>() == 24);
+    assert!(size_of::<LearnedName>() == 264);
     assert!(size_of::<Config>() == 28);
     assert!(size_of::<Event>() == 40);
 };

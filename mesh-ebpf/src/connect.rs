@@ -2,7 +2,7 @@
 
 use crate::context::{Family, address, destination, rewrite, set_mark};
 use crate::emit::{self, PROCEED, count, refuse};
-use crate::maps::ORIGINALS;
+use crate::maps::{LEARNED, ORIGINALS};
 use crate::verdict::{Caller, backend};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_tuple;
@@ -31,6 +31,8 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let dest = destination(ctx, family);
     if is_probe(&dest) {
+        // The linker drops what nothing refers to (`#[used]` would put the map into a section of its own, for which BTF has no place).
+        core::hint::black_box(&LEARNED);
         return emit::end(probe::ERRNO);
     }
     let caller = Caller::of(ctx);

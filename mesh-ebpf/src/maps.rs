@@ -3,9 +3,11 @@
 use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, Diverted, ListenerKey, Original, Pod, Service, Tag, UdpKey, listener, maps,
+    Addr, Backend, BackendKey, Config, Dest, Diverted, EgressKey, EgressNet, LearnedKey, LearnedName, ListenerKey, Original, Pod,
+    Service, Tag, UdpKey, listener, maps,
 };
 use mesh_common::decide::l4::Tables;
 use mesh_common::reason;
@@ -22,6 +24,13 @@ pub(crate) static BACKENDS: HashMap<BackendKey, Backend> = HashMap::with_max_ent
 pub(crate) static WORKLOADS: HashMap<Addr, u32> = HashMap::with_max_entries(maps::WORKLOADS_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static PROTECTED: HashMap<Dest, u32> = HashMap::with_max_entries(maps::PROTECTED_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static EGRESS_EXACT: HashMap<EgressKey, u32> = HashMap::with_max_entries(maps::EGRESS_EXACT_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static EGRESS_CIDR: LpmTrie<EgressNet, u32> = LpmTrie::with_max_entries(maps::EGRESS_CIDR_MAX, BPF_F_NO_PREALLOC);
+/// The agent's own: no program reads it.
+#[map]
+pub(crate) static LEARNED: HashMap<LearnedKey, LearnedName> = HashMap::with_max_entries(maps::LEARNED_MAX, BPF_F_NO_PREALLOC);
 /// Four listeners of each pod.
 #[map]
 pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(maps::PODS_MAX * (listener::DNS_TCP_V6 + 1), 0);
@@ -57,5 +66,14 @@ impl Tables for KernelTables {
     fn is_workload(&self, addr: &Addr) -> bool {
         // SAFETY: only asked whether it exists.
         unsafe { WORKLOADS.get(addr) }.is_some()
+    }
+
+    #[inline(always)]
+    fn egress(&self, policy: u32, dest: &Dest) -> bool {
+        // SAFETY: only asked whether it exists.
+        if unsafe { EGRESS_EXACT.get(&EgressKey { policy, dest: *dest }) }.is_some() {
+            return true;
+        }
+        EGRESS_CIDR.get(&Key::new(EgressNet::BITS, EgressNet::question(policy, dest))).is_some()
     }
 }

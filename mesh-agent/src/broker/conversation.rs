@@ -1,6 +1,7 @@
 //! What is said on one connection, from Hello to the end.
 
 use super::{Broker, packet};
+use crate::core::egress::NAME_MAX;
 use crate::metrics::BrokerEnd;
 use crate::netns::sockets;
 use crate::ready::Ready;
@@ -10,6 +11,7 @@ use mesh_common::broker::{
 };
 use socket2::Socket;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -71,7 +73,9 @@ async fn talk(broker: &Broker, client: &Ready<Socket>) -> Result<(), End> {
             message = next(client, &mut buffer) => match message? {
                 ToAgent::Hello { .. } => return Err(End::Protocol("a second hello".to_owned())),
                 ToAgent::Refill { slot, family, count } => refill(broker, client, role, slot, family, count).await?,
-                ToAgent::Learned { id, .. } => learned(client, role, id).await?,
+                ToAgent::Learned { id, name, addresses, ttl_seconds } => {
+                    learned(broker, client, role, id, &name, &addresses, ttl_seconds).await?;
+                }
             },
             change = next_change(&mut changes) => match change? {
                 Change::Pod(slot) => announce(broker, client, role, slot).await?,
@@ -132,10 +136,23 @@ async fn refill(broker: &Broker, client: &Ready<Socket>, role: Role, slot: u32, 
     send(client, &ToProxy::Sockets { slot, family, count: fds.len() }, &fds).await
 }
 
-async fn learned(client: &Ready<Socket>, role: Role, id: u64) -> Result<(), End> {
+/// Answers once the kernel's allowlist holds what may be allowed.
+async fn learned(
+    broker: &Broker,
+    client: &Ready<Socket>,
+    role: Role,
+    id: u64,
+    name: &str,
+    addresses: &[IpAddr],
+    ttl: u32,
+) -> Result<(), End> {
     if role != Role::Dns {
         return Err(End::Protocol("learned from role proxy, which asks no resolver".to_owned()));
     }
+    if name.is_empty() || name.len() > NAME_MAX {
+        return Err(End::Protocol(format!("learned.name has {} bytes, which is not 1 to {NAME_MAX}", name.len())));
+    }
+    tokio::task::block_in_place(|| broker.book.learn(name, addresses, ttl));
     send(client, &ToProxy::Learned { id }, &[]).await
 }
 

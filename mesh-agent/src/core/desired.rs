@@ -59,6 +59,12 @@ pub fn desired(world: &World, node: IpAddr) -> Result<Desired, TooMany> {
     Ok(desired)
 }
 
+impl TooMany {
+    pub(super) fn check(map: &'static str, wanted: usize, capacity: u32) -> Result<(), Self> {
+        if wanted > capacity as usize { Err(Self { map, wanted, capacity }) } else { Ok(()) }
+    }
+}
+
 impl Desired {
     fn check(&self) -> Result<(), TooMany> {
         let backends: usize = self.services.values().map(|port| port.backends.len()).sum();
@@ -69,9 +75,7 @@ impl Desired {
             (maps::WORKLOADS, self.workloads.len(), maps::WORKLOADS_MAX),
             (maps::PROTECTED, self.protected.len(), maps::PROTECTED_MAX),
         ] {
-            if wanted > capacity as usize {
-                return Err(TooMany { map, wanted, capacity });
-            }
+            TooMany::check(map, wanted, capacity)?;
         }
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! The control plane's resources, read into types that cannot be wrong. What does not parse is refused with resource and field named.
 
+use super::egress::{Rule, rule};
 use mesh_common::abi::{Dest, egress, mode};
 use mesh_common::decide::l4::{TCP, UDP};
 use mesh_xds::agent as wire;
@@ -17,6 +18,8 @@ pub struct World {
     pub workloads: BTreeMap<String, Workload>,
     /// By name.
     pub services: BTreeMap<String, Service>,
+    /// By name.
+    pub egress: BTreeMap<String, Rule>,
     /// Types of which a first delivery has come.
     pub(super) seen: BTreeSet<&'static str>,
 }
@@ -28,6 +31,8 @@ pub struct Mesh {
     pub egress: u8,
     /// The IPv4 VIP range.
     pub vip4: Option<(Ipv4Addr, u8)>,
+    /// All VIP ranges.
+    pub vip_ranges: Vec<(IpAddr, u8)>,
     /// What no workload may dial.
     pub protected: BTreeSet<Dest>,
 }
@@ -118,6 +123,10 @@ impl World {
                 self.seen.insert(wire::SERVICE);
                 take(&mut self.services, delivery, "Service", service)
             }
+            wire::EGRESS => {
+                self.seen.insert(wire::EGRESS);
+                take(&mut self.egress, delivery, "Egress", rule)
+            }
             other => vec![invalid("resource type", other, "type_url", "the agent has not asked for it")],
         }
     }
@@ -125,7 +134,7 @@ impl World {
     /// Is there a first delivery of every type?
     #[must_use]
     pub fn complete(&self) -> bool {
-        self.mesh.is_some() && self.seen.contains(wire::WORKLOAD) && self.seen.contains(wire::SERVICE)
+        self.mesh.is_some() && [wire::WORKLOAD, wire::SERVICE, wire::EGRESS].iter().all(|url| self.seen.contains(url))
     }
 
     /// Pairs of services that claim the same VIP and port, first the one that has it.
@@ -179,7 +188,7 @@ fn invalid(kind: &'static str, name: &str, field: &str, problem: &str) -> Invali
     Invalid { kind, name: name.to_owned(), field: field.to_owned(), problem: problem.to_owned() }
 }
 
-type Field<T> = Result<T, (String, String)>;
+pub(super) type Field<T> = Result<T, (String, String)>;
 
 fn mesh(wire: wire::Mesh) -> Field<Mesh> {
     let egress = match wire::OutboundPolicy::try_from(wire.outbound_policy) {
@@ -187,10 +196,12 @@ fn mesh(wire: wire::Mesh) -> Field<Mesh> {
         Ok(wire::OutboundPolicy::AllowAny) => egress::ALLOW,
         Err(error) => return Err(("outbound_policy".to_owned(), error.to_string())),
     };
-    let mut vip4 = None;
+    let (mut vip4, mut vip_ranges) = (None, Vec::new());
     for (i, text) in wire.vip_ranges.iter().enumerate() {
         let field = format!("vip_ranges[{i}]");
-        match range(text) {
+        let range = range(text);
+        vip_ranges.extend(range);
+        match range {
             // The kernel's config has one IPv4 range. An address of an IPv6 range that no service owns is refused as any other
             // destination outside the mesh.
             Some((IpAddr::V6(_), _)) => {}
@@ -205,7 +216,7 @@ fn mesh(wire: wire::Mesh) -> Field<Mesh> {
         let addr = super::desired::addr(address);
         Ok(Dest { addr, port: port(&at("port"), endpoint.port)?, proto: proto(&at("transport"), endpoint.transport)?, pad: 0 })
     });
-    Ok(Mesh { egress, vip4, protected: protected.collect::<Field<_>>()? })
+    Ok(Mesh { egress, vip4, vip_ranges, protected: protected.collect::<Field<_>>()? })
 }
 
 fn workload(wire: wire::Workload) -> Field<Workload> {
@@ -242,19 +253,19 @@ fn service_port(at: &str, wire: &wire::ServicePort) -> Field<ServicePort> {
 }
 
 /// `::ffff:a.b.c.d` is the IPv4 address, so that one destination has one key.
-fn address(field: &str, text: &str) -> Field<IpAddr> {
+pub(super) fn address(field: &str, text: &str) -> Field<IpAddr> {
     let parsed: Result<IpAddr, _> = text.parse();
     parsed.map(|ip| ip.to_canonical()).map_err(|_no_address| (field.to_owned(), format!("{text:?} is no IP address")))
 }
 
-fn port(field: &str, number: u32) -> Field<u16> {
+pub(super) fn port(field: &str, number: u32) -> Field<u16> {
     match u16::try_from(number) {
         Ok(port) if port > 0 => Ok(port),
         _ => Err((field.to_owned(), format!("{number} is no port (1 to 65535)"))),
     }
 }
 
-fn proto(field: &str, transport: i32) -> Field<u8> {
+pub(super) fn proto(field: &str, transport: i32) -> Field<u8> {
     match wire::Transport::try_from(transport) {
         Ok(wire::Transport::Tcp) => Ok(TCP),
         Ok(wire::Transport::Udp) => Ok(UDP),

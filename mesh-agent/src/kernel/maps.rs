@@ -3,8 +3,11 @@
 use super::Error;
 use crate::core::reconcile::{Actual, Op};
 use aya::Ebpf;
+use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
-use mesh_common::abi::{Addr, Backend, BackendKey, Config, Dest, ListenerKey, Pod, Service, Tag, maps};
+use mesh_common::abi::{
+    Addr, Backend, BackendKey, Config, Dest, EgressKey, EgressNet, LearnedKey, LearnedName, ListenerKey, Pod, Service, Tag, maps,
+};
 use mesh_common::reason;
 use std::collections::BTreeMap;
 use std::hash::Hash;
@@ -23,6 +26,9 @@ pub struct Maps {
     backends: HashMap<MapData, BackendKey, Backend>,
     workloads: HashMap<MapData, Addr, u32>,
     protected: HashMap<MapData, Dest, u32>,
+    pub(super) egress_exact: HashMap<MapData, EgressKey, u32>,
+    pub(super) egress_cidr: LpmTrie<MapData, EgressNet, u32>,
+    pub(super) learned: HashMap<MapData, LearnedKey, LearnedName>,
     listeners: SockHash<MapData, ListenerKey>,
     tags: SkStorage<MapData, Tag>,
     counters: PerCpuArray<MapData, u64>,
@@ -53,6 +59,9 @@ impl Maps {
             backends: typed(maps::BACKENDS, map(maps::BACKENDS)?)?,
             workloads: typed(maps::WORKLOADS, map(maps::WORKLOADS)?)?,
             protected: typed(maps::PROTECTED, map(maps::PROTECTED)?)?,
+            egress_exact: typed(maps::EGRESS_EXACT, map(maps::EGRESS_EXACT)?)?,
+            egress_cidr: typed(maps::EGRESS_CIDR, map(maps::EGRESS_CIDR)?)?,
+            learned: typed(maps::LEARNED, map(maps::LEARNED)?)?,
             listeners: typed(maps::LISTENERS, map(maps::LISTENERS)?)?,
             tags: typed(maps::TAGS, map(maps::TAGS)?)?,
             counters: typed(maps::COUNTERS, map(maps::COUNTERS)?)?,
@@ -182,7 +191,7 @@ fn typed<T: TryFrom<Map, Error = MapError>>(name: &'static str, map: Map) -> Res
     map.try_into().map_err(|source| Error::Map { name, source })
 }
 
-fn entries<K: aya::Pod + Eq + Hash + Ord, V: aya::Pod>(
+pub(super) fn entries<K: aya::Pod + Eq + Hash + Ord, V: aya::Pod>(
     name: &'static str,
     map: &HashMap<MapData, K, V>,
 ) -> Result<BTreeMap<K, V>, Error> {
@@ -190,7 +199,7 @@ fn entries<K: aya::Pod + Eq + Hash + Ord, V: aya::Pod>(
 }
 
 /// What is gone already may be removed again.
-fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
+pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
         Err(MapError::KeyNotFound) => Ok(()),
         Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),

@@ -61,8 +61,13 @@ impl Control {
     }
 
     pub fn publish(&self, version: &str, workloads: &[wire::Workload], services: &[wire::Service]) {
+        self.publish_with(version, workloads, services, &[]);
+    }
+
+    pub fn publish_with(&self, version: &str, workloads: &[wire::Workload], services: &[wire::Service], egress: &[wire::Egress]) {
         let mesh = wire::Mesh { vip_ranges: vec!["11.0.0.0/8".to_owned()], ..wire::Mesh::default() };
         let types = [
+            (wire::EGRESS, encode(version, egress.iter().map(|e| (e.name.clone(), e.clone())))),
             (wire::MESH, encode(version, [(wire::MESH_NAME.to_owned(), mesh)])),
             (wire::WORKLOAD, encode(version, workloads.iter().map(|w| (w.id.clone(), w.clone())))),
             (wire::SERVICE, encode(version, services.iter().map(|s| (s.name.clone(), s.clone())))),

@@ -5,8 +5,10 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of the harness")]
 
 pub mod control;
+pub mod scene;
 
 use mesh_agent::core::desired::{Desired, Port, addr};
+use mesh_agent::core::egress::{self, Rule};
 use mesh_agent::core::reconcile::reconcile;
 use mesh_agent::kernel::{Events, Kernel};
 use mesh_agent::netns::{Namespace, PodSockets};
@@ -106,7 +108,7 @@ impl Ns {
     /// Adds addresses to `lo`, so that something may listen there.
     pub fn owns(&self, addresses: &[&str]) {
         for address in addresses {
-            self.ip(&["addr", "add", address, "dev", "lo"]);
+            self.ip(&["addr", "replace", address, "dev", "lo"]);
         }
     }
 }
@@ -241,6 +243,16 @@ impl Mesh {
         let ops = reconcile(desired, &maps.read().expect("readable"));
         maps.write(&ops).expect("written");
         assert_eq!(reconcile(desired, &maps.read().expect("readable")), [], "a second run has nothing to do");
+    }
+
+    /// Makes these rules the allowlist's whole contents.
+    pub fn allow(&self, rules: &[Rule]) {
+        let rules = rules.iter().enumerate().map(|(i, rule)| (i.to_string(), rule.clone())).collect();
+        let desired = egress::allowed(&rules, std::iter::empty()).expect("fits");
+        let mut maps = self.kernel.maps();
+        let ops = egress::reconcile(&desired, &maps.allowed().expect("readable"));
+        maps.allow(&ops).expect("written");
+        assert_eq!(maps.allowed().expect("readable"), desired, "the tables hold what was written");
     }
 
     pub fn counters(&self) -> Vec<u64> {

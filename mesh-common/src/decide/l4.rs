@@ -31,6 +31,8 @@ pub trait Tables {
     fn is_protected(&self, dest: &Dest) -> bool;
     /// Is this the address of a workload of the mesh?
     fn is_workload(&self, addr: &Addr) -> bool;
+    /// Does a rule of this egress policy allow this destination outside the mesh?
+    fn egress(&self, policy: u32, dest: &Dest) -> bool;
 }
 
 /// What to do with a flow.
@@ -56,7 +58,7 @@ pub enum Verdict {
 /// 4. A service's VIP is balanced for every process, enrolled or not; an address of a VIP range that no service owns is refused.
 /// 5. What is not enrolled passes.
 /// 6. The address of a known workload passes.
-/// 7. Everything else is outside the mesh.
+/// 7. Everything else is outside the mesh: what a rule of the pod's egress policy allows passes, the rest as the mesh's settings say.
 #[inline(always)]
 pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdict {
     if let Some(pod) = flow.pod {
@@ -75,14 +77,13 @@ pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdic
     if in_vip_range(&flow.dest.addr, config) {
         return Verdict::Deny(Reason::UnknownVip);
     }
-    if flow.pod.is_none() {
-        return Verdict::Pass(Passed::NotEnrolled);
-    }
+    let Some(pod) = flow.pod else { return Verdict::Pass(Passed::NotEnrolled) };
     if tables.is_workload(&flow.dest.addr) {
         return Verdict::Pass(if flow.brokered { Passed::Brokered } else { Passed::Workload });
     }
     match config.egress {
         egress::ALLOW => Verdict::Pass(Passed::Egress),
+        _ if tables.egress(pod.policy, &flow.dest) => Verdict::Pass(Passed::Egress),
         _ => Verdict::Deny(Reason::EgressDenied),
     }
 }

@@ -12,7 +12,7 @@ fn workload(id: &str, address: &str) -> Workload {
 
 fn world(workloads: Vec<Workload>) -> World {
     let mut world = World { mesh: Some(Mesh::default()), ..World::default() };
-    for type_url in [mesh_xds::agent::WORKLOAD, mesh_xds::agent::SERVICE] {
+    for type_url in [mesh_xds::agent::WORKLOAD, mesh_xds::agent::SERVICE, mesh_xds::agent::EGRESS] {
         world.apply(&Delivery { type_url: type_url.to_owned(), nonce: String::new(), resources: vec![], removed: vec![] });
     }
     world.workloads = workloads.into_iter().map(|w| (w.id.clone(), w)).collect();

@@ -51,7 +51,7 @@ fn a_bad_resource_spares_the_good_ones_and_the_former_version() {
 }
 
 #[test]
-fn a_snapshot_is_whole_with_all_three_types() {
+fn a_snapshot_is_whole_with_all_four_types() {
     let mut world = World::default();
     world.apply(&delivery::<wire::Service>(wire::SERVICE, &[], &[]));
     world.apply(&delivery::<wire::Workload>(wire::WORKLOAD, &[], &[]));
@@ -64,8 +64,11 @@ fn a_snapshot_is_whole_with_all_three_types() {
     let protected = vec![wire::Endpoint { address: "192.0.2.1".to_owned(), port: 32010, transport: 0 }];
     let good = wire::Mesh { vip_ranges, protected, ..wire::Mesh::default() };
     assert_eq!(world.apply(&delivery(wire::MESH, &[("mesh", good)], &[])), []);
+    assert!(!world.complete(), "without Egress the allowlist would be emptied");
+    world.apply(&delivery::<wire::Egress>(wire::EGRESS, &[], &[]));
     assert!(world.complete());
     let mesh = world.mesh.expect("known");
+    assert_eq!(mesh.vip_ranges.len(), 2);
     assert_eq!((mesh.vip4, mesh.egress, mesh.protected.len()), (Some(([11, 0, 0, 0].into(), 8)), egress::DENY, 1));
 }
 

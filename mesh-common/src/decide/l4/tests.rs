@@ -7,6 +7,7 @@ struct World {
     services: HashMap<Dest, Service>,
     protected: HashSet<Dest>,
     workloads: HashSet<Addr>,
+    egress: HashSet<(u32, Dest)>,
 }
 
 impl Tables for World {
@@ -18,6 +19,9 @@ impl Tables for World {
     }
     fn is_workload(&self, addr: &Addr) -> bool {
         self.workloads.contains(addr)
+    }
+    fn egress(&self, policy: u32, dest: &Dest) -> bool {
+        self.egress.contains(&(policy, *dest))
     }
 }
 
@@ -38,6 +42,15 @@ fn world(mode: u8, backends: u32) -> World {
         services: [(to(VIP, 9080), Service { id: 1, backends, mode, ..Service::default() })].into(),
         protected: [to([192, 0, 2, 11], 32443)].into(),
         workloads: [Addr::v4([9, 0, 2, 7])].into(),
+        egress: [
+            (0, to([198, 51, 100, 7], 443)),
+            (1, to([198, 51, 100, 7], 80)),
+            // What no rule can open: what an earlier step has decided.
+            (0, to([192, 0, 2, 11], 32443)),
+            (0, to([11, 1, 1, 1], 9080)),
+            (0, to([127, 0, 0, 1], 15001)),
+        ]
+        .into(),
     }
 }
 
@@ -87,6 +100,17 @@ fn each_step_in_order() {
         ("another pod, dialled by the proxy", to([9, 0, 2, 7], 9080), pod, true, &proxy, Verdict::Pass(Passed::Brokered)),
         ("outside", to([203, 0, 113, 5], 80), pod, false, &proxy, Verdict::Deny(Reason::EgressDenied)),
         ("outside, dialled by the proxy", to([203, 0, 113, 5], 80), pod, true, &proxy, Verdict::Deny(Reason::EgressDenied)),
+        ("outside, allowed", to([198, 51, 100, 7], 443), pod, false, &proxy, Verdict::Pass(Passed::Egress)),
+        ("outside, allowed, dialled by the proxy", to([198, 51, 100, 7], 443), pod, true, &proxy, Verdict::Pass(Passed::Egress)),
+        ("another policy's port", to([198, 51, 100, 7], 80), pod, false, &proxy, Verdict::Deny(Reason::EgressDenied)),
+        (
+            "another protocol",
+            Dest { proto: UDP, ..to([198, 51, 100, 7], 443) },
+            pod,
+            false,
+            &proxy,
+            Verdict::Deny(Reason::EgressDenied),
+        ),
         ("outside, by a stranger", to([203, 0, 113, 5], 80), None, false, &proxy, Verdict::Pass(Passed::NotEnrolled)),
     ] {
         assert_eq!(ask(dest, pod, brokered, world), want, "{what}");
@@ -112,10 +136,11 @@ fn dest() -> impl Strategy<Value = Dest> {
         [127, 0, 0, 1],
         [0, 0, 0, 0],
         [203, 0, 113, 5],
+        [198, 51, 100, 7],
     ]);
     let v4 = prop_oneof![known, any::<[u8; 4]>()].prop_map(Addr::v4);
     let addr = prop_oneof![4 => v4, 1 => any::<[u8; 16]>().prop_map(Addr)];
-    let port = prop_oneof![prop::sample::select(vec![53u16, 80, 5051, 9080, 15001, 15053, 32443]), any::<u16>()];
+    let port = prop_oneof![prop::sample::select(vec![53u16, 80, 443, 5051, 9080, 15001, 15053, 32443]), any::<u16>()];
     (addr, port, prop::sample::select(vec![TCP, UDP])).prop_map(|(addr, port, proto)| Dest { addr, port, proto, pad: 0 })
 }
 

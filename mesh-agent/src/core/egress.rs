@@ -1,0 +1,195 @@
+//! What is allowed outside the mesh: the control plane's `Egress` resources, and the cells of the kernel's allowlist that they ask for.
+
+use super::desired::{TooMany, addr};
+use super::resources::{Field, address, port, proto};
+use mesh_common::abi::{Dest, EgressKey, EgressNet, maps};
+use mesh_xds::agent as wire;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+/// Egress policy of all pods.
+const POLICY: u32 = 0;
+
+/// One ServiceEntry.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Rule {
+    /// Whom it names.
+    pub hosts: Vec<Host>,
+    /// Protocol number and port.
+    pub ports: BTreeSet<(u8, u16)>,
+    /// Allowed whatever DNS says: first address and length of each range.
+    pub ranges: BTreeSet<(IpAddr, u8)>,
+    /// Are addresses of `hosts` learned from DNS?
+    pub learn: bool,
+}
+
+/// A host name in a rule, lower case, without trailing dot.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Host {
+    /// `httpbin.org`.
+    Exact(String),
+    /// `*.example.com`, without the asterisk: `.example.com`. One or more labels stand for it.
+    Suffix(String),
+}
+
+impl Rule {
+    /// Are addresses of this name allowed by this rule?
+    #[must_use]
+    pub fn wants(&self, name: &str) -> bool {
+        self.learn
+            && self.hosts.iter().any(|host| match host {
+                Host::Exact(host) => host == name,
+                Host::Suffix(suffix) => name.len() > suffix.len() && name.ends_with(suffix.as_str()),
+            })
+    }
+}
+
+/// Contents of the allowlist.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Allowed {
+    /// Single destinations.
+    pub exact: BTreeSet<EgressKey>,
+    /// Prefix length (of the whole key) and range.
+    pub nets: BTreeSet<(u32, EgressNet)>,
+}
+
+/// One write.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum EgressOp {
+    /// Allow.
+    Add(EgressKey),
+    /// Allow a range.
+    AddNet(u32, EgressNet),
+    /// No longer.
+    Delete(EgressKey),
+    /// No longer.
+    DeleteNet(u32, EgressNet),
+}
+
+impl Allowed {
+    /// What an operation makes of it.
+    pub fn apply(&mut self, op: &EgressOp) {
+        match op {
+            EgressOp::Add(key) => drop(self.exact.insert(*key)),
+            EgressOp::AddNet(bits, net) => drop(self.nets.insert((*bits, *net))),
+            EgressOp::Delete(key) => drop(self.exact.remove(key)),
+            EgressOp::DeleteNet(bits, net) => drop(self.nets.remove(&(*bits, *net))),
+        }
+    }
+}
+
+/// The cells that one learned address asks for.
+pub fn cells<'a>(rules: &'a BTreeMap<String, Rule>, name: &'a str, ip: IpAddr) -> impl Iterator<Item = EgressKey> + 'a {
+    let wanting = rules.values().filter(move |rule| rule.wants(name));
+    wanting.flat_map(move |rule| rule.ports.iter().map(move |(proto, port)| exact(ip, *proto, *port)))
+}
+
+/// The whole allowlist.
+///
+/// # Errors
+/// If a table would not fit. Nothing is cut off silently.
+pub fn allowed<'a>(
+    rules: &'a BTreeMap<String, Rule>,
+    learned: impl Iterator<Item = (&'a str, IpAddr)>,
+) -> Result<Allowed, TooMany> {
+    let mut allowed = Allowed::default();
+    for rule in rules.values() {
+        for ((ip, bits), (proto, port)) in rule.ranges.iter().flat_map(|r| rule.ports.iter().map(move |p| (r, p))) {
+            if *bits == width(*ip) {
+                allowed.exact.insert(exact(*ip, *proto, *port));
+            } else {
+                allowed.nets.insert(net(*ip, *bits, *proto, *port));
+            }
+        }
+    }
+    for (name, ip) in learned {
+        allowed.exact.extend(cells(rules, name, ip));
+    }
+    TooMany::check(maps::EGRESS_EXACT, allowed.exact.len(), maps::EGRESS_EXACT_MAX)?;
+    TooMany::check(maps::EGRESS_CIDR, allowed.nets.len(), maps::EGRESS_CIDR_MAX)?;
+    Ok(allowed)
+}
+
+/// The operations that turn `actual` into `desired`: what is no longer allowed goes first, what stays allowed is not touched.
+#[must_use]
+pub fn reconcile(desired: &Allowed, actual: &Allowed) -> Vec<EgressOp> {
+    let mut ops: Vec<EgressOp> = actual.exact.difference(&desired.exact).copied().map(EgressOp::Delete).collect();
+    ops.extend(actual.nets.difference(&desired.nets).map(|(bits, net)| EgressOp::DeleteNet(*bits, *net)));
+    ops.extend(desired.exact.difference(&actual.exact).copied().map(EgressOp::Add));
+    ops.extend(desired.nets.difference(&actual.nets).map(|(bits, net)| EgressOp::AddNet(*bits, *net)));
+    ops
+}
+
+fn exact(ip: IpAddr, proto: u8, port: u16) -> EgressKey {
+    EgressKey { policy: POLICY, dest: Dest { addr: addr(ip), port, proto, pad: 0 } }
+}
+
+fn net(ip: IpAddr, bits: u8, proto: u8, port: u16) -> (u32, EgressNet) {
+    // An IPv4 address lies in the last 32 bits.
+    let before = EgressNet::FIXED_BITS + 128 - u32::from(width(ip));
+    let dest = Dest { addr: addr(ip), port, proto, pad: 0 };
+    (before + u32::from(bits), EgressNet::question(POLICY, &dest))
+}
+
+/// Bits of an address of this family.
+fn width(ip: IpAddr) -> u8 {
+    if ip.is_ipv4() { 32 } else { 128 }
+}
+
+/// Reads a resource.
+pub(super) fn rule(wire: wire::Egress) -> Field<Rule> {
+    let hosts = wire.hosts.iter().enumerate().map(|(i, text)| host(&format!("hosts[{i}]"), text));
+    let ranges = wire.addresses.iter().enumerate().map(|(i, text)| parse_range(&format!("addresses[{i}]"), text));
+    let ports = wire.ports.iter().enumerate().map(|(i, p)| {
+        let at = |name: &str| format!("ports[{i}].{name}");
+        Ok((proto(&at("transport"), p.transport)?, port(&at("port"), p.port)?))
+    });
+    Ok(Rule {
+        hosts: hosts.collect::<Field<_>>()?,
+        ports: ports.collect::<Field<_>>()?,
+        ranges: ranges.collect::<Field<_>>()?,
+        learn: wire.learn,
+    })
+}
+
+fn host(field: &str, text: &str) -> Field<Host> {
+    let bad = |problem: &str| (field.to_owned(), format!("{text:?} {problem}"));
+    let (wild, name) = match text.strip_prefix("*.") {
+        Some(rest) => (true, rest),
+        None => (false, text),
+    };
+    if name.is_empty() || name.len() > NAME_MAX || name.contains('*') {
+        return Err(bad("is no host name, nor one behind \"*.\""));
+    }
+    if name.ends_with('.') || name.bytes().any(|b| b.is_ascii_uppercase()) {
+        return Err(bad("must be in lower case, without a trailing dot"));
+    }
+    Ok(if wild { Host::Suffix(format!(".{name}")) } else { Host::Exact(name.to_owned()) })
+}
+
+/// Longest name that DNS allows.
+pub const NAME_MAX: usize = 253;
+
+fn parse_range(field: &str, text: &str) -> Field<(IpAddr, u8)> {
+    let Some((base, bits)) = text.split_once('/') else {
+        let ip = address(field, text)?;
+        return Ok((ip, width(ip)));
+    };
+    let base = address(field, base)?;
+    let bits: Option<u8> = bits.parse().ok().filter(|bits| *bits <= width(base));
+    let bits = bits.ok_or_else(|| (field.to_owned(), format!("{text:?} is no address range")))?;
+    Ok(range(base, bits))
+}
+
+/// The range by its first address, so that one range has one key.
+#[must_use]
+pub fn range(ip: IpAddr, bits: u8) -> (IpAddr, u8) {
+    let first = match ip {
+        IpAddr::V4(v4) => IpAddr::from((v4.to_bits() & u32::MAX.checked_shl(32 - u32::from(bits)).unwrap_or(0)).to_be_bytes()),
+        IpAddr::V6(v6) => IpAddr::from((v6.to_bits() & u128::MAX.checked_shl(128 - u32::from(bits)).unwrap_or(0)).to_be_bytes()),
+    };
+    (first, bits)
+}
+
+#[cfg(test)]
+mod tests;

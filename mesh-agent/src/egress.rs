@@ -1,0 +1,149 @@
+//! The allowlist at work: egress rules from the control plane and addresses from DNS answers into the kernel's tables. Shared by the main
+//! loop, which brings rules and time, and the broker's conversations, which bring answers; the core decides.
+
+use crate::core::egress::{Allowed, EgressOp, Rule, allowed, cells, reconcile};
+use crate::core::learned::{Inside, Learned, Lesson};
+use crate::core::resources::World;
+use crate::kernel::{Error, Kernel};
+use crate::metrics::Metrics;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tracing::{debug, error, info, warn};
+
+/// The allowlist.
+pub(crate) struct Book {
+    kernel: Arc<Kernel>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    rules: BTreeMap<String, Rule>,
+    inside: Inside,
+    learned: Learned,
+    /// What the tables hold, as far as we know; `None` to read them again.
+    actual: Option<Allowed>,
+    /// The rules are known. Before, the tables stay as a former agent has left them.
+    ruled: bool,
+}
+
+impl Book {
+    /// Begins with what a former agent has learned.
+    pub(crate) fn open(kernel: Arc<Kernel>, metrics: Arc<Metrics>) -> Result<Self, Error> {
+        let learned = Learned::from_entries(kernel.maps().learned()?);
+        metrics.learned_now(learned.len());
+        let state = Mutex::new(State { learned, ..State::default() });
+        Ok(Self { kernel, metrics, state })
+    }
+
+    /// Puts a world's rules in force. What no rule asks for any more is forgotten, and not allowed, from here on.
+    pub(crate) fn follow(&self, world: &World, node: IpAddr) -> Result<(), String> {
+        let mut state = self.state.lock();
+        state.rules.clone_from(&world.egress);
+        state.inside = Inside::of(world, node);
+        state.ruled = true;
+        self.settle(&mut state, now())
+    }
+
+    /// The tables may have been written by somebody else: reads them before the next write.
+    pub(crate) fn distrust(&self) {
+        self.state.lock().actual = None;
+    }
+
+    /// Forgets what has expired.
+    pub(crate) fn tend(&self) {
+        let now = now();
+        let mut state = self.state.lock();
+        let expired = state.learned.iter().any(|(_, _, expires)| expires <= now);
+        if state.ruled
+            && expired
+            && let Err(reason) = self.settle(&mut state, now)
+        {
+            error!(reason, "the kernel's allowlist cannot be written");
+        }
+    }
+
+    fn settle(&self, state: &mut State, now: u64) -> Result<(), String> {
+        let (rules, inside) = (&state.rules, &state.inside);
+        let gone = state.learned.sift(|name, ip, expires| {
+            expires > now && inside.forbids(ip).is_none() && rules.values().any(|rule| rule.wants(name))
+        });
+        let desired = allowed(&state.rules, state.learned.iter().map(|(name, ip, _)| (name, ip))).map_err(|e| e.to_string())?;
+        let actual = self.actual(state)?;
+        let ops = reconcile(&desired, &actual);
+        self.write(state, actual, &ops)?;
+        let mut maps = self.kernel.maps();
+        for (name, ip) in &gone {
+            maps.forget(name, *ip).map_err(|e| e.to_string())?;
+            debug!(name, %ip, "an address is no longer allowed by name");
+        }
+        self.metrics.learned_now(state.learned.len());
+        Ok(())
+    }
+
+    /// Takes an answer. When this returns, what may be allowed of it is allowed.
+    pub(crate) fn learn(&self, name: &str, addresses: &[IpAddr], ttl: u32) {
+        let mut state = self.state.lock();
+        let wanted = state.rules.values().any(|rule| rule.wants(name));
+        for ip in addresses.iter().map(IpAddr::to_canonical) {
+            let lesson = if wanted { self.lesson(&mut state, name, ip, ttl) } else { Lesson::Unwanted };
+            self.metrics.lesson(lesson.label());
+            match lesson {
+                Lesson::Unwanted | Lesson::Refreshed => {}
+                Lesson::Learned => info!(name, %ip, ttl, "an address outside the mesh is allowed by name"),
+                _ => warn!(name, %ip, reason = lesson.label(), "an address is not learned, although a rule allows the name"),
+            }
+        }
+        self.metrics.learned_now(state.learned.len());
+    }
+
+    fn lesson(&self, state: &mut State, name: &str, ip: IpAddr, ttl: u32) -> Lesson {
+        let (lesson, expires) = state.learned.learn(&state.inside, name, ip, ttl, now());
+        if !matches!(lesson, Lesson::Learned | Lesson::Refreshed) {
+            return lesson;
+        }
+        match self.put(state, name, ip, expires) {
+            Ok(()) => lesson,
+            Err(reason) => {
+                error!(name, %ip, reason, "the kernel's allowlist cannot be written");
+                state.learned.forget(name, ip);
+                Lesson::Full
+            }
+        }
+    }
+
+    /// Memory first: a cell without would be removed by the next agent, memory without a cell is only a cell to write.
+    fn put(&self, state: &mut State, name: &str, ip: IpAddr, expires: u64) -> Result<(), String> {
+        self.kernel.maps().remember(name, ip, expires).map_err(|e| e.to_string())?;
+        let actual = self.actual(state)?;
+        let missing =
+            cells(&state.rules, name, ip).filter(|key| !actual.exact.contains(key)).map(EgressOp::Add).collect::<Vec<_>>();
+        self.write(state, actual, &missing)
+    }
+
+    fn actual(&self, state: &mut State) -> Result<Allowed, String> {
+        match state.actual.take() {
+            Some(actual) => Ok(actual),
+            None => self.kernel.maps().allowed().map_err(|e| e.to_string()),
+        }
+    }
+
+    /// After a write that failed halfway only the kernel knows how far it got.
+    fn write(&self, state: &mut State, mut actual: Allowed, ops: &[EgressOp]) -> Result<(), String> {
+        self.kernel.maps().allow(ops).map_err(|e| e.to_string())?;
+        ops.iter().for_each(|op| actual.apply(op));
+        state.actual = Some(actual);
+        Ok(())
+    }
+}
+
+/// Seconds since the machine started: the same clock for the next agent, and none that somebody sets.
+fn now() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: writes the struct, which outlives the call. Every kernel that loads our programs has this clock.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &raw mut time) };
+    time.tv_sec.unsigned_abs()
+}

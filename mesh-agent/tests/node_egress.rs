@@ -1,0 +1,171 @@
+//! What is outside the mesh: refused by default, allowed by a rule for as long as there is one, by name or by range. The real binary.
+
+mod common;
+
+use common::scene::{PROXY_UID, Proxy, Scene, service, wait};
+use common::{answer, ask, at, ip};
+use mesh_agent::kernel::Maps;
+use mesh_common::broker::{Role, ToAgent, ToProxy};
+use mesh_xds::agent as wire;
+use nix::sys::signal::Signal::SIGKILL;
+use std::net::{IpAddr, TcpListener};
+
+/// The errno of [`mesh_common::reason::Reason::EgressDenied`].
+const UNREACHABLE: Option<i32> = Some(libc::EHOSTUNREACH);
+
+fn rule(name: &str, hosts: &[&str], addresses: &[&str], ports: &[u32]) -> wire::Egress {
+    let own = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect();
+    let ports = ports.iter().map(|port| wire::EgressPort { port: *port, ..wire::EgressPort::default() }).collect();
+    wire::Egress { name: name.to_owned(), hosts: own(hosts), ports, addresses: own(addresses), learn: addresses.is_empty() }
+}
+
+/// A scene with one pod in the mesh and an outside that answers at these addresses.
+fn scene(outside: &[&str]) -> Scene {
+    let mut scene = Scene::new();
+    scene.run_container("c1");
+    for to in outside {
+        scene.pair.world.owns(&[&format!("{}/32", at(to).ip())]);
+        answer(scene.pair.world.run(|| TcpListener::bind(at(to)).expect("bound")), to);
+    }
+    publish(&scene, "1", &[]);
+    scene.start(&[]);
+    scene.wait_ready();
+    scene
+}
+
+fn publish(scene: &Scene, version: &str, rules: &[wire::Egress]) {
+    let services = [service("s", "11.1.2.3", wire::Mode::Kernel, "9.0.1.1:8080")];
+    scene.control.forget_answers();
+    scene.control.publish_with(version, &[scene.workload()], &services, rules);
+}
+
+/// Publishes and waits for the agent's answer: from then on, the rules are in force.
+fn apply(scene: &Scene, version: &str, rules: &[wire::Egress]) {
+    publish(scene, version, rules);
+    scene.control.answered(wire::EGRESS, |error| error.is_none());
+}
+
+fn reach(scene: &Scene, to: &str) -> Result<String, Option<i32>> {
+    let start = std::time::Instant::now();
+    let result = scene.pair.pod.run(|| ask(at(to)));
+    assert!(start.elapsed().as_millis() < 500, "{to}: never a hang");
+    result.map(|(text, ..)| text).map_err(|error| error.raw_os_error())
+}
+
+fn dns(scene: &Scene) -> Proxy {
+    let dns = scene.broker(PROXY_UID);
+    dns.hello(Role::Dns);
+    dns.pod();
+    assert!(matches!(dns.hear(), Some((ToProxy::Ready, _))));
+    dns
+}
+
+/// As the DNS process does before it gives a pod its answer.
+fn learn(dns: &Proxy, id: u64, name: &str, addresses: &[&str], ttl_seconds: u32) {
+    let addresses: Vec<IpAddr> = addresses.iter().map(|a| ip(a)).collect();
+    dns.say(&ToAgent::Learned { id, name: name.to_owned(), addresses, ttl_seconds });
+    assert!(matches!(dns.hear(), Some((ToProxy::Learned { id: answered }, _)) if answered == id));
+}
+
+#[test]
+fn a_host_is_reached_by_its_name_on_its_port_while_there_is_a_rule() {
+    let (allowed, other_port, other) = ("203.0.113.20:443", "203.0.113.20:80", "203.0.113.21:443");
+    let mut scene = scene(&[allowed, other_port, other]);
+    // By default: refused at once, with a line and a counter that say who, where and why.
+    assert_eq!(reach(&scene, allowed), Err(UNREACHABLE));
+    wait("the log line", || {
+        let log = scene.log();
+        let line = log.lines().find(|line| line.contains("refused")).map(str::to_owned);
+        line.is_some_and(|line| {
+            ["pod=\"a.instance-1\"", "destination=203.0.113.20:443", "reason=\"egress_denied\""].iter().all(|w| line.contains(w))
+        })
+    });
+    assert!(scene.get("/metrics").1.contains(r#"mesh_agent_refusals_total{reason="egress_denied"} 1"#));
+
+    let dns = dns(&scene);
+    learn(&dns, 1, "httpbin.test", &["203.0.113.20"], 30);
+    assert_eq!(reach(&scene, allowed), Err(UNREACHABLE), "no rule asks for the name");
+    apply(&scene, "2", &[rule("default/httpbin", &["httpbin.test"], &[], &[443])]);
+    assert_eq!(reach(&scene, allowed), Err(UNREACHABLE), "nobody has asked for the name since");
+    learn(&dns, 2, "httpbin.test", &["203.0.113.20"], 30);
+    assert!(reach(&scene, allowed).is_ok_and(|text| text.starts_with(allowed)));
+    assert_eq!(reach(&scene, other_port), Err(UNREACHABLE), "that port only");
+    assert_eq!(reach(&scene, other), Err(UNREACHABLE), "that host only");
+
+    // What a name must never open: the node, workloads, VIPs, loopback, link-local.
+    let inside = ["192.0.2.11", "9.0.1.2", "11.1.2.3", "11.9.9.9", "127.0.0.1", "169.254.169.254", "fe80::1"];
+    learn(&dns, 3, "httpbin.test", &inside, 30);
+    assert_eq!(reach(&scene, "192.0.2.11:443"), Err(UNREACHABLE));
+    let metrics = scene.get("/metrics").1;
+    for (result, count) in
+        [("learned", 1), ("unwanted", 1), ("node", 1), ("workload", 1), ("vip", 2), ("loopback", 1), ("link_local", 2)]
+    {
+        assert!(
+            metrics.contains(&format!("mesh_agent_dns_lessons_total{{result=\"{result}\"}} {count}\n")),
+            "{result}: {metrics}"
+        );
+    }
+    assert!(scene.log().contains("reason=\"node\""));
+
+    // Without an agent, and with the next one, which nobody has taught anything.
+    scene.stop(SIGKILL);
+    assert!(reach(&scene, allowed).is_ok());
+    assert_eq!(reach(&scene, other), Err(UNREACHABLE));
+    scene.start(&[]);
+    scene.wait_ready();
+    assert!(reach(&scene, allowed).is_ok());
+
+    apply(&scene, "3", &[]);
+    assert_eq!(reach(&scene, allowed), Err(UNREACHABLE), "the rule is gone");
+    apply(&scene, "4", &[rule("default/httpbin", &["httpbin.test"], &[], &[443])]);
+    assert_eq!(reach(&scene, allowed), Err(UNREACHABLE), "what it had learned is gone with it");
+}
+
+#[test]
+fn ranges_wildcards_and_bad_rules() {
+    let (range, wild) = ("203.0.113.20:443", "198.51.100.9:443");
+    let scene = scene(&[range, wild]);
+    apply(
+        &scene,
+        "2",
+        &[rule("default/net", &[], &["203.0.113.16/29"], &[443]), rule("default/wild", &["*.example.test"], &[], &[443])],
+    );
+    assert!(reach(&scene, range).is_ok());
+    assert_eq!(reach(&scene, "203.0.113.24:443"), Err(UNREACHABLE));
+    let dns = dns(&scene);
+    learn(&dns, 1, "example.test", &["198.51.100.9"], 30);
+    assert_eq!(reach(&scene, wild), Err(UNREACHABLE));
+    learn(&dns, 2, "a.b.example.test", &["198.51.100.9"], 30);
+    assert!(reach(&scene, wild).is_ok());
+
+    publish(
+        &scene,
+        "3",
+        &[rule("default/net", &[], &["203.0.113.16/33"], &[443]), rule("default/wild", &["*.example.test"], &[], &[80])],
+    );
+    scene.control.answered(wire::EGRESS, |error| {
+        error.is_some_and(|e| e.contains(r#"Egress "default/net": addresses[0]: "203.0.113.16/33" is no address range"#))
+    });
+    assert!(reach(&scene, range).is_ok(), "the former version stays in force");
+    assert_eq!(reach(&scene, wild), Err(UNREACHABLE), "what was valid is in force");
+}
+
+#[test]
+fn an_address_is_forgotten_when_its_time_is_over() {
+    let allowed = "203.0.113.20:443";
+    let mut scene = scene(&[allowed]);
+    apply(&scene, "2", &[rule("default/httpbin", &["httpbin.test"], &[], &[443])]);
+    learn(&dns(&scene), 1, "httpbin.test", &["203.0.113.20"], 0);
+    assert!(reach(&scene, allowed).is_ok());
+    // Two minutes of grace are long for a test: the memory between two agents is where the time can be put forward.
+    scene.stop(SIGKILL);
+    let mut maps = Maps::pinned(&scene.node.bpffs).expect("pinned");
+    let before = maps.learned().expect("readable");
+    assert_eq!((before.len(), before[0].0.as_str(), before[0].1), (1, "httpbin.test", ip("203.0.113.20")));
+    maps.remember("httpbin.test", ip("203.0.113.20"), 1).expect("written");
+    assert!(reach(&scene, allowed).is_ok(), "the kernel half goes on as it is");
+    scene.start(&[]);
+    scene.wait_ready();
+    wait("the address to be forgotten", || reach(&scene, allowed) == Err(UNREACHABLE));
+    assert_eq!(maps.learned().expect("readable"), []);
+}
