@@ -16,6 +16,7 @@ use tokio::sync::Notify;
 
 use crate::core::ids;
 use crate::core::instance::{Instance, State as TaskState};
+use crate::faults::Faults;
 use crate::node::executor::Executor;
 use crate::node::netns::NetNs;
 use crate::node::{cgroup, forward};
@@ -47,6 +48,7 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
         .route("/instances", get(instances))
         .route("/namespaces", get(namespaces))
         .route("/forwards", get(list_forwards).post(add_forward))
+        .route("/faults", get(faults).post(set_faults))
         .route("/shutdown", post(shutdown))
         .with_state(admin)
 }
@@ -54,6 +56,15 @@ pub(crate) fn router(admin: Arc<Admin>) -> Router {
 async fn shutdown(State(admin): State<Arc<Admin>>) -> axum::Json<Value> {
     admin.shutdown.notify_one();
     axum::Json(json!({"pid": std::process::id()}))
+}
+
+async fn faults(State(admin): State<Arc<Admin>>) -> axum::Json<Faults> {
+    axum::Json(admin.world.faults())
+}
+
+async fn set_faults(State(admin): State<Arc<Admin>>, axum::Json(wanted): axum::Json<Faults>) -> axum::Json<Faults> {
+    admin.world.set_faults(wanted);
+    axum::Json(wanted)
 }
 
 async fn namespaces(State(admin): State<Arc<Admin>>) -> axum::Json<BTreeMap<String, String>> {

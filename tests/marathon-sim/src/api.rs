@@ -45,7 +45,15 @@ pub(crate) fn router(world: Arc<World>) -> Router {
         .route("/v2/events", any(events::stream))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, json!({"message": "HTTP 404 Not Found"})) })
         .layer(axum::middleware::map_response(from_the_leader))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&world), available))
         .with_state(world)
+}
+
+async fn available(State(world): State<Arc<World>>, request: axum::extract::Request, next: axum::middleware::Next) -> Response {
+    if world.faults().unavailable {
+        return problem(StatusCode::SERVICE_UNAVAILABLE, json!({"message": "made unavailable by POST /faults"}));
+    }
+    next.run(request).await
 }
 
 /// Each answer of the leader says so.

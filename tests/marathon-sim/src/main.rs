@@ -6,6 +6,7 @@ mod api;
 mod cli;
 mod client;
 mod core;
+mod faults;
 mod node;
 mod run;
 mod world;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use parking_lot::{Mutex, MutexGuard};
@@ -12,6 +13,7 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::command::{Accepted, Command, Refused};
 use crate::core::{Core, Effect, Event, events, names};
+use crate::faults::{self, Faults};
 
 /// Marathon's `--event_stream_max_outstanding_messages`: a client that lags further is cut off.
 pub(crate) const OUTSTANDING: usize = 1024;
@@ -22,12 +24,13 @@ pub(crate) struct World {
     pub(crate) bus: broadcast::Sender<Arc<Value>>,
     /// Names of the outside world.
     pub(crate) outside: BTreeMap<String, Vec<IpAddr>>,
+    faults: Mutex<Faults>,
 }
 
 impl World {
     pub(crate) fn new(core: Core, effects: UnboundedSender<Effect>, outside: BTreeMap<String, Vec<IpAddr>>) -> Self {
         let (bus, _) = broadcast::channel(OUTSTANDING);
-        Self { core: Mutex::new(core), effects, bus, outside }
+        Self { core: Mutex::new(core), effects, bus, outside, faults: Mutex::default() }
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
@@ -46,7 +49,7 @@ impl World {
         let mut core = self.core.lock();
         let (accepted, effects) = core.apply(command, force, Timestamp::now())?;
         if let Some(announce) = announce {
-            let _ = self.bus.send(Arc::new(announce));
+            self.publish(announce);
         }
         self.dispatch(effects);
         Ok(accepted)
@@ -56,9 +59,36 @@ impl World {
     fn dispatch(&self, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Publish(event) => drop(self.bus.send(Arc::new(event))),
+                Effect::Publish(event) => self.publish(event),
                 effect => drop(self.effects.send(effect)),
             }
+        }
+    }
+
+    fn publish(&self, event: Value) {
+        let (faults, event) = (self.faults(), Arc::new(event));
+        match faults.events {
+            faults::Events::Pass => drop(self.bus.send(event)),
+            faults::Events::Drop => {}
+            faults::Events::Delay => {
+                let bus = self.bus.clone();
+                tokio::spawn(async move {
+                    tokio::time::sleep(Duration::from_millis(faults.delay_ms)).await;
+                    let _ = bus.send(event);
+                });
+            }
+        }
+    }
+
+    pub(crate) fn faults(&self) -> Faults {
+        *self.faults.lock()
+    }
+
+    pub(crate) fn set_faults(&self, faults: Faults) {
+        *self.faults.lock() = faults;
+        if faults.close_streams {
+            // Nothing is an event without a type: subscribers take it for the end.
+            let _ = self.bus.send(Arc::new(Value::Null));
         }
     }
 

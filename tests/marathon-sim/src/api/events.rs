@@ -83,6 +83,7 @@ impl Subscriber {
                 }
                 // Closed, or lagging behind: Marathon from 1.8 on ends the stream.
                 Ok(Err(_)) => return None,
+                Ok(Ok(event)) if event.is_null() => return None,
                 Ok(Ok(event)) if self.wants(&event) => return Some((Ok(events::frame(&event).into()), self)),
                 Ok(Ok(_)) => {}
             }

@@ -218,3 +218,30 @@ async fn who_lags_is_cut_off() {
     let end = tokio::time::timeout(Duration::from_secs(20), stream.read_to_end(&mut sink)).await;
     assert!(end.is_ok(), "the stream must end");
 }
+
+#[tokio::test]
+async fn faults() {
+    use crate::faults::{Events, Faults};
+    let api = api().await;
+    let mut stream = events(&api, "?event_type=pod_created_event", "text/event-stream").await;
+    head(&mut stream).await;
+    let create = async |id: &str| {
+        let mut raw = pod();
+        raw["id"] = json!(id);
+        assert_eq!(api.call("POST", "/v2/pods", raw).await.0, 201);
+    };
+    api.world.set_faults(Faults { events: Events::Drop, ..Faults::default() });
+    create("/lost").await;
+    api.world.set_faults(Faults { events: Events::Delay, delay_ms: 300, ..Faults::default() });
+    let begun = std::time::Instant::now();
+    create("/late").await;
+    assert_eq!(next(&mut stream).await.0, "pod_created_event");
+    assert!(begun.elapsed() >= Duration::from_millis(300), "only the second came, and late");
+    api.world.set_faults(Faults { unavailable: true, ..Faults::default() });
+    assert_eq!(api.call("GET", "/v2/pods", Value::Null).await.0, 503);
+    api.world.set_faults(serde_json::from_value(json!({"closeStreams": true})).unwrap());
+    let mut rest = Vec::new();
+    tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    assert_eq!(api.call("GET", "/v2/pods", Value::Null).await.0, 200);
+    assert!(serde_json::from_value::<Faults>(json!({"event": "drop"})).is_err(), "a slip of the pen is no fault");
+}

@@ -1,5 +1,6 @@
 //! What the API asks for: store a definition, delete, restart, kill. Answers with effects, or with the error that Marathon gives. Pure.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
@@ -148,19 +149,21 @@ impl Core {
 
     fn kill_some(&mut self, ids: &[String], wipe: bool, scale: bool, now: Timestamp, effects: &mut Vec<Effect>) -> Accepted {
         let (mut version, mut deployment) = (stamp(now), None);
+        let mut stopped: BTreeMap<String, usize> = BTreeMap::new();
         for id in ids {
             let Some(spec) = self.instances.get(id).map(|i| i.spec.id.clone()) else { continue };
+            *stopped.entry(spec).or_default() += 1;
             if wipe || scale {
                 self.stop(id, now, effects);
             } else {
                 self.kill(id, now, effects);
             }
-            let Some(current) = self.specs.get(&spec).filter(|e| scale && !e.deleted).map(|e| Spec::clone(e.current())) else {
-                continue;
-            };
-            let mut lower = current;
+        }
+        for (spec, count) in stopped {
+            let current = self.specs.get(&spec).filter(|e| scale && !e.deleted).map(|e| Spec::clone(e.current()));
+            let Some(mut lower) = current else { continue };
             version = self.next_version(&spec, now);
-            lower.scale(lower.instances.saturating_sub(1));
+            lower.scale(lower.instances.saturating_sub(count));
             lower.stamp(version.clone(), lower.config_version.clone());
             let kind = lower.kind;
             self.push(&spec, lower);
