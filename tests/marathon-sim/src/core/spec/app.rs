@@ -49,19 +49,8 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         (None, Some(args)) => Command::Args(args),
         (None, None) => Command::Image,
     };
-    let mut container = Container {
-        name: "_app".into(),
-        image,
-        command,
-        env: map(&raw, "env"),
-        endpoints: if network == Network::Host { host_ports(&raw) } else { mappings(&raw, &docker, &network) },
-        privileges: privileges(&docker, text(&raw, "user")),
-        grace_ms: millis(&raw, "taskKillGracePeriodSeconds", GRACE_MS),
-        checks: Vec::new(),
-        health_endpoint: None,
-        resources: json!({"cpus": raw["cpus"], "mem": raw["mem"], "disk": raw["disk"], "gpus": raw["gpus"]}),
-        mounts: list(&raw["container"], "volumes").iter().filter_map(volume).collect(),
-    };
+    let mut container = container(&raw, &docker, &network);
+    (container.image, container.command) = (image, command);
     container.checks = check::app(&raw, &container, &mut errors);
     if !errors.is_empty() {
         return Err(errors);
@@ -82,6 +71,20 @@ pub(crate) fn parse(mut raw: Value) -> Result<Spec, Vec<Invalid>> {
         constraints,
         raw,
     })
+}
+
+/// All but what is to be executed, and the checks.
+fn container(raw: &Value, docker: &Value, network: &Network) -> Container {
+    Container {
+        name: "_app".into(),
+        env: map(raw, "env"),
+        endpoints: if *network == Network::Host { host_ports(raw) } else { mappings(raw, docker, network) },
+        privileges: privileges(docker, text(raw, "user")),
+        grace_ms: millis(raw, "taskKillGracePeriodSeconds", GRACE_MS),
+        resources: json!({"cpus": raw["cpus"], "mem": raw["mem"], "disk": raw["disk"], "gpus": raw["gpus"]}),
+        mounts: list(&raw["container"], "volumes").iter().filter_map(volume).collect(),
+        ..Container::default()
+    }
 }
 
 fn defaults(raw: &mut Value) {

@@ -1,4 +1,4 @@
-//! Random interleavings of launches, deaths, clean-ups and changes: at every step the capacities hold, and at the end all is as wanted.
+//! Random interleavings of launches, deaths, health reports, clean-ups and changes: at every step the capacities hold, and at the end all is as wanted.
 
 use std::collections::BTreeSet;
 
@@ -24,7 +24,13 @@ impl Dice {
 }
 
 fn step(sim: &mut Sim, dice: &mut Dice) {
-    match dice.roll(6) {
+    match dice.roll(7) {
+        6 if !sim.probes.is_empty() => {
+            let index = dice.roll(sim.probes.len());
+            let attempt = sim.probes.remove(index);
+            let result = if dice.roll(4) == 0 { Err("bad luck".to_owned()) } else { Ok(()) };
+            sim.event(Event::Probed { task: attempt.task, check: attempt.check, result });
+        }
         0 | 1 if !sim.launches.is_empty() => {
             let index = dice.roll(sim.launches.len());
             sim.run_one(index);
@@ -51,7 +57,8 @@ fn ready(sim: &Sim) -> BTreeSet<String> {
 /// No decision of the core, as opposed to a death, takes more than the strategy allows.
 fn check(sim: &Sim, before: &BTreeSet<String>, what: &str) {
     let limits = bounds(sim.core.spec("/a", Kind::App).unwrap());
-    let stopped = |i: &Instance| i.stopping && before.contains(&i.id) && i.tasks.iter().any(|t| t.state == State::Killing);
+    let decided = |i: &Instance| i.tasks.iter().any(|t| t.state == State::Killing) && i.tasks[0].alive() != Some(false);
+    let stopped = |i: &Instance| i.stopping && before.contains(&i.id) && decided(i);
     let stopped = sim.core.instances_of("/a").any(stopped);
     let after = ready(sim).len();
     assert!(!stopped || after >= limits.ready, "{what}: {after} ready, {limits:?}");
@@ -66,10 +73,15 @@ fn capacities_hold_at_every_step() {
         let (n, parts) = (1 + dice.roll(5), [0.0, 0.25, 0.5, 0.75, 1.0]);
         let (minimum, over) = (parts[dice.roll(5)], parts[dice.roll(5)]);
         let unique = dice.roll(3) == 0 && over == 0.0 && minimum < 0.75;
+        let checked = dice.roll(2) == 0;
         let definition = |version: usize| {
             let mut raw = sleeper("/a", n);
             raw["upgradeStrategy"] = json!({"minimumHealthCapacity": minimum, "maximumOverCapacity": over});
             raw["env"] = json!({"VERSION": version.to_string()});
+            if checked {
+                raw["healthChecks"] = json!([{"protocol": "COMMAND", "command": {"value": "x"}, "delaySeconds": 0.2,
+                    "gracePeriodSeconds": 1, "intervalSeconds": 0.5, "maxConsecutiveFailures": 2}]);
+            }
             if unique {
                 raw["constraints"] = json!([["hostname", "UNIQUE"]]);
             }
@@ -93,9 +105,10 @@ fn capacities_hold_at_every_step() {
             let before = ready(&sim);
             sim.run();
             check(&sim, &before, "at the end");
+            sim.answer(&Ok(()));
             sim.obey();
         }
-        let story = format!("seed {seed}: {n} instances, {minimum}/{over}, unique {unique}");
+        let story = format!("seed {seed}: {n} instances, {minimum}/{over}, unique {unique}, checked {checked}");
         assert!(sim.core.deployments.is_empty() && sim.ready("/a") == n && sim.ids("/a").len() == n, "{story}");
         assert!(sim.core.instances_of("/a").all(|i| i.spec.containers[0].env["VERSION"] == "3"), "{story}");
     }
