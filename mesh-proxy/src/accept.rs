@@ -11,7 +11,7 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use tokio::net::{TcpListener, TcpStream};
 
-/// Accepts until the task is aborted. Connections live on after it.
+/// Accepts, once the configuration is complete, until the task is aborted. Connections live on after it.
 pub async fn accept(pod: Rc<Pod>, socket: OwnedFd) {
     let listener = std::net::TcpListener::from(socket);
     let listening = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
@@ -23,6 +23,7 @@ pub async fn accept(pod: Rc<Pod>, socket: OwnedFd) {
         }
     };
     let metrics = &pod.shared.metrics;
+    pod.shared.may_accept().await;
     loop {
         match listener.accept().await {
             Ok((stream, _peer)) => {

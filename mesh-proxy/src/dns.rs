@@ -29,6 +29,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Takes what may need the privilege of the start (files, the admin socket), gives the privilege up, and runs.
@@ -50,6 +51,7 @@ struct Prepared {
     admin: UnixListener,
     admin_socket: PathBuf,
     broker: PathBuf,
+    drain_time: Duration,
 }
 
 impl Prepared {
@@ -58,7 +60,14 @@ impl Prepared {
         let admin = admin::bind(&args.admin_socket)
             .with_context(|| format!("cannot listen on the admin socket {}", args.admin_socket.display()))?;
         raise_descriptor_limit();
-        Ok(Self { upstreams, connection, admin, admin_socket: args.admin_socket, broker: args.broker })
+        Ok(Self {
+            upstreams,
+            connection,
+            admin,
+            admin_socket: args.admin_socket,
+            broker: args.broker,
+            drain_time: Duration::from_secs(args.drain_time.into()),
+        })
     }
 
     /// Gives the admin socket's file to whom we will be, who must replace it at the next start.
@@ -70,9 +79,9 @@ impl Prepared {
         Ok(())
     }
 
-    /// Runs until SIGTERM or SIGINT.
+    /// Runs until SIGTERM or SIGINT, and until the questions under way then are answered.
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { upstreams, connection, admin: listener, broker, .. } = self;
+        let Self { upstreams, connection, admin: listener, broker, drain_time, .. } = self;
         tracing::info!(?upstreams, node = %connection.node, control = connection.endpoint, "DNS starts");
         let server = Arc::new(server::Server::new(upstream::Upstreams::new(&upstreams)));
         let pods = Arc::new(pods::Pods::default());
@@ -81,14 +90,26 @@ impl Prepared {
         let (client, events) = crate::broker::start(broker, Role::Dns);
         server.learner.set_client(client);
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        let stop = async {
+            loop {
+                tokio::select! {
+                    _ = terminate.recv() => {}
+                    _ = interrupt.recv() => {}
+                }
+                if server.drain.is_begun() {
+                    return;
+                }
+                tracing::info!(?drain_time, "DNS stops: what arrives from now on waits for the next process");
+                server.drain.begin(drain_time);
+            }
+        };
         tokio::select! {
-            () = pods::follow(Arc::clone(&server), pods, events) => {}
-            () = xds::follow(server, connection) => {}
+            () = pods::follow(Arc::clone(&server), Arc::clone(&pods), events) => {}
+            () = pods::drained(&server, &pods) => {}
+            () = stop => {}
+            () = xds::follow(Arc::clone(&server), connection) => {}
             () = admin::serve(listener, admin) => {}
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
         }
-        // The agent holds the sockets too: what arrives from now on waits for the next process.
         tracing::info!("DNS ends");
         Ok(())
     }

@@ -13,6 +13,7 @@ use crate::limits::HEAD_BYTES;
 use crate::pod::Guest;
 use body::ResponseBody;
 use bytes::BytesMut;
+use http::{HeaderValue, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -34,12 +35,14 @@ pub struct Connection {
     pub destination: SocketAddr,
 }
 
-/// Serves a connection to its end.
+/// Serves a connection to its end. In a planned stop that is the answer to its next request: an idle connection that we closed while the
+/// client sends would be a failed request, so it stays open until then, or until the time for it is nearly over.
 pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<Duration>) {
     let shared = connection.guest.pod().shared.clone();
-    let detected = match idle {
-        Some(limit) => tokio::time::timeout(limit, detect(&mut stream)).await.unwrap_or(Ok(None)),
-        None => detect(&mut stream).await,
+    let detected = tokio::select! {
+        detected = detect(&mut stream) => detected,
+        () = wait(idle) => return,
+        () = shared.drain.closing() => return,
     };
     // Else closed, or never spoke: nothing was asked.
     let Ok(Some((protocol, head))) = detected else { return };
@@ -47,24 +50,55 @@ pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<D
     let connection = Rc::new(connection);
     let service = service_fn(move |request: Request<Incoming>| {
         let connection = Rc::clone(&connection);
-        async move { Ok::<Response<ResponseBody>, Infallible>(exchange::handle(&connection, request).await) }
+        async move {
+            let is_http1 = request.version() < Version::HTTP_2;
+            let mut response = exchange::handle(&connection, request).await;
+            if is_http1 && connection.guest.pod().shared.drain.is_begun() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<Response<ResponseBody>, Infallible>(response)
+        }
     });
     let served = match protocol {
         Protocol::Http2 => {
             let mut server = hyper::server::conn::http2::Builder::new(Local);
             server.timer(TokioTimer::new()).max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX));
-            server.serve_connection(io, service).await
+            let served = server.serve_connection(io, service);
+            tokio::pin!(served);
+            tokio::select! {
+                served = &mut served => served,
+                // GOAWAY: what the client has begun is finished, and it begins nothing more here.
+                () = shared.drain.begun() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
         }
         // What is no HTTP/1 gets its 400.
         Protocol::Http1 | Protocol::Tls | Protocol::Other => {
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HEAD_BYTES);
-            server.serve_connection(io, service).await
+            let served = server.serve_connection(io, service);
+            tokio::pin!(served);
+            tokio::select! {
+                served = &mut served => served,
+                () = shared.drain.closing() => {
+                    served.as_mut().graceful_shutdown();
+                    served.await
+                }
+            }
         }
     };
     if let Err(error) = served {
         shared.metrics.refuse(if error.is_parse() { "bad_request" } else { "client_gone" });
         tracing::debug!(%error, "client connection ended");
+    }
+}
+
+async fn wait(limit: Option<Duration>) {
+    match limit {
+        Some(limit) => tokio::time::sleep(limit).await,
+        None => std::future::pending().await,
     }
 }
 

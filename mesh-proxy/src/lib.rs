@@ -12,6 +12,7 @@ pub mod config;
 pub mod convert;
 pub mod core;
 pub mod dns;
+pub mod drain;
 pub mod http;
 pub mod limits;
 pub mod metrics;

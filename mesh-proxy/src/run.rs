@@ -1,4 +1,8 @@
 //! `mesh-proxy run`: prepares what needs privilege, then wires broker, control plane, workers and admin together.
+//!
+//! SIGTERM is a planned stop ([`crate::drain`]): /ready says `draining`, no connection is accepted any more (the agent and the next process
+//! hold the listeners), requests in flight finish, each client connection ends with the answer to its next request, and the process ends
+//! as soon as none is left, at the latest after `--drain-time`.
 
 use crate::admin;
 use crate::broker::{self, Event};
@@ -16,8 +20,12 @@ use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
+
+/// How often a stopping process looks whether connections are left.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 
 /// Carry the captured connections of every enrolled pod of this node.
 ///
@@ -50,9 +58,13 @@ pub struct Args {
     /// Threads that own pods; one per core by default.
     #[arg(long, env = "MESH_PROXY_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
+    /// Seconds that SIGTERM leaves to open connections. Marathon kills 3 s after SIGTERM unless the app says otherwise: its
+    /// `taskKillGracePeriodSeconds` must be longer than this. A second SIGTERM ends at once.
+    #[arg(long, env = "MESH_PROXY_DRAIN_TIME", value_name = "SECONDS", default_value = "10", value_parser = clap::value_parser!(u16).range(0..=3600))]
+    pub drain_time: u16,
 }
 
-/// Runs until SIGTERM or SIGINT. Must be called before any thread is started.
+/// Runs until SIGTERM or SIGINT and what is left then is done. Must be called before any thread is started.
 ///
 /// # Errors
 /// If the arguments or files cannot be used, or a privilege is left; later nothing ends it.
@@ -65,7 +77,8 @@ pub fn run(args: Args, identity: Identity) -> anyhow::Result<()> {
     let threads = args.threads.map_or(cores, usize::from);
     tracing::info!(?report, threads, node = %connection.node, control = connection.endpoint, "proxy starts without privilege");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(args.broker, connection, admin, report, threads))
+    let limit = Duration::from_secs(args.drain_time.into());
+    runtime.block_on(serve(args.broker, connection, admin, report, (threads, limit)))
 }
 
 async fn serve(
@@ -73,25 +86,42 @@ async fn serve(
     connection: Connection,
     admin: UnixListener,
     report: Report,
-    threads: usize,
+    (threads, limit): (usize, Duration),
 ) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::default());
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let stop = stop(Arc::clone(&shared), limit)?;
     admin.set_nonblocking(true)?;
     let admin = tokio::net::UnixListener::from_std(admin)?;
     tokio::select! {
         ended = pods(socket, threads, Arc::clone(&shared)) => ended?,
         () = xds::follow(connection, Arc::clone(&shared)) => {}
         () = admin::serve(admin, Arc::clone(&shared), report) => {}
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+        () = stop => {}
     }
-    // The agent holds the listeners too: connections from now on wait for the next process.
-    tracing::info!("proxy ends");
+    tracing::info!(connections_cut = shared.metrics.open.get(), "proxy ends");
     Ok(())
 }
 
-/// Hands what the agent sends to the threads that own the pods. Public for tests: this is the proxy without main, admin and xDS.
+/// The first signal begins the stop; returns at the second.
+fn stop(shared: Arc<Shared>, limit: Duration) -> anyhow::Result<impl Future<Output = ()>> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    Ok(async move {
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if shared.drain.is_begun() {
+                return;
+            }
+            tracing::info!(?limit, connections = shared.metrics.open.get(), "proxy stops: it accepts no more");
+            shared.drain.begin(limit);
+        }
+    })
+}
+
+/// Hands what the agent sends to the threads that own the pods; returns when a planned stop is over. Public for tests: this is the proxy
+/// without main, admin and xDS.
 ///
 /// # Errors
 /// If a thread cannot be started or has ended.
@@ -102,8 +132,14 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
         workers.push(worker::start(index, client.clone(), Arc::clone(&shared)).context("cannot start a thread")?);
     }
     let mut owners: HashMap<u32, usize> = HashMap::new();
+    let drained = drained(&shared, &workers);
+    tokio::pin!(drained);
     loop {
-        match events.next().await {
+        let event = tokio::select! {
+            event = events.next() => event,
+            ended = &mut drained => return ended,
+        };
+        match event {
             Event::PodAdded { slot, workload, listeners } => {
                 // The thread with the fewest pods; a pod stays with its thread.
                 let least = (0..threads).min_by_key(|index| owners.values().filter(|owner| *owner == index).count()).unwrap_or(0);
@@ -137,6 +173,28 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
             Event::Lost { reason } => shared.progress.lock().broker_lost = Some(reason),
         }
     }
+}
+
+/// Once a stop begins: returns when nobody accepts any more and no client connection is open, or the time is over.
+async fn drained(shared: &Shared, workers: &[mpsc::Sender<Command>]) -> anyhow::Result<()> {
+    shared.drain.begun().await;
+    let (sender, mut done) = mpsc::channel(1);
+    for worker in workers {
+        tell(worker, Command::Drain(sender.clone())).await?;
+    }
+    drop(sender);
+    // Ends when the last thread has dropped its sender.
+    let _ = done.recv().await;
+    let empty = async {
+        while shared.metrics.open.get() > 0 {
+            tokio::time::sleep(DRAIN_LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = empty => {}
+        () = shared.drain.over() => {}
+    }
+    Ok(())
 }
 
 async fn tell(worker: &mpsc::Sender<Command>, command: Command) -> anyhow::Result<()> {

@@ -1,6 +1,7 @@
 //! What all threads see: the snapshot in force, metrics, and what `/status` tells. Locks here are for pods that come and go, never for requests.
 
 use crate::config::Config;
+use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::xds::state::State;
 use arc_swap::ArcSwap;
@@ -8,6 +9,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::watch;
 
 /// Shared by all threads of the process.
 #[derive(Default)]
@@ -20,6 +22,11 @@ pub struct Shared {
     pub pods: Mutex<BTreeMap<u32, Arc<PodStatus>>>,
     /// For `/ready` and `/status`.
     pub progress: Mutex<Progress>,
+    /// The planned stop.
+    pub drain: Drain,
+    /// True once the first configuration is complete. Before, listeners are held and not accepted from: whoever connects waits in the
+    /// backlog instead of getting a 404 that no rule wants.
+    pub serving: watch::Sender<bool>,
 }
 
 /// What is known of broker and control plane.
@@ -58,10 +65,30 @@ impl Shared {
         progress.config_seen = true;
         progress.config_missing = state.missing();
         progress.versions.clone_from(state.versions());
+        let complete = progress.config_missing.is_none();
+        drop(progress);
+        if complete {
+            self.serve();
+        }
+    }
+
+    /// From now on connections are accepted.
+    pub fn serve(&self) {
+        self.serving.send_if_modified(|serving| !std::mem::replace(serving, true));
+    }
+
+    /// Returns once connections may be accepted.
+    pub async fn may_accept(&self) {
+        let mut serving = self.serving.subscribe();
+        // The sender is ours: it cannot be gone.
+        let _ = serving.wait_for(|serving| *serving).await;
     }
 
     /// Why this process is not ready yet; `None`: it is. Once ready, an absent agent or control plane does not unmake it.
     pub fn unready(&self) -> Option<String> {
+        if self.drain.is_begun() {
+            return Some("draining".to_owned());
+        }
         let progress = self.progress.lock();
         if !progress.broker_ready {
             return Some(progress.broker_lost.clone().unwrap_or_else(|| "the agent has not listed its pods yet".to_owned()));

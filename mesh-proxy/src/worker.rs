@@ -29,6 +29,8 @@ pub enum Command {
     Sockets(u32, Family, Vec<OwnedFd>),
     /// The agent is there: ask again for what was asked before.
     BrokerReady,
+    /// The process stops: accept no more. The sender is dropped when that is so.
+    Drain(mpsc::Sender<()>),
 }
 
 /// A pod and who accepts for it.
@@ -57,6 +59,7 @@ pub fn start(index: usize, broker: Client, shared: Arc<Shared>) -> io::Result<mp
 async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc<Shared>) {
     let mut residents: HashMap<u32, Resident> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
+    let mut draining = false;
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
@@ -81,6 +84,8 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
                         Rc::new(Pod::new(slot, workload, &families, broker.clone(), Arc::clone(&shared)))
                     }
                 };
+                // In a stop the next process accepts; these descriptors are closed.
+                let listeners = if draining { Vec::new() } else { listeners };
                 residents.insert(slot, Resident::enter(resident, listeners));
             }
             Some(Command::Gone(slot)) => {
@@ -92,6 +97,13 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
                 if let Some(resident) = residents.get(&slot) {
                     resident.pod.stocked(family, sockets);
                 }
+            }
+            Some(Command::Drain(done)) => {
+                draining = true;
+                for resident in residents.values_mut() {
+                    resident.close().await;
+                }
+                drop(done);
             }
             Some(Command::BrokerReady) => residents.values().for_each(|resident| resident.pod.broker_ready()),
         }
@@ -122,6 +134,15 @@ impl Resident {
         }
         self.leave();
         None
+    }
+
+    /// Stops accepting; returns when the descriptors are closed. What waits in the listeners is the next process's.
+    async fn close(&mut self) {
+        for accepting in self.accepting.drain(..) {
+            accepting.abort();
+            // Cancelled, as was asked.
+            let _ = accepting.await;
+        }
     }
 
     fn leave(self) {

@@ -2,6 +2,8 @@
 
 #![expect(unreachable_pub, reason = "the harness is a module of a test, not of a library")]
 
+#[path = "path/restart.rs"]
+mod restart;
 #[path = "path/world.rs"]
 mod world;
 
@@ -290,7 +292,8 @@ async fn without_a_socket_a_request_waits_and_then_says_why() {
 #[tokio::test]
 async fn the_meshs_own_listener_and_unknown_ports_are_refused_and_counted() {
     for (bind, reason) in [("127.0.0.1:0", "mesh_listener"), ("0.0.0.0:0", "no_listener")] {
-        let world = World::new(bind);
+        let mut world = World::new(bind);
+        world.nothing();
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", world.port)).await.expect("connect");
         assert_eq!(stream.read(&mut [0; 1]).await.expect("closed"), 0, "{reason}");
         let metrics = world.shared.metrics.encode();

@@ -81,6 +81,9 @@ impl Admin {
     }
 
     fn ready(&self) -> Result<(), String> {
+        if self.server.drain.is_begun() {
+            return Err("draining".to_owned());
+        }
         self.pods.ready()?;
         if self.server.core.lock().table.is_told() {
             Ok(())

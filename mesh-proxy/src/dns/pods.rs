@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::task::AbortHandle;
 
 /// All pods of the node, and what is known of the agent.
@@ -49,6 +50,25 @@ pub(super) async fn follow(server: Arc<Server>, pods: Arc<Pods>, mut events: Eve
     }
 }
 
+/// Once a stop begins: closes the sockets (the agent and the next process hold them) and returns when no question is under way.
+pub(super) async fn drained(server: &Server, pods: &Pods) {
+    /// How often it is looked whether something is left.
+    const LOOK: Duration = Duration::from_millis(10);
+    server.drain.begun().await;
+    pods.state.lock().pods.values_mut().for_each(|served| served.listening.clear());
+    let empty = async {
+        // First of all the tasks that serve sockets must have seen that they end, and connections that they are to.
+        tokio::time::sleep(LOOK).await;
+        while server.metrics.waiting.get() > 0 || server.metrics.connections.get() > 0 {
+            tokio::time::sleep(LOOK).await;
+        }
+    };
+    tokio::select! {
+        () = empty => {}
+        () = server.drain.over() => {}
+    }
+}
+
 impl Pods {
     /// Takes one event of the agent.
     pub(super) fn handle(&self, server: &Arc<Server>, event: Event) {
@@ -57,6 +77,8 @@ impl Pods {
             Event::PodAdded { slot, workload, listeners } => {
                 // The old sockets may be the same as the new: nothing that waits in them is lost.
                 let former = state.pods.remove(&slot).map(|served| served.pod);
+                // In a stop the next process serves; these descriptors are closed.
+                let listeners = if server.drain.is_begun() { Vec::new() } else { listeners };
                 let served = serve(server, former, workload, listeners);
                 state.pods.insert(slot, served);
             }

@@ -7,6 +7,7 @@ use super::learner::{Learner, NotLearned};
 use super::metrics::{Dropped, Metrics};
 use super::tcp;
 use super::upstream::Upstreams;
+use crate::drain::Drain;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub(super) struct Server {
     pub(super) metrics: Metrics,
     /// The way to the agent.
     pub(super) learner: Learner,
+    /// The planned stop.
+    pub(super) drain: Drain,
     /// Permits for TCP connections.
     pub(super) connections: Arc<Semaphore>,
     /// How long a TCP connection may be silent.
@@ -105,6 +108,7 @@ impl Server {
             upstreams,
             metrics: Metrics::default(),
             learner: Learner::default(),
+            drain: Drain::default(),
             connections: Arc::new(Semaphore::new(NODE_CONNECTIONS)),
             tcp_idle: tcp::IDLE,
             questions: Arc::new(Semaphore::new(NODE_QUESTIONS)),

@@ -20,6 +20,9 @@ const QUESTION_MAX: usize = 4096;
 /// Pause after a failed accept: no descriptors left, or the listener is being revived.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// In a planned stop, how long a connection is still read from.
+const STOPPING: Duration = Duration::from_millis(500);
+
 /// Reads one message. `None`: the peer closed between two messages.
 pub(super) async fn read_message<R: AsyncRead + Unpin>(reader: &mut R, most: usize) -> io::Result<Option<Vec<u8>>> {
     let mut length = [0; 2];
@@ -85,9 +88,20 @@ pub(super) async fn serve(server: Arc<Server>, pod: Arc<Pod>, listener: TcpListe
     }
 }
 
+/// Returns a little after a planned stop has begun.
+async fn stopping(server: &Server) {
+    server.drain.begun().await;
+    tokio::time::sleep(STOPPING).await;
+}
+
 async fn connection(server: &Arc<Server>, pod: &Pod, mut stream: TcpStream) {
     loop {
-        let message = match timeout(server.tcp_idle, read_message(&mut stream, QUESTION_MAX)).await {
+        let read = tokio::select! {
+            read = timeout(server.tcp_idle, read_message(&mut stream, QUESTION_MAX)) => read,
+            // What was sent before we say that we stop is still answered.
+            () = stopping(server) => return,
+        };
+        let message = match read {
             Ok(Ok(Some(message))) => message,
             Ok(Ok(None)) => return,
             Ok(Err(error)) if error.kind() == io::ErrorKind::FileTooLarge => {

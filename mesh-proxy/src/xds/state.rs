@@ -22,6 +22,8 @@ pub struct State {
     clusters: BTreeMap<String, cluster::Cluster>,
     endpoints: BTreeMap<String, Vec<Endpoint>>,
     versions: BTreeMap<String, BTreeMap<String, String>>,
+    /// Type and name of what was answered with nothing that can be taken, and has no last good version: it is not waited for.
+    absent: BTreeSet<(String, String)>,
     /// Types of which at least one delivery has come.
     seen: BTreeSet<String>,
     /// Of the last snapshot: what did not change is shared with the next.
@@ -38,11 +40,16 @@ impl State {
                 Ok(()) => {
                     let versions = self.versions.entry(delivery.type_url.clone()).or_default();
                     versions.insert(resource.name.clone(), resource.version.clone());
+                    self.absent.remove(&(delivery.type_url.clone(), resource.name.clone()));
                 }
-                Err(invalid) => complaints.push(invalid),
+                Err(invalid) => {
+                    self.absent.insert((delivery.type_url.clone(), resource.name.clone()));
+                    complaints.push(invalid);
+                }
             }
         }
         for name in &delivery.removed {
+            self.absent.insert((delivery.type_url.clone(), name.clone()));
             match delivery.type_url.as_str() {
                 LISTENER => drop(self.listeners.remove(name)),
                 CLUSTER => drop(self.clusters.remove(name)),
@@ -58,6 +65,11 @@ impl State {
         let (endpoints, routes) = (self.wanted_endpoints(), self.wanted_routes());
         self.endpoints.retain(|name, _| endpoints.contains(name));
         self.routes.retain(|name, _| routes.contains(name));
+        self.absent.retain(|(type_url, name)| match type_url.as_str() {
+            ENDPOINT => endpoints.contains(name),
+            ROUTE => routes.contains(name),
+            _ => false,
+        });
         complaints
     }
 
@@ -104,6 +116,12 @@ impl State {
         self.listeners.values().filter_map(|listener| route_name(listener).map(str::to_owned)).collect()
     }
 
+    /// Clusters and listeners have come: what they mention is known.
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.seen.contains(CLUSTER) && self.seen.contains(LISTENER)
+    }
+
     /// What is still to come before everything mentioned is in force; `None`: nothing.
     #[must_use]
     pub fn missing(&self) -> Option<String> {
@@ -112,8 +130,11 @@ impl State {
                 return Some(format!("no {what} from mesh-control yet"));
             }
         }
-        let endpoints = self.wanted_endpoints().into_iter().find(|name| !self.endpoints.contains_key(name));
-        let routes = || self.wanted_routes().into_iter().find(|name| !self.routes.contains_key(name));
+        let answered = |type_url: &str, name: &str| self.absent.contains(&(type_url.to_owned(), name.to_owned()));
+        let here = |name: &String| self.endpoints.contains_key(name) || answered(ENDPOINT, name);
+        let endpoints = self.wanted_endpoints().into_iter().find(|name| !here(name));
+        let here = |name: &String| self.routes.contains_key(name) || answered(ROUTE, name);
+        let routes = || self.wanted_routes().into_iter().find(|name| !here(name));
         endpoints
             .map(|name| format!("no endpoints of {name} yet"))
             .or_else(|| routes().map(|name| format!("no routes {name} yet")))

@@ -76,6 +76,17 @@ fn what_is_invalid_keeps_its_last_good_version_and_the_rest_counts() {
 }
 
 #[test]
+fn what_is_answered_with_nothing_usable_is_not_waited_for() {
+    let mut state = State::default();
+    state.apply(&delivery(CLUSTER, &[("a", cluster("a")), ("b", cluster("b"))], &[]));
+    state.apply(&delivery::<cds::Cluster>(LISTENER, &[], &[]));
+    assert!(state.missing().is_some() && state.has_begun());
+    let bad = eds::ClusterLoadAssignment { named_endpoints: [(String::new(), Default::default())].into(), ..Default::default() };
+    assert_eq!(state.apply(&delivery(ENDPOINT, &[("a", bad)], &["b"])).len(), 1);
+    assert_eq!((state.missing(), in_force(&mut state)), (None, Vec::new()));
+}
+
+#[test]
 fn an_unchanged_cluster_is_shared_between_snapshots() {
     let mut state = State::default();
     state.apply(&delivery(CLUSTER, &[("a", cluster("a"))], &[]));

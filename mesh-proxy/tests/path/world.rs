@@ -36,6 +36,8 @@ pub struct World {
     pub port: u16,
     /// While false the agent answers no refill.
     pub generous: Arc<AtomicBool>,
+    /// The agent's own descriptor of the listener: it outlives the proxy.
+    pub listening: TcpListener,
     proxy: tokio::task::JoinHandle<()>,
     _directory: tempfile::TempDir,
 }
@@ -49,12 +51,20 @@ impl Drop for World {
 impl World {
     /// `bind` is the listener's address: `0.0.0.0:0` looks like a transparent socket, `127.0.0.1:0` like one that was dialled directly.
     pub fn new(bind: &str) -> Self {
+        Self::on(TcpListener::bind(bind).expect("bind"))
+    }
+
+    /// Another proxy for the same pod.
+    pub fn beside(&self) -> Self {
+        Self::on(self.listening.try_clone().expect("dup"))
+    }
+
+    fn on(listening: TcpListener) -> Self {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("agent.sock");
-        let listening = TcpListener::bind(bind).expect("bind");
         let port = listening.local_addr().expect("address").port();
         let generous = Arc::new(AtomicBool::new(true));
-        let agent = tokio::spawn(agent(listen(&path), listening, Arc::clone(&generous)));
+        let agent = tokio::spawn(agent(listen(&path), listening.try_clone().expect("dup"), Arc::clone(&generous)));
         let shared = Arc::new(Shared::default());
         let pods = mesh_proxy::run::pods(path, 1, Arc::clone(&shared));
         let proxy = tokio::spawn(async move {
@@ -63,7 +73,19 @@ impl World {
                 ended = agent => ended.expect("agent runs"),
             }
         });
-        Self { shared, state: State::default(), port, generous, proxy, _directory: directory }
+        Self { shared, state: State::default(), port, generous, listening, proxy, _directory: directory }
+    }
+
+    /// Returns when the proxy has ended by itself.
+    pub async fn ended(&mut self) {
+        let ended = tokio::time::timeout(std::time::Duration::from_secs(30), &mut self.proxy).await;
+        ended.expect("in time").expect("no panic");
+    }
+
+    /// An empty configuration that is complete.
+    pub fn nothing(&mut self) {
+        assert_eq!(self.deliver::<cluster::Cluster>(names::CLUSTER, &[]), [""; 0]);
+        assert_eq!(self.deliver::<listener::Listener>(names::LISTENER, &[]), [""; 0]);
     }
 
     /// Puts resources of one type in force, as a delivery would. The complaints are what a NACK would say.
@@ -113,10 +135,7 @@ impl World {
 
     /// A connection as a workload would make it.
     pub async fn client(&self) -> Client {
-        let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.expect("connect");
-        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("handshake");
-        tokio::spawn(connection);
-        Client(sender)
+        Client::to(self.port).await
     }
 }
 
@@ -131,6 +150,22 @@ pub struct Answer {
 }
 
 impl Client {
+    pub async fn to(port: u16) -> Self {
+        let stream = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.expect("connect");
+        let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("handshake");
+        tokio::spawn(connection);
+        Self(sender)
+    }
+
+    /// `None`: no response, or not all of it.
+    pub async fn try_get(&mut self, path: &str) -> Option<Answer> {
+        let request = Request::get(path).header("host", "reviews:9080").body(Full::default()).expect("valid");
+        self.0.ready().await.ok()?;
+        let (parts, body) = self.0.send_request(request).await.ok()?.into_parts();
+        let body = body.collect().await.ok()?.to_bytes();
+        Some(Answer { status: parts.status.as_u16(), headers: parts.headers, body: String::from_utf8_lossy(&body).into_owned() })
+    }
+
     pub async fn send(&mut self, request: Request<Full<Bytes>>) -> Answer {
         self.0.ready().await.expect("the connection is kept alive");
         let (parts, body) = self.0.send_request(request).await.expect("response").into_parts();
@@ -173,8 +208,10 @@ impl Backend {
 
 async fn answer(name: &str, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
     let (parts, body) = request.into_parts();
-    if parts.uri.path() == "/never" {
-        std::future::pending::<()>().await;
+    match parts.uri.path() {
+        "/never" => std::future::pending::<()>().await,
+        "/slow" => tokio::time::sleep(std::time::Duration::from_millis(300)).await,
+        _ => {}
     }
     let headers = &parts.headers;
     let get = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or("-").to_owned();

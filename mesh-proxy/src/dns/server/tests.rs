@@ -161,3 +161,24 @@ async fn an_answer_waits_for_an_agent_that_comes_back() {
     let (answer, _wire) = tokio::join!(world.ask(), serve);
     assert_eq!(answer.answers.len(), 1);
 }
+
+#[tokio::test]
+async fn a_planned_stop_waits_for_questions_under_way_and_no_longer() {
+    let world = world(Duration::from_secs(10)).await;
+    let wire = world.agent().await;
+    let (pods, limit) = (Pods::default(), Duration::from_secs(20));
+    let stop = async {
+        let (id, _) = learned(&wire).await;
+        world.server.drain.begin(limit);
+        let drained = pods::drained(&world.server, &pods);
+        tokio::pin!(drained);
+        let early = tokio::time::timeout(Duration::from_millis(100), &mut drained).await;
+        assert!(early.is_err(), "a question is under way");
+        wire.send(&ToProxy::Learned { id }, &[]).await.expect("send");
+        let began = Instant::now();
+        drained.await;
+        assert!(began.elapsed() < limit / 2);
+    };
+    let (answer, ()) = tokio::join!(world.ask(), stop);
+    assert_eq!(answer.answers.len(), 1);
+}
