@@ -1,9 +1,11 @@
 //! The control plane as pure functions: no clock, no randomness, no I/O.
 //!
-//! `translate` turns Marathon's view into the [`registry`]; `compile` turns registry and rules into what each node holds.
+//! `translate` turns Marathon's view into the [`registry`]; `compile` turns registry and rules into what each node holds, and
+//! `flip` says when a node may hold it.
 
 pub(crate) mod allot;
 pub(crate) mod compile;
+pub(crate) mod flip;
 pub(crate) mod names;
 pub(crate) mod registry;
 pub(crate) mod translate;

@@ -79,6 +79,7 @@ async fn compile_always(
     admin: Arc<Admin>,
 ) {
     let (mut allotment, mut before) = (Allotment::default(), Arc::new(Compiled::default()));
+    let mut lingers = admin.publisher.linger();
     loop {
         let view = views.borrow_and_update().clone();
         let config = configs.borrow_and_update().clone();
@@ -90,16 +91,24 @@ async fn compile_always(
                 let (registry, next) = translate(&view, &settings.vip_domain, &allotment);
                 let registry = Arc::new(registry);
                 allotment = next;
-                (Arc::new(compile::compile(&registry, &config, &settings, &before)), registry)
+                loop {
+                    let linger = lingers.borrow_and_update().clone();
+                    let compiled = Arc::new(compile::compile(&registry, &config, &settings, &linger, &before));
+                    // Seldom refused, and never for long: only what is published may add to what lingers.
+                    if admin.publisher.publish(&compiled) {
+                        break (compiled, registry);
+                    }
+                }
             });
             let (compiled, registry) = compiled;
-            admin.publisher.publish(compiled.clone());
             observe(&admin, &compiled, &registry, started.elapsed());
             before = compiled;
         }
         tokio::select! {
             changed = views.changed() => if changed.is_err() { return },
             changed = configs.changed() => if changed.is_err() { return },
+            // Kernels have let go of ports that proxies need not serve any more.
+            changed = lingers.changed() => if changed.is_err() { return },
         }
     }
 }

@@ -5,13 +5,17 @@ mod tests;
 
 use crate::auth::{NODES, Tokens};
 use crate::core::compile::Compiled;
+use crate::core::flip::{self, Carried, Part, PortKey};
 use crate::metrics::Metrics;
-use mesh_xds::node::Node;
+use mesh_xds::agent::SERVICE;
+use mesh_xds::names::{CLUSTER, LISTENER, ROUTE};
+use mesh_xds::node::{Node, Role};
 use mesh_xds::serve::{Answer, Source};
 use mesh_xds::server::Snapshot;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 
 /// The xDS source: the last compilation, and the clients that hold parts of it.
@@ -19,12 +23,16 @@ pub(crate) struct Publisher {
     tokens: Tokens,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
+    /// Ports that proxies have to go on serving although they are no longer theirs.
+    linger: watch::Sender<Arc<BTreeSet<PortKey>>>,
 }
 
 #[derive(Default)]
 struct State {
     compiled: Arc<Compiled>,
     clients: BTreeMap<Node, Client>,
+    nodes: BTreeMap<IpAddr, flip::Node>,
+    offers: u64,
 }
 
 struct Client {
@@ -32,6 +40,23 @@ struct Client {
     /// A client that reconnects may open its new stream before the old one is seen to be dead.
     streams: usize,
     types: BTreeMap<String, Answered>,
+    /// What it was given, oldest first; the last is in force.
+    offers: VecDeque<(u64, Weak<Snapshot>)>,
+    carried: Arc<Carried>,
+}
+
+impl Client {
+    /// Which offer an answer speaks of, at the earliest.
+    ///
+    /// `Answer::in_sync` compares with the snapshot that the client's task saw, which a newer one may have replaced before we are called.
+    /// The task keeps hold of it as long as it calls us, so the oldest that is still alive is the one, or one before it with the same
+    /// resources of the answered type. A test drives the real server through this race.
+    fn answers(&mut self) -> u64 {
+        while self.offers.len() > 1 && self.offers.front().is_some_and(|(_, snapshot)| snapshot.strong_count() == 0) {
+            self.offers.pop_front();
+        }
+        self.offers.front().map_or(0, |(id, _)| *id)
+    }
 }
 
 /// What a client said of a type.
@@ -58,23 +83,45 @@ pub(crate) struct ClientStatus {
 
 impl Publisher {
     pub(crate) fn new(tokens: Tokens, metrics: Arc<Metrics>) -> Self {
-        Self { tokens, metrics, state: Mutex::default() }
+        Self { tokens, metrics, state: Mutex::default(), linger: watch::Sender::default() }
     }
 
-    /// Puts a compilation into force: each client whose snapshot differs is woken.
-    pub(crate) fn publish(&self, compiled: Arc<Compiled>) {
+    /// Ports that the next compilation must let proxies go on serving.
+    pub(crate) fn linger(&self) -> watch::Receiver<Arc<BTreeSet<PortKey>>> {
+        self.linger.subscribe()
+    }
+
+    /// Puts a compilation into force: each client whose snapshot differs is woken. False if meanwhile a kernel was told to hand over a
+    /// port that the compilation does not serve: compile again, with [`Self::linger`] as it is now.
+    #[must_use]
+    pub(crate) fn publish(&self, compiled: &Arc<Compiled>) -> bool {
         let mut state = self.state.lock();
-        for (node, client) in &state.clients {
-            client.snapshots.send_if_modified(|current| {
-                let next = keep_equal(current, compiled.snapshot(node));
-                let changed = next.is_some();
-                if let Some(next) = next {
-                    *current = Arc::new(next);
-                }
-                changed
-            });
+        let linger = flip::lingering(state.nodes.values(), &compiled.modes);
+        if !linger.iter().all(|port| compiled.carried.contains_key(port)) {
+            self.linger.send_replace(Arc::new(linger));
+            return false;
         }
-        state.compiled = compiled;
+        state.compiled = compiled.clone();
+        let connected: BTreeSet<IpAddr> = state.clients.keys().map(|node| node.address).collect();
+        let running = compiled.nodes();
+        state.nodes.retain(|address, _| connected.contains(address) || running.contains(address));
+        for node in state.clients.keys().cloned().collect::<Vec<_>>() {
+            state.offer(&node);
+        }
+        self.settle(&state);
+        true
+    }
+
+    /// Says which ports linger, if that changed.
+    fn settle(&self, state: &State) {
+        let linger = flip::lingering(state.nodes.values(), &state.compiled.modes);
+        self.linger.send_if_modified(|current| {
+            let changed = **current != linger;
+            if changed {
+                *current = Arc::new(linger);
+            }
+            changed
+        });
     }
 
     /// All connected clients.
@@ -87,6 +134,59 @@ impl Publisher {
             types: client.types.clone(),
         };
         state.clients.iter().map(status).collect()
+    }
+}
+
+impl State {
+    /// Gives a client what it should hold now, if that is something new.
+    fn offer(&mut self, node: &Node) {
+        let place = self.nodes.entry(node.address).or_default();
+        let modes = place.modes(&self.compiled.modes);
+        let next = self.compiled.snapshot_in(node, &modes);
+        let Some(client) = self.clients.get_mut(node) else { return };
+        let current = client.snapshots.borrow().clone();
+        let next = keep_equal(&current, next).map(Arc::new);
+        let carried = node.role == Role::Node && !Arc::ptr_eq(&client.carried, &self.compiled.carried);
+        if next.is_none() && !carried {
+            return;
+        }
+        self.offers += 1;
+        let snapshot = next.as_ref().unwrap_or(&current);
+        match node.role {
+            Role::Agent => place.tell_agent(self.offers, &modes),
+            Role::Node => {
+                let is_same = |part: Part| match (current.types.get(type_of(part)), snapshot.types.get(type_of(part))) {
+                    (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+                    _ => false,
+                };
+                client.carried = self.compiled.carried.clone();
+                place.offer_proxy(self.offers, &client.carried, Part::ALL.map(is_same));
+            }
+            Role::Dns | Role::Gateway | Role::Sidecar => {}
+        }
+        if next.is_none() {
+            client.offers.pop_back();
+        }
+        client.offers.push_back((self.offers, Arc::downgrade(snapshot)));
+        if let Some(next) = next {
+            client.snapshots.send_replace(next);
+        }
+    }
+
+    /// What the node's proxy did may let the node's agent go on.
+    fn offer_agents(&mut self, address: IpAddr) {
+        let agents = self.clients.keys().filter(|node| node.role == Role::Agent && node.address == address);
+        for node in agents.cloned().collect::<Vec<_>>() {
+            self.offer(&node);
+        }
+    }
+}
+
+const fn type_of(part: Part) -> &'static str {
+    match part {
+        Part::Clusters => CLUSTER,
+        Part::Listeners => LISTENER,
+        Part::Routes => ROUTE,
     }
 }
 
@@ -115,10 +215,21 @@ impl Source for Publisher {
 
     fn watch(&self, node: &Node) -> watch::Receiver<Arc<Snapshot>> {
         let mut state = self.state.lock();
-        let compiled = state.compiled.clone();
-        let new =
-            || Client { snapshots: watch::Sender::new(Arc::new(compiled.snapshot(node))), streams: 0, types: BTreeMap::new() };
-        let client = state.clients.entry(node.clone()).or_insert_with(new);
+        if node.role == Role::Node {
+            state.nodes.entry(node.address).or_default().proxy_connected();
+        }
+        if !state.clients.contains_key(node) {
+            let client = Client {
+                snapshots: watch::Sender::default(),
+                streams: 0,
+                types: BTreeMap::new(),
+                offers: VecDeque::new(),
+                carried: Arc::default(),
+            };
+            state.clients.insert(node.clone(), client);
+            state.offer(node);
+        }
+        let Some(client) = state.clients.get_mut(node) else { unreachable!("it was put there under this lock") };
         client.streams += 1;
         let receiver = client.snapshots.subscribe();
         self.metrics.clients.set(i64::try_from(state.clients.len()).unwrap_or(i64::MAX));
@@ -139,6 +250,23 @@ impl Source for Publisher {
             answered.acks += 1;
             answered.last_nack = None;
         }
+        if !answer.in_sync {
+            return;
+        }
+        let offer = client.answers();
+        let part = Part::ALL.into_iter().find(|part| type_of(*part) == answer.type_url);
+        let place = state.nodes.entry(node.address).or_default();
+        match (node.role, part) {
+            (Role::Agent, None) if answer.type_url == SERVICE => {
+                place.agent_acked(offer);
+                self.settle(&state);
+            }
+            (Role::Node, Some(part)) => {
+                place.proxy_holds(part, offer);
+                state.offer_agents(node.address);
+            }
+            _ => {}
+        }
     }
 
     fn disconnected(&self, node: &Node) {
@@ -147,6 +275,11 @@ impl Source for Publisher {
             client.streams = client.streams.saturating_sub(1);
             if client.streams == 0 {
                 state.clients.remove(node);
+                let is_proxy = |other: &Node| other.role == Role::Node && other.address == node.address;
+                if node.role == Role::Node && !state.clients.keys().any(is_proxy) {
+                    state.nodes.entry(node.address).or_default().proxy_gone();
+                    state.offer_agents(node.address);
+                }
             }
         }
         self.metrics.clients.set(i64::try_from(state.clients.len()).unwrap_or(i64::MAX));

@@ -22,6 +22,7 @@ pub(crate) use crate::istio::enforced::Abilities;
 pub(crate) use cluster::DefaultLb;
 pub(crate) use report::Unsupported;
 
+use super::flip::{Carried, Modes, PortKey};
 use super::registry::{Port, Protocol, Registry, Service};
 use crate::istio::Config;
 use crate::istio::virtual_service::Destination;
@@ -66,6 +67,12 @@ type Labels = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Compiled {
     registry: Arc<Registry>,
+    /// What proxies carry: the registry, with ports that some kernel may still hand over to them.
+    carrying: Arc<Registry>,
+    /// The mode of every TCP port, as wanted.
+    pub(crate) modes: Arc<Modes>,
+    /// The ports that proxies serve.
+    pub(crate) carried: Arc<Carried>,
     mesh: Resources,
     workloads: Resources,
     services: Resources,
@@ -92,10 +99,17 @@ struct Compiler<'i, 'a> {
     used: BTreeSet<ClusterName>,
 }
 
-/// Compiles everything. `before` is the last result: what is equal in it is shared.
-pub(crate) fn compile(registry: &Arc<Registry>, config: &Config, settings: &Settings, before: &Compiled) -> Compiled {
+/// Compiles everything. `before` is the last result: what is equal in it is shared. Proxies serve `linger` too, which is no longer theirs.
+pub(crate) fn compile(
+    registry: &Arc<Registry>,
+    config: &Config,
+    settings: &Settings,
+    linger: &BTreeSet<PortKey>,
+    before: &Compiled,
+) -> Compiled {
     let mut unsupported = report::of_rules(config, settings.abilities);
-    let index = Index::new(registry, config, settings, &mut unsupported);
+    let carrying = carrying(registry, linger, before);
+    let index = Index::new(&carrying, config, settings, &mut unsupported);
     let egress = egress::all(&index, config, &mut unsupported);
     unsupported.sort();
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
@@ -106,8 +120,13 @@ pub(crate) fn compile(registry: &Arc<Registry>, config: &Config, settings: &Sett
     }
     let services = registry.services.values();
     let workloads = registry.workloads.values();
+    let carried = carrying.tcp_ports().filter(|(_, port)| port.mode == Mode::Proxy);
+    let carried = carried.map(|(key, port)| (key, sees_requests(settings.abilities, port))).collect();
+    let modes = registry.tcp_ports().map(|(key, port)| (key, port.mode)).collect();
     Compiled {
         registry: registry.clone(),
+        modes: same(&before.modes, modes),
+        carried: same(&before.carried, carried),
         mesh: share(&before.mesh, BTreeMap::from([(MESH_NAME.to_owned(), agent::mesh(registry, settings))])),
         workloads: share(&before.workloads, workloads.map(|w| (w.id.clone(), agent::workload(w))).collect()),
         services: share(&before.services, services.clone().map(|s| (s.name.clone(), agent::service(s, None))).collect()),
@@ -118,19 +137,31 @@ pub(crate) fn compile(registry: &Arc<Registry>, config: &Config, settings: &Sett
         clusters: share(&before.clusters, clusters),
         endpoints: share(&before.endpoints, endpoints),
         assignments,
-        local: local(registry),
+        local: local(&carrying),
+        carrying: carrying.clone(),
         unsupported,
     }
 }
 
 impl Compiled {
-    /// What a node holds.
+    /// The addresses of nodes on which something runs.
+    pub(crate) fn nodes(&self) -> BTreeSet<IpAddr> {
+        self.registry.nodes()
+    }
+
+    /// What a node holds when nothing is in the midst of a change.
+    #[cfg(test)]
     pub(crate) fn snapshot(&self, node: &Node) -> Snapshot {
+        self.snapshot_in(node, &self.modes)
+    }
+
+    /// What a node holds, with the modes that its agent may be told now.
+    pub(crate) fn snapshot_in(&self, node: &Node, modes: &Arc<Modes>) -> Snapshot {
         let types = match node.role {
             Role::Agent => vec![
                 (MESH, self.mesh.clone()),
                 (WORKLOAD, self.workloads.clone()),
-                (SERVICE, self.services_at(node.address)),
+                (SERVICE, self.services_at(node.address, modes)),
                 (EGRESS, self.egress.clone()),
             ],
             Role::Dns => vec![(MESH, self.mesh.clone()), (SERVICE, self.names.clone()), (EGRESS, self.egress.clone())],
@@ -146,11 +177,24 @@ impl Compiled {
         Snapshot { types: types.into_iter().collect() }
     }
 
-    fn services_at(&self, node: IpAddr) -> Resources {
-        let Some(local) = self.local.get(&node) else { return self.services.clone() };
+    fn services_at(&self, node: IpAddr, modes: &Arc<Modes>) -> Resources {
+        let mut differ: BTreeSet<&String> = self.local.get(&node).into_iter().flatten().collect();
+        if !Arc::ptr_eq(modes, &self.modes) {
+            differ.extend(self.modes.iter().filter(|(key, mode)| modes.get(key) != Some(mode)).map(|(key, _)| &key.service));
+        }
+        if differ.is_empty() {
+            return self.services.clone();
+        }
         let mut services = (*self.services).clone();
-        for service in local.iter().filter_map(|name| self.registry.services.get(name)) {
-            services.insert(service.name.clone(), agent::service(service, Some(node)));
+        for service in differ.into_iter().filter_map(|name| self.registry.services.get(name)) {
+            let mut service = service.clone();
+            service.ports.retain(|(number, transport), port| {
+                let key = PortKey { service: service.name.clone(), port: *number };
+                let mode = if *transport == Transport::Tcp { modes.get(&key).copied() } else { Some(port.mode) };
+                port.mode = mode.unwrap_or(port.mode);
+                mode.is_some()
+            });
+            services.insert(service.name.clone(), agent::service(&service, Some(node)));
         }
         Arc::new(services)
     }
@@ -159,7 +203,7 @@ impl Compiled {
         let Some(local) = self.local.get(&node) else { return self.endpoints.clone() };
         let mut endpoints = (*self.endpoints).clone();
         for (name, labels) in self.assignments.iter().filter(|(name, _)| local.contains(&name.host)) {
-            let port = self.registry.services.get(&name.host).and_then(|service| service.tcp_port(name.port));
+            let port = self.carrying.services.get(&name.host).and_then(|service| service.tcp_port(name.port));
             if let Some(port) = port {
                 endpoints.insert(name.to_string(), versioned(&cluster::assignment(name, port, labels.as_ref(), Some(node))));
             }
@@ -255,6 +299,31 @@ fn local(registry: &Registry) -> HashMap<IpAddr, BTreeSet<String>> {
         }
     }
     local
+}
+
+/// The registry as proxies carry it: lingering ports as they are now, or as they last were if they are gone.
+fn carrying(registry: &Arc<Registry>, linger: &BTreeSet<PortKey>, before: &Compiled) -> Arc<Registry> {
+    if linger.is_empty() {
+        return registry.clone();
+    }
+    let mut carrying = (**registry).clone();
+    for key in linger {
+        let number = (key.port, Transport::Tcp);
+        let Some(old) = before.carrying.services.get(&key.service) else { continue };
+        let service = carrying.services.entry(key.service.clone());
+        let service = service.or_insert_with(|| Service { ports: BTreeMap::new(), ..old.clone() });
+        if let Some(port) = service.ports.get_mut(&number) {
+            port.mode = Mode::Proxy;
+        } else if let Some(port) = old.ports.get(&number) {
+            service.ports.insert(number, Port { mode: Mode::Proxy, ..port.clone() });
+        }
+    }
+    Arc::new(carrying)
+}
+
+/// The new value, or the old one if it is equal.
+fn same<T: PartialEq>(before: &Arc<T>, now: T) -> Arc<T> {
+    if **before == now { before.clone() } else { Arc::new(now) }
 }
 
 /// The new resources, in the old buffers where they are equal.

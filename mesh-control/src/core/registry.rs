@@ -1,5 +1,6 @@
 //! What runs, independent of who told us: services with their endpoints, and workloads.
 
+use super::flip::PortKey;
 use mesh_xds::agent::{Mode, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,14 @@ impl Registry {
     /// The addresses of all nodes on which something runs.
     pub(crate) fn nodes(&self) -> BTreeSet<IpAddr> {
         self.workloads.values().filter_map(|w| w.node.parse().ok()).collect()
+    }
+
+    /// Every TCP port of every service.
+    pub(crate) fn tcp_ports(&self) -> impl Iterator<Item = (PortKey, &Port)> {
+        self.services.values().flat_map(|service| {
+            let tcp = service.ports.iter().filter(|((_, transport), _)| *transport == Transport::Tcp);
+            tcp.map(|((number, _), port)| (PortKey { service: service.name.clone(), port: *number }, port))
+        })
     }
 }
 

@@ -65,7 +65,11 @@ fn config(rules: &[Value]) -> Config {
 }
 
 pub(crate) fn compiled(registry: &Registry, rules: &[Value]) -> Compiled {
-    compile(&Arc::new(registry.clone()), &config(rules), &settings(), &Compiled::default())
+    compile(&Arc::new(registry.clone()), &config(rules), &settings(), &BTreeSet::new(), &Compiled::default())
+}
+
+pub(crate) fn compiled_with(registry: &Registry, linger: &BTreeSet<PortKey>, before: &Compiled) -> Compiled {
+    compile(&Arc::new(registry.clone()), &Config::default(), &settings(), linger, before)
 }
 
 fn rule(kind: &str, name: &str, created: u32, spec: Value) -> Value {
@@ -281,7 +285,7 @@ fn what_our_proxy_does_not_take_is_told_and_not_sent() {
     let registry = Arc::new(reviews(&["v1"]));
     let rules = config(&[virtual_service("v", 1, "reviews", http)]);
     let ours = Settings { abilities: Abilities::MESH_PROXY, outbound: OutboundPolicy::AllowAny, ..settings() };
-    let compiled = compile(&registry, &rules, &ours, &Compiled::default());
+    let compiled = compile(&registry, &rules, &ours, &BTreeSet::new(), &Compiled::default());
     let Some(Action::Route(action)) = &routes(&compiled, REVIEWS)[0].action else { panic!("a route") };
     assert!(action.request_mirror_policies.is_empty());
     let told: Vec<_> = compiled.unsupported.iter().map(|u| u.field.as_str()).collect();
@@ -290,7 +294,7 @@ fn what_our_proxy_does_not_take_is_told_and_not_sent() {
     let mut registry = (*registry).clone();
     registry.services.get_mut(REVIEWS).expect("reviews").ports.get_mut(&(9080, Transport::Tcp)).expect("port").protocol =
         Protocol::Grpc;
-    let compiled = compile(&Arc::new(registry), &Config::default(), &ours, &Compiled::default());
+    let compiled = compile(&Arc::new(registry), &Config::default(), &ours, &BTreeSet::new(), &Compiled::default());
     let snapshot = compiled.snapshot(&node("node~10.0.0.0~n~mesh"));
     assert_eq!(snapshot.types[LISTENER].keys().collect::<Vec<_>>(), ["0.0.0.0_9080", "11.15.94.83_9080"], "gRPC as opaque TCP");
 }
@@ -398,8 +402,8 @@ mod properties {
         #[test]
         fn what_did_not_change_keeps_its_map(rules in shuffled()) {
             let registry = Arc::new(reviews(&["v1", "v2"]));
-            let before = compile(&registry, &config(&rules), &settings(), &Compiled::default());
-            let after = compile(&registry, &config(&rules), &settings(), &before);
+            let before = compile(&registry, &config(&rules), &settings(), &BTreeSet::new(), &Compiled::default());
+            let after = compile(&registry, &config(&rules), &settings(), &BTreeSet::new(), &before);
             let id = node("node~10.0.0.1~n~mesh");
             let (before, after) = (before.snapshot(&id), after.snapshot(&id));
             prop_assert!(before.types.iter().all(|(name, map)| Arc::ptr_eq(map, &after.types[name])));

@@ -207,6 +207,12 @@ fn modes_and_protocols_by_label_and_name() {
         ("x", json!(["HTTP2"]), json!({}), None, (Protocol::Http2, Mode::Proxy)),
         ("x", json!(["tcp"]), json!({"mesh.io/mode": "proxy"}), Some("direct"), (Protocol::Tcp, Mode::Proxy)),
         ("http", json!(["tcp"]), json!({}), Some("kernel"), (Protocol::Http, Mode::Kernel)),
+        ("http", json!(["tcp"]), json!({"mesh.io/mode": "direct"}), Some("kernel"), (Protocol::Http, Mode::Direct)),
+        ("http", json!(["tcp"]), json!({"mesh.io/mode": "kernel"}), Some("proxy"), (Protocol::Http, Mode::Kernel)),
+        ("tcp-redis", json!(["tcp"]), json!({}), None, (Protocol::Tcp, Mode::Kernel)),
+        ("tcp-redis", json!(["tcp"]), json!({}), Some("proxy"), (Protocol::Tcp, Mode::Proxy)),
+        ("tcp-redis", json!(["tcp"]), json!({}), Some("direct"), (Protocol::Tcp, Mode::Direct)),
+        ("redis", json!(["tcp"]), json!({}), None, (Protocol::Redis, Mode::Kernel)),
         ("http", json!(["tcp"]), json!({}), Some("fast"), (Protocol::Http, Mode::Proxy)),
     ] {
         let mut labels = labels;

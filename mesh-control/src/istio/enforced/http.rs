@@ -89,10 +89,8 @@ fn fault(rule: &HttpFaultInjection, at: &str, found: &mut Findings) {
     // What the check refuses (exponentialDelay, http2Error) cannot come here. Istio takes an absent percentage for zero, which hardly anybody means.
     let never = "has neither percentage nor percent above 0, so it never happens";
     let happens = |share: Option<&Percent>, legacy: i32| share.map_or(legacy > 0, |share| share.value > 0.0);
-    if let Some(delay) = &rule.delay {
-        if !happens(delay.percentage.as_ref(), delay.percent) {
-            found.tell(format!("{at}.delay"), never);
-        }
+    if rule.delay.as_ref().is_some_and(|delay| !happens(delay.percentage.as_ref(), delay.percent)) {
+        found.tell(format!("{at}.delay"), never);
     }
     if let Some(abort) = &rule.abort {
         if !happens(abort.percentage.as_ref(), abort.percent) {
