@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
+use crate::faults::Faults;
 use crate::{client, node, run};
 
 /// A stand-in for Marathon and Mesos agents, for tests and demos.
@@ -85,6 +86,16 @@ enum Command {
         #[arg(last = true, required = true, value_name = "CMD")]
         argv: Vec<String>,
     },
+    /// Show what is broken on purpose, or break something else: the JSON is the whole new state, `{}` mends everything.
+    ///
+    /// {"events":"drop"} loses events, {"events":"delay","delayMs":500} delays them, {"closeStreams":true} ends all event streams once,
+    /// {"unavailable":true} answers 503 to every request.
+    Faults {
+        #[command(flatten)]
+        state: State,
+        #[arg(value_name = "JSON", value_parser = |text: &str| serde_json::from_str::<Faults>(text))]
+        faults: Option<Faults>,
+    },
     /// Remove what killed runs left behind; `run` does the same when it starts.
     Sweep,
     #[command(name = "__task", hide = true)]
@@ -150,6 +161,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Forward { state, app, port, listen } => client::forward(&state.state, &app, port, listen)?,
         Command::Down(state) => client::down(&state.state)?,
         Command::NetnsExec { state, namespace, argv } => client::netns_exec(&state.state, &namespace, &argv)?,
+        Command::Faults { state, faults } => client::faults(&state.state, faults)?,
         Command::Sweep => node::sweep::dead_runs()?.iter().for_each(|what| println!("removed {what}")),
         Command::Task { file } => node::task::main(&file)?,
         Command::Enter { file, pid, argv } => node::task::enter(&file, pid, &argv)?,

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::json;
 
+use crate::faults::Faults;
 use crate::node::{cgroup, layout, logs, sweep, task};
 
 mod http;
@@ -63,6 +64,15 @@ pub(crate) fn instances(state: &Path, json: bool) -> Result<()> {
 pub(crate) fn forward(state: &Path, app: &str, port: u16, listen: SocketAddr) -> Result<()> {
     let answer = http::post(state, "/forwards", &json!({"listen": listen, "app": app, "port": port}))?;
     println!("{}", answer["listen"].as_str().context("an address")?);
+    Ok(())
+}
+
+pub(crate) fn faults(state: &Path, wanted: Option<Faults>) -> Result<()> {
+    let answer = match wanted {
+        Some(faults) => http::post(state, "/faults", &json!(faults))?,
+        None => http::get(state, "/faults")?,
+    };
+    println!("{answer}");
     Ok(())
 }
 

@@ -76,6 +76,8 @@ mod tests {
         assert_eq!(run("a/b:1", Command::Image), Ok(vec!["/bin/x".to_owned()]));
         assert_eq!(run("docker.io/a/b:2", Command::Args(vec!["-v".into()])), Ok(vec!["/bin/y".to_owned(), "-v".into()]));
         assert_eq!(run("nope", Command::Shell("true".into())).unwrap()[0], "/bin/sh");
+        let redis = vec!["/usr/bin/redis-server".to_owned()];
+        assert_eq!(run("redis:7", Command::Argv(redis.clone())), Ok(redis), "its own command needs no entry in the file");
         assert!(run("host:5000/nope", Command::Image).is_err());
     }
 }

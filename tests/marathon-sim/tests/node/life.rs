@@ -55,6 +55,9 @@ fn life_of_a_service() {
     health(&sim);
     killed(&sim);
     command_checks_and_grace(&sim);
+    let faults = |args: &[&str]| String::from_utf8(sim.client("faults", args).stdout).unwrap();
+    assert!(faults(&[r#"{"events":"drop"}"#]).contains(r#""events":"drop""#));
+    assert!(faults(&[]).contains(r#""events":"drop""#) && faults(&["{}"]).contains(r#""events":"pass""#));
     let state = sim.down();
     std::fs::remove_dir_all(state).unwrap();
 }

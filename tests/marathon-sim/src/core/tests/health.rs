@@ -94,6 +94,8 @@ fn an_app_recovers() {
     assert_eq!(targets, [Target::Http { port: 8080, path: "/".into() }, Target::Exec(shell)]);
     sim.answer(&Ok(()));
     assert_eq!(counts(&sim), [1, 1, 0]);
+    let state = view::agent::state(&sim.core, 0);
+    assert_eq!(state["get_state"]["get_tasks"]["launched_tasks"][0]["statuses"][0]["healthy"], true, "the agent knows it too");
     for (result, expected) in [(bad(), [1, 0, 1]), (Ok(()), [1, 1, 0])] {
         sim.story();
         sim.advance(1000);

@@ -35,6 +35,16 @@ fn container_status(instance: &Instance, task: &Task) -> Value {
     json!({"container_id": container_id(instance, task), "network_infos": network_infos(instance, task), "executor_pid": task.pid})
 }
 
+/// `healthy` is there when a health check has reported.
+fn status(instance: &Instance, task: &Task) -> Value {
+    let container = container_status(instance, task);
+    let mut out = json!({"task_id": {"value": task.id}, "state": task.state.task_status(), "container_status": container});
+    if let Some(alive) = task.alive() {
+        out["healthy"] = json!(alive);
+    }
+    out
+}
+
 /// The answer to `GET_STATE`: `launched_tasks` is what clients read.
 pub(crate) fn state(core: &Core, node: usize) -> Value {
     let task = |instance: &Instance, task: &Task| {
@@ -48,8 +58,7 @@ pub(crate) fn state(core: &Core, node: usize) -> Value {
             "state": task.state.task_status(),
             "labels": {"labels": labels},
             "discovery": {"visibility": "FRAMEWORK", "name": ids::discovery_name(&instance.spec.id), "ports": {"ports": ports(instance, task)}},
-            "statuses": [{"task_id": {"value": task.id}, "state": task.state.task_status(),
-                          "container_status": container_status(instance, task)}],
+            "statuses": [status(instance, task)],
         })
     };
     let tasks = || here(core, node).flat_map(|i| i.tasks.iter().map(move |t| (i, t)));
