@@ -24,7 +24,12 @@ pub(crate) const NODES: [Package; 3] = [
 ];
 
 /// What only the tests need.
-pub(crate) const TESTS: [Package; 1] = [Package("nftables", "shows that no rule of ours is in any namespace")];
+pub(crate) const TESTS: [Package; 4] = [
+    Package("nftables", "shows that no rule of ours is in any namespace"),
+    Package("redis-server", "a service that is not HTTP, and its client"),
+    Package("chromium", "opens the shop's page as people do"),
+    Package("chromium-driver", "drives that browser"),
+];
 
 /// Installs those of `packages` that dpkg does not know as installed.
 pub(crate) fn packages(packages: &[Package]) -> Result<()> {

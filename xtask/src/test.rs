@@ -33,7 +33,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         bail!("there is no suite '{unknown}'; `cargo xtask test --list` names them");
     }
     let context = Context::new()?;
-    let mut report = Report::default();
+    let mut report = Report { partial: !args.only.is_empty(), ..Report::default() };
     for suite in SUITES.iter().filter(|suite| args.only.is_empty() || args.only.iter().any(|name| name == suite.name)) {
         eprintln!("\n━━ {} ━━ {}", suite.name, suite.what);
         let start = Instant::now();

@@ -87,7 +87,9 @@ mod tests {
     #[test]
     fn every_image_that_is_posted_has_a_program() {
         let images = images(Path::new("/bin"));
-        for pod in posted("bookinfo") {
+        // A pod with a command of its own needs no program of ours.
+        let ours: Vec<Value> = posted("bookinfo").into_iter().filter(|pod| pod["containers"][0]["exec"].is_null()).collect();
+        for pod in &ours {
             assert!(images[pod["containers"][0]["image"]["id"].as_str().unwrap()].is_array(), "{pod}");
             let version = pod["labels"]["version"].as_str().unwrap();
             assert_eq!(images[pod["containers"][0]["image"]["id"].as_str().unwrap()][3], version);
@@ -95,7 +97,7 @@ mod tests {
         for app in posted("install") {
             assert!(images[app["container"]["docker"]["image"].as_str().unwrap()].is_array(), "{app}");
         }
-        assert_eq!((posted("bookinfo").len(), posted("install").len()), (6, 4));
+        assert_eq!((ours.len(), posted("install").len()), (6, 4));
     }
 
     #[test]

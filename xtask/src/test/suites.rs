@@ -1,6 +1,7 @@
 //! The suites. Every cargo call selects the whole workspace, so that dependencies are compiled once with one set of features, and
 //! the node suites run test programs that one call has built.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -26,24 +27,43 @@ pub(super) const SUITES: &[Suite] = &[
     Suite { name: "tidy", what: "rules of ARCHITECTURE.md", budget: 15, run: |_| tidy::check().map(|()| Tally::CHECK) },
     Suite { name: "deny", what: "licences, sources and bans of dependencies", budget: 30, run: deny },
     Suite { name: "ebpf", what: "the programs for the kernel", budget: 180, run: |_| ebpf::ensure().map(|()| Tally::CHECK) },
-    Suite { name: "clippy", what: "lints, warnings are errors", budget: 420, run: clippy },
-    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 720, run: unit },
+    Suite { name: "clippy", what: "lints, warnings are errors", budget: 390, run: clippy },
+    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 660, run: unit },
     Suite { name: "build", what: "the binaries and the node suites' test programs", budget: 180, run: build },
-    Suite { name: "sim", what: "the stand-in Marathon with real namespaces", budget: 90, run: |c| node(c, "marathon-sim", &[]) },
-    Suite { name: "control", what: "mesh-control with the real kubectl", budget: 120, run: |c| node(c, "mesh-control", &[]) },
+    Suite {
+        name: "sim",
+        what: "the stand-in Marathon with real namespaces",
+        budget: 90,
+        run: |c| node(c, "marathon-sim", any, &[]),
+    },
+    Suite {
+        name: "control",
+        what: "mesh-control with the real kubectl",
+        budget: 120,
+        run: |c| node(c, "mesh-control", any, &[]),
+    },
     Suite {
         name: "agent",
         what: "the loaded kernel programs",
         budget: 150,
-        run: |c| node(c, "mesh-agent", &["--test-threads=1"]),
+        run: |c| node(c, "mesh-agent", any, &["--test-threads=1"]),
     },
     Suite {
         name: "e2e",
         what: "the real binaries on two nodes",
         budget: 300,
-        run: |c| node(c, "mesh-tests", &["--test-threads=1"]),
+        run: |c| node(c, "mesh-tests", |test| test != "browser", &["--test-threads=1"]),
+    },
+    Suite {
+        name: "browser",
+        what: "the shop in a real browser; pictures in target/test-artefacts/browser",
+        budget: 90,
+        run: |c| node(c, "mesh-tests", |test| test == "browser", &[]),
     },
 ];
+
+/// For one test program, as `timeout` reads it; no suite's budget is larger.
+const LIMIT: &str = "15m";
 
 /// What cargo knows of the workspace.
 pub(super) struct Context {
@@ -56,18 +76,30 @@ impl Context {
         Ok(Self { metadata: serde_json::from_str(&text)? })
     }
 
+    fn packages(&self) -> impl Iterator<Item = &Value> {
+        self.metadata["packages"].as_array().into_iter().flatten()
+    }
+
     /// `--features mesh-agent/node,…`: of each crate that has a feature `node`.
     fn features(&self) -> Vec<String> {
-        let packages = self.metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let with = packages.iter().filter(|package| package["features"]["node"].is_array());
+        let with = self.packages().filter(|package| package["features"]["node"].is_array());
         let names: Vec<String> = with.filter_map(|package| Some(format!("{}/node", package["name"].as_str()?))).collect();
         if names.is_empty() { Vec::new() } else { vec!["--features".into(), names.join(",")] }
     }
 
+    /// The tests that need the feature `node`: (package, test). All others run in the suite `unit`, and only there.
+    fn node_tests(&self) -> Vec<(String, String)> {
+        let all =
+            self.packages().flat_map(|package| package["targets"].as_array().into_iter().flatten().map(move |t| (package, t)));
+        let needs =
+            |target: &Value| target["required-features"].as_array().is_some_and(|all| all.iter().any(|one| one == "node"));
+        let tests = all.filter(|(_, target)| target["kind"][0] == "test" && needs(target));
+        tests.filter_map(|(package, target)| Some((package["name"].as_str()?.into(), target["name"].as_str()?.into()))).collect()
+    }
+
     /// Where a package's manifest is.
     fn dir(&self, package: &str) -> Result<PathBuf> {
-        let packages = self.metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let manifest = packages.iter().find(|found| found["name"] == package).and_then(|found| found["manifest_path"].as_str());
+        let manifest = self.packages().find(|found| found["name"] == package).and_then(|found| found["manifest_path"].as_str());
         Ok(Path::new(manifest.with_context(|| format!("there is no package {package}"))?)
             .parent()
             .unwrap_or_else(|| Path::new("/"))
@@ -111,40 +143,59 @@ fn build(context: &Context) -> Result<Tally> {
     programs(context).map(|_| Tally::CHECK)
 }
 
-/// The test programs with the crates' feature `node`: (package, program).
-fn programs(context: &Context) -> Result<Vec<(String, PathBuf)>> {
+/// A test program, built with the crates' feature `node`.
+#[derive(Debug, PartialEq)]
+struct Program {
+    package: String,
+    test: String,
+    path: PathBuf,
+}
+
+fn programs(context: &Context) -> Result<Vec<Program>> {
+    let wanted = context.node_tests();
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"]).args(context.features());
+    for name in wanted.iter().map(|(_, test)| test).collect::<BTreeSet<_>>() {
+        command.args(["--test", name]);
+    }
     let output = command.stderr(Stdio::inherit()).output().context("cannot start cargo")?;
     if !output.status.success() {
         bail!("the test programs do not compile");
     }
-    Ok(String::from_utf8_lossy(&output.stdout).lines().filter_map(program).collect())
+    let built = String::from_utf8_lossy(&output.stdout);
+    // Two packages may have tests of one name, of which one needs no privilege.
+    Ok(built.lines().filter_map(program).filter(|found| wanted.contains(&(found.package.clone(), found.test.clone()))).collect())
 }
 
 /// One line of cargo's JSON: a test program, if it is one.
-fn program(line: &str) -> Option<(String, PathBuf)> {
+fn program(line: &str) -> Option<Program> {
     let message: Value = serde_json::from_str(line).ok()?;
-    let is_test = message["reason"] == "compiler-artifact" && message["profile"]["test"] == true;
+    let is_test = message["reason"] == "compiler-artifact" && message["target"]["kind"][0] == "test";
     let id = message["package_id"].as_str().filter(|_| is_test)?;
-    let name = id.rsplit_once('#').map_or(id, |(path, rest)| match rest.split_once('@') {
+    let package = id.rsplit_once('#').map_or(id, |(path, rest)| match rest.split_once('@') {
         Some((name, _)) => name,
         None => path.rsplit('/').next().unwrap_or(path),
     });
-    Some((name.to_owned(), message["executable"].as_str()?.into()))
+    let test = message["target"]["name"].as_str()?;
+    Some(Program { package: package.into(), test: test.into(), path: message["executable"].as_str()?.into() })
 }
 
-fn node(context: &Context, package: &str, arguments: &[&str]) -> Result<Tally> {
+/// Runs those tests of a package that need the feature `node`, by name.
+fn node(context: &Context, package: &str, choose: fn(&str) -> bool, arguments: &[&str]) -> Result<Tally> {
     if !nix::unistd::geteuid().is_root() {
         bail!("this suite makes namespaces and loads kernel programs, which need root: sudo -E cargo xtask test");
     }
+    super::install()?;
     ebpf::ensure()?;
     let kubectl = install::kubectl()?;
     let dir = context.dir(package)?;
     let mut total = Tally::default();
-    for (_, program) in programs(context)?.into_iter().filter(|(name, _)| name == package) {
-        let mut command = Command::new(&program);
-        command.args(arguments).current_dir(&dir).env("CARGO_MANIFEST_DIR", &dir);
+    for program in programs(context)?.into_iter().filter(|found| found.package == package && choose(&found.test)) {
+        eprintln!("▸ {package}: {}", program.test);
+        // One that hangs must not take the other suites with it. SIGTERM to it alone: what it started ends with it, in order.
+        let mut command = Command::new("timeout");
+        command.args(["--foreground", "--kill-after=30", LIMIT]).arg(&program.path).args(arguments);
+        command.current_dir(&dir).env("CARGO_MANIFEST_DIR", &dir);
         command.env("MESH_KUBECTL", &kubectl).env("MESH_BIN_DIR", cargo::target().join("debug"));
         total.add(counted(&mut command)?);
     }
@@ -152,6 +203,10 @@ fn node(context: &Context, package: &str, arguments: &[&str]) -> Result<Tally> {
         bail!("{package} has no test");
     }
     Ok(total)
+}
+
+fn any(_: &str) -> bool {
+    true
 }
 
 /// Shows the output line by line and counts its result lines. A program that fails without saying so is one failure.
@@ -187,14 +242,23 @@ mod tests {
 
     #[test]
     fn test_programs_are_found_in_cargos_messages() {
-        let message = |id: &str, test: bool| {
-            serde_json::json!({ "reason": "compiler-artifact", "package_id": id, "profile": { "test": test }, "executable": "/t/x" }).to_string()
+        let message = |id: &str, kind: &str| {
+            let target = serde_json::json!({ "kind": [kind], "name": "flows" });
+            serde_json::json!({ "reason": "compiler-artifact", "package_id": id, "target": target, "executable": "/t/x" })
+                .to_string()
         };
-        let found = |id| program(&message(id, true)).map(|(name, _)| name);
-        assert_eq!(found("path+file:///w/mesh-agent#0.1.0").as_deref(), Some("mesh-agent"));
-        assert_eq!(found("path+file:///w/tests#mesh-tests@0.1.0").as_deref(), Some("mesh-tests"));
-        assert_eq!(program(&message("path+file:///w/mesh-agent#0.1.0", false)), None);
+        let found = |id| program(&message(id, "test")).map(|found| (found.package, found.test));
+        assert_eq!(found("path+file:///w/mesh-agent#0.1.0"), Some(("mesh-agent".into(), "flows".into())));
+        assert_eq!(found("path+file:///w/tests#mesh-tests@0.1.0"), Some(("mesh-tests".into(), "flows".into())));
+        assert_eq!(program(&message("path+file:///w/mesh-agent#0.1.0", "lib")), None);
         assert_eq!(program("not json"), None);
+    }
+
+    #[test]
+    fn only_tests_that_need_privilege_are_node_tests() {
+        let found = Context::new().unwrap().node_tests();
+        assert!(found.contains(&("mesh-tests".into(), "browser".into())), "{found:?}");
+        assert!(!found.iter().any(|(package, _)| package == "mesh-common"), "{found:?}");
     }
 
     #[test]
