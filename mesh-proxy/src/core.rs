@@ -9,3 +9,4 @@ pub mod matching;
 pub mod retry;
 pub mod rewrite;
 pub mod route;
+pub mod stock;

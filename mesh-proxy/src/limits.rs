@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Brokered sockets per pod and family below which more are asked for: one batch, so that the next is always on its way.
-pub const STOCK_LOW: usize = 32;
+/// Brokered sockets per pod and family that are kept while the process stops: its open connections need few, and the next process has a
+/// stock of its own. The stock of a process that serves is in [`crate::core::stock`].
+pub const STOCK_STOPPING: usize = 64;
 /// How long a request may wait for a brokered socket when the stock is empty. Then 503, `no brokered socket`.
 pub const STOCK_WAIT: Duration = Duration::from_secs(1);
 /// Requests of a pod that may wait for a socket. Beyond: 503 at once, `no brokered socket`.

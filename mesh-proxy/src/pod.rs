@@ -150,7 +150,11 @@ impl Pod {
             upstream.sweep(cluster.map(Arc::as_ref));
             cluster.is_some() || Rc::strong_count(upstream) > 1
         });
-        self.stock.ask_if_low();
+    }
+
+    /// Sets the stock to what was taken lately.
+    pub fn restock(&self, since: Duration) {
+        self.stock.look(since);
     }
 }
 

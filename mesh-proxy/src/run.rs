@@ -239,7 +239,7 @@ fn bind(path: &Path, identity: Identity) -> anyhow::Result<UnixListener> {
 }
 
 /// Every connection is two descriptors and each pod has a stock; the usual soft limit of 1024 is below our own limits.
-fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(_soft, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
     if let Err(error) = raised {
         tracing::warn!(%error, "cannot raise the limit of open files");

@@ -1,10 +1,12 @@
 //! What all threads see: the snapshot in force, metrics, and what `/status` tells. Locks here are for pods that come and go, never for requests.
 
 use crate::config::Config;
+use crate::core::stock::TOTAL;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::xds::state::State;
 use arc_swap::ArcSwap;
+use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +14,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
 /// Shared by all threads of the process.
-#[derive(Default)]
 pub struct Shared {
     /// The snapshot in force.
     pub config: ArcSwap<Config>,
@@ -27,6 +28,26 @@ pub struct Shared {
     /// True once the first configuration is complete. Before, listeners are held and not accepted from: whoever connects waits in the
     /// backlog instead of getting a 404 that no rule wants.
     pub serving: watch::Sender<bool>,
+    /// Bumped when a snapshot is in force.
+    pub changed: watch::Sender<u64>,
+    /// Brokered sockets that all pods together may hold.
+    pub stock_total: usize,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let limit = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _hard)| soft);
+        Self {
+            config: ArcSwap::default(),
+            metrics: Metrics::default(),
+            pods: Mutex::default(),
+            progress: Mutex::default(),
+            drain: Drain::default(),
+            serving: watch::Sender::default(),
+            changed: watch::Sender::default(),
+            stock_total: TOTAL.min(usize::try_from(limit / 2).unwrap_or(TOTAL)),
+        }
+    }
 }
 
 /// What is known of broker and control plane.
@@ -61,6 +82,7 @@ impl Shared {
     /// Puts what the control plane sent in force, for all requests from now on.
     pub fn publish(&self, state: &mut State) {
         self.config.store(Arc::new(state.config()));
+        self.changed.send_modify(|changed| *changed += 1);
         let mut progress = self.progress.lock();
         progress.config_seen = true;
         progress.config_missing = state.missing();

@@ -60,12 +60,22 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
     let mut residents: HashMap<u32, Resident> = HashMap::new();
     let mut sweep = tokio::time::interval(SWEEP);
     let mut draining = false;
+    let mut changed = shared.changed.subscribe();
+    let sweep_all = |residents: &HashMap<u32, Resident>| {
+        let config = shared.config.load_full();
+        residents.values().for_each(|resident| resident.pod.sweep(&config.clusters));
+    };
     loop {
         let command = tokio::select! {
             command = commands.recv() => command,
             _ = sweep.tick() => {
-                let config = shared.config.load_full();
-                residents.values().for_each(|resident| resident.pod.sweep(&config.clusters));
+                sweep_all(&residents);
+                residents.values().for_each(|resident| resident.pod.restock(SWEEP));
+                continue;
+            }
+            // The sender lives as long as we do.
+            Ok(()) = changed.changed() => {
+                sweep_all(&residents);
                 continue;
             }
         };
@@ -102,6 +112,7 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
                 draining = true;
                 for resident in residents.values_mut() {
                     resident.close().await;
+                    resident.pod.restock(SWEEP);
                 }
                 drop(done);
             }

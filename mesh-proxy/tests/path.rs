@@ -301,15 +301,20 @@ async fn the_meshs_own_listener_and_unknown_ports_are_refused_and_counted() {
     }
 }
 
-#[tokio::test]
-async fn tcp_is_copied_and_closed_one_direction_at_a_time() {
-    let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
-    let mut world = World::new("0.0.0.0:0");
-    world.cluster("outbound|9999||echo", &[echo.local_addr().expect("address")]);
+/// The world's port is a TCP service.
+fn tcp_service(world: &mut World, endpoint: std::net::SocketAddr) {
+    world.cluster("outbound|9999||echo", &[endpoint]);
     let cluster_specifier = Some(tcp::tcp_proxy::ClusterSpecifier::Cluster("outbound|9999||echo".to_owned()));
     let proxy = tcp::TcpProxy { stat_prefix: "x".to_owned(), cluster_specifier, ..Default::default() };
     let listener = network_listener("127.0.0.1", world.port, "envoy.filters.network.tcp_proxy", any(&proxy));
     assert_eq!(world.deliver(names::LISTENER, &[("l", listener)]), [""; 0]);
+}
+
+#[tokio::test]
+async fn tcp_is_copied_and_closed_one_direction_at_a_time() {
+    let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let mut world = World::new("0.0.0.0:0");
+    tcp_service(&mut world, echo.local_addr().expect("address"));
     let server = tokio::spawn(async move {
         let (mut stream, _) = echo.accept().await.expect("accept");
         let mut all = Vec::new();

@@ -2,7 +2,8 @@
 //! except when the stock is empty.
 
 use crate::broker::Client;
-use crate::limits::{STOCK_AGAIN, STOCK_LOW, STOCK_WAIT, STOCK_WAITERS};
+use crate::core::stock::Rate;
+use crate::limits::{STOCK_AGAIN, STOCK_STOPPING, STOCK_WAIT, STOCK_WAITERS};
 use crate::shared::{PodStatus, Shared};
 use mesh_common::broker::{BATCH, Family};
 use std::cell::{Cell, RefCell};
@@ -10,6 +11,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::net::TcpSocket;
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -32,6 +34,11 @@ pub(super) struct Stock {
 #[derive(Default)]
 struct Shelf {
     sockets: RefCell<VecDeque<OwnedFd>>,
+    /// So many are held: less a batch is low, since what is asked for is a batch.
+    target: Cell<usize>,
+    rate: Cell<Rate>,
+    /// Since the last look.
+    taken: Cell<u32>,
     /// Kept full: the pod has connections of this family.
     wanted: Cell<bool>,
     /// A request is on its way.
@@ -56,7 +63,33 @@ impl Stock {
 
     /// From now on this family is kept in stock.
     pub(super) fn wanted(&self, family: Family) {
-        self.shelves[index(family)].wanted.set(true);
+        let shelf = &self.shelves[index(family)];
+        shelf.wanted.set(true);
+        shelf.target.set(self.target(shelf));
+        self.ask_if_low();
+    }
+
+    fn target(&self, shelf: &Shelf) -> usize {
+        if self.shared.drain.is_begun() {
+            return STOCK_STOPPING;
+        }
+        shelf.rate.get().target(self.shared.pods.lock().len(), self.shared.stock_total)
+    }
+
+    /// Looks how much was taken since the last time, asks for what is missing and closes what is too much.
+    pub(super) fn look(&self, since: Duration) {
+        for (family, shelf) in [Family::V4, Family::V6].into_iter().zip(&self.shelves) {
+            let mut rate = shelf.rate.get();
+            rate.look(shelf.taken.take(), since);
+            shelf.rate.set(rate);
+            let target = self.target(shelf);
+            shelf.target.set(target);
+            let surplus = shelf.sockets.borrow().len().saturating_sub(target + BATCH);
+            if surplus > 0 {
+                drop(shelf.sockets.borrow_mut().drain(..surplus));
+                self.count(family, -i64::try_from(surplus).unwrap_or(i64::MAX));
+            }
+        }
         self.ask_if_low();
     }
 
@@ -91,7 +124,9 @@ impl Stock {
     }
 
     fn take_now(&self, family: Family) -> Option<TcpSocket> {
-        let socket = self.shelves[index(family)].sockets.borrow_mut().pop_front()?;
+        let shelf = &self.shelves[index(family)];
+        let socket = shelf.sockets.borrow_mut().pop_front()?;
+        shelf.taken.set(shelf.taken.get().saturating_add(1));
         self.count(family, -1);
         self.ask_if_low();
         Some(TcpSocket::from_std_stream(std::net::TcpStream::from(socket)))
@@ -116,7 +151,7 @@ impl Stock {
     pub(super) fn ask_if_low(&self) {
         for family in [Family::V4, Family::V6] {
             let shelf = &self.shelves[index(family)];
-            let low = shelf.sockets.borrow().len() < STOCK_LOW;
+            let low = shelf.sockets.borrow().len() + BATCH <= shelf.target.get();
             if !low || !shelf.wanted.get() || shelf.asked.get() || self.closed.get() {
                 continue;
             }

@@ -189,3 +189,28 @@ async fn proxies_follow_each_other_under_load_without_a_failed_request() {
     }
     assert_eq!((changes, failed), (3, 0));
 }
+
+/// The stock of a pod that was never seen busy carries 34 new connections a second for a minute ([`mesh_proxy::core::stock`]): each
+/// connection of a TCP service takes a socket.
+#[tokio::test]
+async fn without_the_agent_a_minutes_worth_of_new_connections_is_served() {
+    const WORTH: usize = 33 * 60;
+    let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let mut world = World::new("0.0.0.0:0");
+    super::tcp_service(&mut world, echo.local_addr().expect("address"));
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = echo.accept().await.expect("accept");
+            stream.write_all(b"here").await.expect("write");
+        }
+    });
+    while world.shared.metrics.stock.get() < 2000 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    world.generous.store(false, Ordering::SeqCst);
+    for _ in 0..WORTH {
+        assert_eq!(read_all(connect(&world).await).await, "here");
+    }
+    assert!(world.shared.progress.lock().broker_lost.is_some(), "the agent was gone");
+    assert_eq!(world.shared.metrics.stock_empty.get(), 0);
+}

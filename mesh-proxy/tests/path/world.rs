@@ -34,7 +34,7 @@ pub struct World {
     pub state: State,
     /// Where a captured connection arrives.
     pub port: u16,
-    /// While false the agent answers no refill.
+    /// Once false the agent goes away when it is asked for the next refill.
     pub generous: Arc<AtomicBool>,
     /// The agent's own descriptor of the listener: it outlives the proxy.
     pub listening: TcpListener,
@@ -60,6 +60,7 @@ impl World {
     }
 
     fn on(listening: TcpListener) -> Self {
+        mesh_proxy::run::raise_descriptor_limit();
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("agent.sock");
         let port = listening.local_addr().expect("address").port();
@@ -244,7 +245,9 @@ async fn agent(socket: OwnedFd, listening: TcpListener, generous: Arc<AtomicBool
     loop {
         let Ok((ToAgent::Refill { slot, family, count }, _)) = wire.receive::<ToAgent>().await else { return };
         if !generous.load(Ordering::SeqCst) {
-            continue;
+            // It is gone, for good.
+            drop(wire);
+            return std::future::pending().await;
         }
         let kind = socket2::Type::STREAM.nonblocking();
         let sockets = (0..count).map(|_| socket2::Socket::new(socket2::Domain::IPV4, kind, None).expect("socket"));
