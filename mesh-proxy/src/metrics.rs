@@ -57,6 +57,8 @@ pub struct Metrics {
     pub upstream_failures: Counter,
     /// `mesh_proxy_retries_total`
     pub retries: Counter,
+    /// `mesh_proxy_stale_total`
+    pub stale: Counter,
     /// `mesh_proxy_sockets_received_total`
     pub sockets_received: Counter,
     /// `mesh_proxy_stock_empty_total`
@@ -82,6 +84,8 @@ impl Metrics {
         registry.register("mesh_proxy_upstream_connections", "Connections to endpoints", self.upstream_connections.clone());
         registry.register("mesh_proxy_upstream_connect_failures", "Failed ones", self.upstream_failures.clone());
         registry.register("mesh_proxy_retries", "Attempts beyond the first", self.retries.clone());
+        let stale = "Requests sent again since an idle connection was closed by its endpoint";
+        registry.register("mesh_proxy_stale", stale, self.stale.clone());
         registry.register("mesh_proxy_sockets_received", "Brokered sockets received", self.sockets_received.clone());
         registry.register("mesh_proxy_stock_empty", "Times a request found no brokered socket", self.stock_empty.clone());
         registry.register("mesh_proxy_stock_timeouts", "Times none came in time", self.stock_timeouts.clone());

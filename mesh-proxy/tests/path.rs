@@ -4,6 +4,8 @@
 
 #[path = "path/restart.rs"]
 mod restart;
+#[path = "path/upgrade.rs"]
+mod upgrade;
 #[path = "path/world.rs"]
 mod world;
 

@@ -86,6 +86,8 @@ pub enum Outcome {
     Reset {
         /// Nothing of the request was sent.
         before_request: bool,
+        /// The request may be sent twice without harm: idempotent, without a body.
+        safe: bool,
     },
     /// The upstream refused the stream (HTTP/2).
     Refused,
@@ -107,9 +109,11 @@ impl RetryPolicy {
             Outcome::Refused => on(Conditions(
                 Conditions::REFUSED_STREAM.0 | Conditions::SERVER_ERROR.0 | Conditions::GATEWAY_ERROR.0 | Conditions::RESET.0,
             )),
-            Outcome::Reset { before_request } => {
+            // More than Envoy: for a safe request, an endpoint that went away is the same whether it did so before or after accepting.
+            Outcome::Reset { before_request, safe } => {
                 on(Conditions(Conditions::RESET.0 | Conditions::SERVER_ERROR.0 | Conditions::GATEWAY_ERROR.0))
                     || (before_request && on(Conditions::RESET_BEFORE_REQUEST))
+                    || (safe && on(Conditions::CONNECT_FAILURE))
             }
             // Measured on Envoy: with the mesh's default list a per-try timeout ends the request.
             Outcome::PerTryTimeout => {
@@ -174,8 +178,9 @@ mod tests {
         for (outcome, expected) in [
             (Outcome::ConnectFailure, true),
             (Outcome::Refused, true),
-            (Outcome::Reset { before_request: true }, false),
-            (Outcome::Reset { before_request: false }, false),
+            (Outcome::Reset { before_request: true, safe: false }, false),
+            (Outcome::Reset { before_request: false, safe: false }, false),
+            (Outcome::Reset { before_request: false, safe: true }, true),
             (Outcome::PerTryTimeout, false),
             (Outcome::Response(StatusCode::SERVICE_UNAVAILABLE, None), false),
             (Outcome::Response(StatusCode::OK, Some(14)), true),
@@ -196,10 +201,11 @@ mod tests {
             ("gateway-error", status(503), true),
             ("retriable-4xx", status(409), true),
             ("retriable-4xx", status(404), false),
-            ("reset", Outcome::Reset { before_request: false }, true),
-            ("reset-before-request", Outcome::Reset { before_request: false }, false),
-            ("reset-before-request", Outcome::Reset { before_request: true }, true),
-            ("connect-failure", Outcome::Reset { before_request: true }, false),
+            ("reset", Outcome::Reset { before_request: false, safe: false }, true),
+            ("reset-before-request", Outcome::Reset { before_request: false, safe: false }, false),
+            ("reset-before-request", Outcome::Reset { before_request: true, safe: false }, true),
+            ("refused-stream", Outcome::Reset { before_request: false, safe: true }, false),
+            ("connect-failure", Outcome::Reset { before_request: true, safe: false }, false),
         ] {
             assert_eq!(policy(on).wants(outcome), expected, "{on} {outcome:?}");
         }

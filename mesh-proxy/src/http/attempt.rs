@@ -1,4 +1,9 @@
-//! One request to a cluster: choose, connect or reuse, send; again where the policy allows.
+//! One request to a cluster: choose, connect or reuse, send; again where the policy allows, or where nothing can have happened twice.
+//!
+//! A backend that stops (a rolling upgrade, a kill) closes connections at any moment. Three cases, in none of which a response was begun:
+//! it refuses: a connect failure, retried by the policy; it closes a connection that was reused, the request unsent or safe (idempotent,
+//! without a body): sent again on another endpoint, whatever the policy says, as a client would; it closes a fresh connection on a safe
+//! request: retried as a connect failure is.
 
 use super::body::{Replay, RequestBody};
 use super::local::Local;
@@ -31,10 +36,21 @@ pub(super) struct Call<'a> {
     pub(super) body: Option<Replay>,
 }
 
+/// Requests sent again because reused connections were closed. From the last on a fresh connection is made each time.
+const STALE_MAX: u32 = 3;
+/// Picks again, at least so many times, while the balancer returns an endpoint that failed just now.
+const OTHER_HOST: u32 = 5;
+
 /// Why an attempt gave no response.
 enum Failure {
     Connect(ConnectError),
-    Reset { protocol: bool },
+    /// A reused connection was closed, and the request may be sent again.
+    Stale,
+    /// `safe`: the request may be sent again, if the policy allows to connect again.
+    Reset {
+        protocol: bool,
+        safe: bool,
+    },
     PerTryTimeout,
 }
 
@@ -42,19 +58,27 @@ impl Call<'_> {
     /// Attempts until there is an answer. The caller bounds the whole by the route's timeout.
     pub(super) async fn run(mut self, record: &mut Record) -> Result<Answer, Local> {
         let mut tried: Vec<SocketAddr> = Vec::new();
-        let mut retries = 0;
+        let (mut retries, mut stale) = (0, 0);
         loop {
             let again = self.policy.map_or(0, |policy| policy.other_host_attempts);
+            let again = if stale > 0 { again.max(OTHER_HOST) } else { again };
             let picked = self.pod.with_rng(|rng| self.upstream.pick(self.cluster, &tried, again, rng));
             let Some(address) = picked else { return Err(Local::no_healthy_upstream()) };
             record.upstream = Some(address);
             if self.attempt_count {
                 self.parts.headers.insert("x-envoy-attempt-count", (retries + 1).into());
             }
+            let reuse = stale < STALE_MAX;
             let result = match self.policy.and_then(|policy| policy.per_try_timeout) {
-                Some(limit) => timeout(limit, self.attempt(address)).await.unwrap_or(Err(Failure::PerTryTimeout)),
-                None => self.attempt(address).await,
+                Some(limit) => timeout(limit, self.attempt(address, reuse)).await.unwrap_or(Err(Failure::PerTryTimeout)),
+                None => self.attempt(address, reuse).await,
             };
+            if matches!(result, Err(Failure::Stale)) {
+                stale += 1;
+                tried.push(address);
+                self.pod.shared.metrics.stale.inc();
+                continue;
+            }
             let wanted = self.policy.filter(|policy| policy.wants(outcome(&result)));
             let repeatable = self.body.as_ref().is_none_or(Replay::repeatable);
             match wanted {
@@ -80,44 +104,42 @@ impl Call<'_> {
         Request::from_parts(self.parts.clone(), body)
     }
 
-    async fn attempt(&self, address: SocketAddr) -> Result<Answer, Failure> {
-        let mut lease = self.upstream.lease(address, true);
-        let mut request = self.request();
+    /// May it be sent twice without harm?
+    fn is_safe(&self) -> bool {
+        self.parts.method.is_idempotent() && self.body.is_none()
+    }
+
+    async fn attempt(&self, address: SocketAddr, reuse: bool) -> Result<Answer, Failure> {
+        let mut lease = self.upstream.lease(address, reuse);
         if let Some(sender) = &mut lease.sender {
-            let mut error = match sender.try_send_request(request).await {
+            let mut error = match sender.try_send_request(self.request()).await {
                 Ok(response) => return Ok((response, lease)),
                 Err(error) => error,
             };
-            // The endpoint closed the idle connection just then. Not a failure of the endpoint: one fresh connection, if nothing was
-            // sent or the request may safely be sent twice.
-            request = match error.take_message() {
-                Some(unsent) => unsent,
-                None if self.parts.method.is_idempotent() && self.body.is_none() && !error.error().is_parse() => self.request(),
-                None => return Err(reset(error.error())),
-            };
-            lease.sender = None;
-            lease.used = 0;
+            let unsent = error.take_message().is_some();
+            let stale = unsent || (self.is_safe() && !error.error().is_parse());
+            return Err(if stale { Failure::Stale } else { self.reset(error.error()) });
         }
         let stream = self.pod.connect(address, self.cluster.connect_timeout).await.map_err(Failure::Connect)?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| reset(&error))?;
+        let (mut sender, connection) = handshake.map_err(|error| self.reset(&error))?;
         tokio::task::spawn_local(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%address, %error, "upstream connection ended");
             }
         });
-        match sender.try_send_request(request).await {
+        match sender.try_send_request(self.request()).await {
             Ok(response) => {
                 lease.sender = Some(sender);
                 Ok((response, lease))
             }
-            Err(error) => Err(reset(error.error())),
+            Err(error) => Err(self.reset(error.error())),
         }
     }
-}
 
-fn reset(error: &hyper::Error) -> Failure {
-    Failure::Reset { protocol: error.is_parse() }
+    fn reset(&self, error: &hyper::Error) -> Failure {
+        Failure::Reset { protocol: error.is_parse(), safe: self.is_safe() && !error.is_parse() }
+    }
 }
 
 fn outcome(result: &Result<Answer, Failure>) -> Outcome {
@@ -127,7 +149,9 @@ fn outcome(result: &Result<Answer, Failure>) -> Outcome {
             Outcome::Response(response.status(), grpc)
         }
         Err(Failure::Connect(_)) => Outcome::ConnectFailure,
-        Err(Failure::Reset { .. }) => Outcome::Reset { before_request: false },
+        // Stale ones are sent again before anybody asks.
+        Err(Failure::Stale) => Outcome::Reset { before_request: true, safe: true },
+        Err(Failure::Reset { safe, .. }) => Outcome::Reset { before_request: false, safe: *safe },
         Err(Failure::PerTryTimeout) => Outcome::PerTryTimeout,
     }
 }
@@ -136,8 +160,10 @@ impl Failure {
     fn local(self, retried: bool) -> Local {
         match self {
             Self::Connect(error) => Local::reset(&error.to_string(), retried, Flags::CONNECT_FAILURE),
-            Self::Reset { protocol: true } => Local::reset("protocol error", retried, Flags::PROTOCOL),
-            Self::Reset { protocol: false } => Local::reset("connection termination", retried, Flags::TERMINATED),
+            Self::Reset { protocol: true, .. } => Local::reset("protocol error", retried, Flags::PROTOCOL),
+            Self::Reset { protocol: false, .. } | Self::Stale => {
+                Local::reset("connection termination", retried, Flags::TERMINATED)
+            }
             Self::PerTryTimeout => Local::timeout(),
         }
     }

@@ -27,6 +27,8 @@ pub struct Upstream {
 #[derive(Default)]
 pub struct EndpointState {
     active: Cell<u32>,
+    /// It takes no more requests: connections are not kept.
+    retired: Cell<bool>,
     idle: RefCell<Vec<Idle>>,
 }
 
@@ -88,7 +90,9 @@ impl Upstream {
     pub(super) fn sweep(&self, cluster: Option<&Cluster>) {
         let now = Instant::now();
         self.endpoints.borrow_mut().retain(|address, endpoint| {
-            let cluster = cluster.filter(|cluster| cluster.endpoints.iter().any(|e| e.address == *address));
+            // Draining endpoints are not usable: what is idle there would be closed under the next request.
+            let cluster = cluster.filter(|cluster| cluster.usable.endpoints().iter().any(|e| e.address == *address));
+            endpoint.retired.set(cluster.is_none());
             endpoint.idle.borrow_mut().retain(|idle| {
                 let in_time = cluster.is_some_and(|cluster| cluster.idle_timeout.is_none_or(|limit| now - idle.since < limit));
                 in_time && !idle.sender.is_closed()
@@ -114,7 +118,8 @@ impl Lease {
         let used = self.used + 1;
         let Some(sender) = self.sender.take() else { return };
         let mut idle = self.endpoint.idle.borrow_mut();
-        if !sender.is_closed() && most_requests.is_none_or(|most| used < most) && idle.len() < IDLE_CONNECTIONS {
+        let keep = !self.endpoint.retired.get() && !sender.is_closed();
+        if keep && most_requests.is_none_or(|most| used < most) && idle.len() < IDLE_CONNECTIONS {
             idle.push(Idle { sender, since: Instant::now(), used });
         }
     }

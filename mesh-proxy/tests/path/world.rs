@@ -114,6 +114,11 @@ impl World {
 
     /// A cluster and its endpoints.
     pub fn cluster(&mut self, name: &str, endpoints: &[SocketAddr]) {
+        self.draining(name, endpoints, &[]);
+    }
+
+    /// The same, with endpoints that take nothing new.
+    pub fn draining(&mut self, name: &str, endpoints: &[SocketAddr], draining: &[SocketAddr]) {
         let message = cluster::Cluster {
             name: name.to_owned(),
             cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(3)),
@@ -121,7 +126,10 @@ impl World {
             ..Default::default()
         };
         assert_eq!(self.deliver(names::CLUSTER, &[(name, message)]), [""; 0]);
-        let lb_endpoints = endpoints.iter().map(|address| endpoint::LbEndpoint {
+        let healthy = endpoints.iter().map(|address| (address, core::HealthStatus::Unknown));
+        let all = healthy.chain(draining.iter().map(|address| (address, core::HealthStatus::Draining)));
+        let lb_endpoints = all.map(|(address, health)| endpoint::LbEndpoint {
+            health_status: health as i32,
             host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(endpoint::Endpoint {
                 address: socket_address(&address.ip().to_string(), address.port()),
                 ..Default::default()
