@@ -1,5 +1,8 @@
 //! Wires the parts: Marathon and the rules flow into one loop that compiles, and out to the nodes.
 
+#[cfg(test)]
+mod tests;
+
 use crate::admin::{self, Admin, World};
 use crate::api::{self, ApiArgs};
 use crate::auth::Tokens;

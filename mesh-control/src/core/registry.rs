@@ -103,16 +103,24 @@ pub(crate) enum Health {
 }
 
 impl Port {
+    /// All that could serve is unhealthy.
+    pub(crate) fn panics(&self) -> bool {
+        let any = |health: Health| self.endpoints.iter().any(|endpoint| endpoint.health == health);
+        any(Health::Unhealthy) && !any(Health::Healthy) && !any(Health::Unknown)
+    }
+
     /// The weight of an endpoint: 0 takes no new connection.
     ///
     /// Unknown health counts as unhealthy as long as another endpoint is known to be healthy; if none is, it counts as healthy:
-    /// a service must never be emptied because Marathon forgot everything that it knew (marathon#3419, #4094).
+    /// a service must never be emptied because Marathon forgot everything that it knew (marathon#3419, #4094). If all are unhealthy, the
+    /// check is as likely to be wrong as they are, and all are tried.
     pub(crate) fn weight(&self, endpoint: &Endpoint) -> u32 {
-        let any_healthy = || self.endpoints.iter().any(|e| e.health == Health::Healthy);
+        let any = |health: Health| self.endpoints.iter().any(|e| e.health == health);
         match endpoint.health {
             Health::Healthy => 1,
-            Health::Unknown => u32::from(!any_healthy()),
-            Health::Unhealthy | Health::Draining => 0,
+            Health::Unknown => u32::from(!any(Health::Healthy)),
+            Health::Unhealthy => u32::from(self.panics()),
+            Health::Draining => 0,
         }
     }
 }

@@ -153,7 +153,11 @@ impl Draft {
             self.problem(format!("{service}:{number}: UDP cannot be carried by the proxy, so the kernel carries it"));
             mode = Mode::Kernel;
         }
-        Port { protocol, mode, endpoints: port.endpoints.into_iter().collect() }
+        let port = Port { protocol, mode, endpoints: port.endpoints.into_iter().collect() };
+        if port.panics() {
+            self.problem(format!("{service}:{number}: every instance is unhealthy, so connections go to all of them"));
+        }
+        port
     }
 }
 

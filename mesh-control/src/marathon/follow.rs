@@ -6,6 +6,7 @@
 use super::client::{Client, Error};
 use super::fetch::fetch;
 use super::hints::{self, Dirty};
+use super::overlay::{self, Overlay};
 use super::sse::Parser;
 use super::types::View;
 use http_body_util::BodyExt;
@@ -69,6 +70,9 @@ struct Shared {
     dirty: Mutex<Dirty>,
     changed: Notify,
     attached: Notify,
+    /// The last answer, over which events are laid.
+    snapshot: Mutex<Option<Arc<View>>>,
+    overlay: Mutex<Overlay>,
 }
 
 impl Follower {
@@ -123,6 +127,10 @@ impl Follower {
             for event in events.drain(..) {
                 self.progress.lock().events += 1;
                 let hint = if event.truncated { Dirty::everything() } else { hints::of_event(&event.kind, &event.data) };
+                if let Some(news) = overlay::of_event(&event.kind, &event.data) {
+                    shared.overlay.lock().add(news, Instant::now().into_std());
+                    self.show(shared);
+                }
                 if !hint.is_clean() {
                     shared.dirty.lock().add(hint);
                     shared.changed.notify_one();
@@ -134,15 +142,25 @@ impl Follower {
     async fn ask(&self, shared: &Shared) -> Error {
         let _ = timeout(self.times.attach, shared.attached.notified()).await;
         let mut next_resync = Instant::now();
+        // What was seen last, with or without what events said: only ids and old versions are taken from it.
+        let mut before = self.view.borrow().clone().unwrap_or_default();
         loop {
             let dirty = std::mem::take(&mut *shared.dirty.lock());
             let started = Instant::now();
-            let before = self.view.borrow().clone().unwrap_or_default();
             let view = match fetch(&self.client, &before, &dirty).await {
                 Ok(view) => view,
                 Err(error) => return error,
             };
-            self.publish(view);
+            before = Arc::new(view);
+            *shared.snapshot.lock() = Some(before.clone());
+            shared.overlay.lock().confirm(&before, started.into_std(), Instant::now().into_std());
+            {
+                let mut progress = self.progress.lock();
+                progress.connected = true;
+                progress.error = None;
+                progress.snapshots += 1;
+            }
+            self.show(shared);
             if dirty.all {
                 next_resync = Instant::now() + self.times.resync.mul_f64(0.9 + 0.2 * rand::random::<f64>());
             }
@@ -155,13 +173,10 @@ impl Follower {
         }
     }
 
-    fn publish(&self, view: View) {
-        {
-            let mut progress = self.progress.lock();
-            progress.connected = true;
-            progress.error = None;
-            progress.snapshots += 1;
-        }
+    /// Publishes the last snapshot with what events have said since.
+    fn show(&self, shared: &Shared) {
+        let Some(snapshot) = shared.snapshot.lock().clone() else { return };
+        let view = shared.overlay.lock().over(&snapshot);
         self.view.send_if_modified(|current| {
             let changed = current.as_deref() != Some(&view);
             if changed {

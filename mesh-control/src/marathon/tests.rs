@@ -1,6 +1,6 @@
 //! The client against a server with real framing.
 
-mod fake;
+pub(crate) mod fake;
 
 use super::client::Client;
 use super::follow::{Follower, Progress, Times};

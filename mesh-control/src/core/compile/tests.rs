@@ -40,7 +40,7 @@ pub(crate) fn node(id: &str) -> Node {
     id.parse().expect("node id")
 }
 
-fn settings() -> Settings {
+pub(crate) fn settings() -> Settings {
     Settings {
         vip_domain: "marathon.l4lb.thisdcos.directory".to_owned(),
         outbound: OutboundPolicy::RegistryOnly,

@@ -130,8 +130,10 @@ fn health_of_pods() {
     };
     assert_eq!(weights(&[good, bad, silent]), [1, 0, 0]);
     assert_eq!(weights(&[silent, bad, silent]), [1, 0, 1], "a service is not emptied because Marathon knows nothing");
-    assert_eq!(weights(&[bad, bad]), [0, 0]);
-    assert_eq!(weights(&[(None, "x")]), [0], "a container's check holds for its endpoints");
+    assert_eq!(weights(&[bad, bad]), [1, 1], "nor because everything is unhealthy");
+    assert_eq!(registry_of(&[bad, bad]).problems.len(), 1, "which is told");
+    assert_eq!(registry_of(&[bad, silent]).problems.len(), 0);
+    assert_eq!(weights(&[(None, "x"), good]), [0, 1], "a container's check holds for its endpoints");
 }
 
 #[test]

@@ -9,26 +9,26 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::broadcast;
 
 #[derive(Default)]
-pub(super) struct State {
+pub(crate) struct State {
     /// Answers by path without query; what is absent is 404.
-    pub(super) documents: BTreeMap<String, Value>,
+    pub(crate) documents: BTreeMap<String, Value>,
     /// Where the event stream is redirected to.
-    pub(super) redirect: Option<String>,
+    pub(crate) redirect: Option<String>,
     /// Paths asked for, in order.
-    pub(super) asked: Vec<String>,
+    pub(crate) asked: Vec<String>,
 }
 
-pub(super) struct Fake {
-    pub(super) address: String,
-    pub(super) state: Arc<Mutex<State>>,
+pub(crate) struct Fake {
+    pub(crate) address: String,
+    pub(crate) state: Arc<Mutex<State>>,
     /// Written to every open event stream; an empty chunk closes it.
-    pub(super) stream: broadcast::Sender<Vec<u8>>,
+    pub(crate) stream: broadcast::Sender<Vec<u8>>,
     /// Who accepts connections, to be aborted.
-    pub(super) server: tokio::task::JoinHandle<()>,
+    pub(crate) server: tokio::task::JoinHandle<()>,
 }
 
 impl Fake {
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("bind");
         let address = listener.local_addr().expect("address").to_string();
         let state = Arc::new(Mutex::new(State::default()));
@@ -46,16 +46,16 @@ impl Fake {
         fake
     }
 
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    pub(super) fn put(&self, path: &str, document: Value) {
+    pub(crate) fn put(&self, path: &str, document: Value) {
         self.state.lock().documents.insert(path.to_owned(), document);
     }
 
     /// Apps by id and the port of their one task.
-    pub(super) fn apps(&self, apps: &[(&str, u16)]) {
+    pub(crate) fn apps(&self, apps: &[(&str, u16)]) {
         let app = |(id, port): &(&str, u16)| json!({"id": id, "tasks": [{"id": "t", "host": "10.0.0.1", "state": "TASK_RUNNING", "ports": [port]}]});
         for one in apps {
             self.put(&format!("/v2/apps{}", one.0), json!({"app": app(one)}));
@@ -63,11 +63,11 @@ impl Fake {
         self.put("/v2/apps", json!({"apps": apps.iter().map(app).collect::<Vec<_>>()}));
     }
 
-    pub(super) fn event(&self, kind: &str, data: &Value) {
+    pub(crate) fn event(&self, kind: &str, data: &Value) {
         let _ = self.stream.send(format!("event: {kind}\r\ndata: {data}\r\n\r\n").into_bytes());
     }
 
-    pub(super) fn take_asked(&self) -> Vec<String> {
+    pub(crate) fn take_asked(&self) -> Vec<String> {
         std::mem::take(&mut self.state.lock().asked)
     }
 }
