@@ -1,5 +1,6 @@
 //! `cargo xtask bookinfo`: from nothing to the shop through the mesh. The order of the steps is this file; what a step does is below it.
 
+pub(crate) mod bare;
 mod images;
 mod mesh;
 mod sim;
@@ -89,7 +90,7 @@ fn build(state: &State) -> Result<images::Binaries> {
     // All of the workspace, as the tests build it: then each dependency is compiled once, with one set of features.
     step("building the binaries", || cargo::show(cargo::cargo().args(["build", "--workspace", "--bins"])))?;
     sim::clear(state)?;
-    images::place(state)
+    images::place(state, "debug", &images::PROGRAMS)
 }
 
 /// Everything that Marathon is asked for, once it answers.

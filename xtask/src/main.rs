@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod bookinfo;
 mod cargo;
 mod ebpf;
@@ -33,6 +34,8 @@ enum Verb {
     Logs(bookinfo::tools::LogsArgs),
     /// Debian's kubectl 1.20 with the kubeconfig of the running shop.
     Kubectl(bookinfo::tools::KubectlArgs),
+    /// Measure, side by side with what others do.
+    Bench(bench::Args),
     /// Build the eBPF programs alone.
     BuildEbpf,
     /// Run everything that must pass; what CI calls.
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Verb::Exec(args) => bookinfo::tools::exec(&args),
         Verb::Logs(args) => bookinfo::tools::logs(&args),
         Verb::Kubectl(args) => bookinfo::tools::kubectl(&args),
+        Verb::Bench(args) => bench::run(&args),
         Verb::BuildEbpf => ebpf::build().map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::run(&args),
         Verb::Tidy => tidy::run(),

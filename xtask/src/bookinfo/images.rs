@@ -13,6 +13,8 @@ use crate::ui::step;
 
 /// Packages, each with one binary of the same name.
 pub(crate) const PROGRAMS: [&str; 5] = ["bookinfo", "marathon-sim", "mesh-agent", "mesh-control", "mesh-proxy"];
+/// Without the shop.
+pub(crate) const MESH: [&str; 4] = ["marathon-sim", "mesh-agent", "mesh-control", "mesh-proxy"];
 const SERVICES: [(&str, &str); 6] =
     [("details", "v1"), ("ratings", "v1"), ("productpage", "v1"), ("reviews", "v1"), ("reviews", "v2"), ("reviews", "v3")];
 
@@ -36,7 +38,8 @@ impl Binaries {
     }
 }
 
-pub(crate) fn place(state: &State) -> Result<Binaries> {
+/// Programs of the build profile `profile`.
+pub(crate) fn place(state: &State, profile: &str, programs: &[&str]) -> Result<Binaries> {
     let binaries = Binaries::of(state);
     if state.exists() && std::fs::read_dir(&state.dir)?.next().is_some() && !state.is_ours() {
         bail!("{} is not a directory of ours; choose another with --state", state.dir.display());
@@ -44,7 +47,7 @@ pub(crate) fn place(state: &State) -> Result<Binaries> {
     std::fs::create_dir_all(&state.dir)?;
     std::fs::create_dir_all(&binaries.dir)?;
     step("placing the binaries where every user may read them", || {
-        PROGRAMS.iter().try_for_each(|program| copy(&cargo::target().join("debug").join(program), &binaries.path(program)))
+        programs.iter().try_for_each(|program| copy(&cargo::target().join(profile).join(program), &binaries.path(program)))
     })?;
     std::fs::write(state.join("images.json"), serde_json::to_vec_pretty(&images(&binaries.dir))?)?;
     Ok(binaries)

@@ -96,7 +96,7 @@ fn definition(file: &str) -> Result<Value> {
     serde_json::from_str(&text).with_context(|| format!("{file} is not JSON"))
 }
 
-fn post(marathon: &str, path: &str, body: &Value) -> Result<()> {
+pub(crate) fn post(marathon: &str, path: &str, body: &Value) -> Result<()> {
     let answer = http::tcp(marathon, "POST", path, Some(&body.to_string()), Duration::from_secs(10))?;
     if answer.status != 201 {
         bail!("Marathon refused {}: {} {}", body["id"], answer.status, answer.body.trim());

@@ -140,7 +140,7 @@ pub(crate) fn down(state: &State) -> Result<()> {
 }
 
 /// The state directory, once nothing is mounted below it: removing through a mount would remove files of the machine.
-fn remove(state: &State) -> Result<()> {
+pub(crate) fn remove(state: &State) -> Result<()> {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo")?;
     let dir = format!("{}/", state.dir.display());
     if mounts.lines().filter_map(|line| line.split(' ').nth(4)).any(|point| point.starts_with(&dir)) {
