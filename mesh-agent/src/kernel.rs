@@ -6,11 +6,13 @@
 //! |---|---|
 //! | `CONFIG`, `SERVICES`, ... | the maps of `abi::maps` |
 //! | `links/connect4`, ... | the programs at the cgroup root |
+//! | `guards/COOKIE-IFINDEX-HOOK` | the tc programs at the host's end of this pod's veth |
 //! | `pods/COOKIE` | the sk_lookup program of the pod with this namespace cookie |
 //!
 //! An agent that starts reuses the maps if they are of its own `ABI_VERSION`, and replaces the programs behind the links in place.
 
 mod egress;
+mod guard;
 mod link;
 mod maps;
 mod probe;
@@ -130,7 +132,7 @@ impl Kernel {
         if !is_current(&pins) {
             remove_pins(&pins)?;
         }
-        for dir in [pins.clone(), pins.join("links"), pins.join("pods")] {
+        for dir in [pins.clone(), pins.join("links"), pins.join("pods"), pins.join("guards")] {
             fs::create_dir_all(&dir).map_err(|source| Error::Path { path: dir, source })?;
         }
         let root = File::open(cgroup).map_err(|source| Error::Path { path: cgroup.to_owned(), source })?;
@@ -275,7 +277,7 @@ fn is_current(pins: &Path) -> bool {
 }
 
 fn remove_pins(pins: &Path) -> Result<(), Error> {
-    for dir in [pins.join("links"), pins.join("pods"), pins.to_owned()] {
+    for dir in [pins.join("links"), pins.join("pods"), pins.join("guards"), pins.to_owned()] {
         match fs::remove_dir_all(&dir) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(Error::Path { path: dir, source }),
             _ => {}

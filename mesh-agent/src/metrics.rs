@@ -60,6 +60,8 @@ pub struct Metrics {
     pub wanted: Gauge,
     /// Pods that it has.
     pub enrolled: Gauge,
+    /// Pods of which no veth is guarded.
+    pub unguarded: Gauge,
 }
 
 impl Metrics {
@@ -72,7 +74,8 @@ impl Metrics {
         let (lessons, learned) = (Family::default(), Gauge::default());
         registry.register("dns_lessons", "Addresses in DNS answers, by what became of them", Family::clone(&lessons));
         registry.register("learned_addresses", "Addresses outside the mesh that are allowed by name", learned.clone());
-        let (wanted, enrolled) = (Gauge::default(), Gauge::default());
+        let (wanted, enrolled, unguarded) = (Gauge::default(), Gauge::default(), Gauge::default());
+        registry.register("pods_unguarded", "Pods whose veth has no guard against raw packets", unguarded.clone());
         registry.register("broker_connections_ended", "Broker connections that ended, by reason", Family::clone(&ends));
         registry.register("brokered_sockets", "Sockets made in pods for mesh-proxy", brokered.clone());
         registry.register("brokered_sockets_refused", "Sockets asked for beyond a pod's limit", refused.clone());
@@ -85,7 +88,7 @@ impl Metrics {
         registry.register("pods_wanted", "Pods that this node should have in the mesh", wanted.clone());
         registry.register("pods_enrolled", "Pods that this node has in the mesh", enrolled.clone());
         registry.register_collector(Box::new(KernelCounters(kernel)));
-        Self { registry, ends, brokered, refused, deliveries, enrol_failures, lessons, learned, wanted, enrolled }
+        Self { registry, ends, brokered, refused, deliveries, enrol_failures, lessons, learned, wanted, enrolled, unguarded }
     }
 
     /// The text that Prometheus scrapes.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 pub mod route;
 pub mod sockets;
+pub mod veth;
 
 /// `SO_NETNS_COOKIE`, which libc does not name.
 const SO_NETNS_COOKIE: libc::c_int = 71;

@@ -150,6 +150,9 @@ impl Node {
             self.audited = now;
             self.actual = None;
             self.book.distrust();
+            self.held.iter().filter(|(cookie, _)| !self.kernel.is_guarded(**cookie)).for_each(|(cookie, (pod, workload))| {
+                self.guard(*cookie, pod, workload);
+            });
             if let Err(reason) = self.fill() {
                 error!(reason, "the kernel's tables cannot be written");
             }
@@ -200,6 +203,7 @@ impl Node {
                         info!(pod = workload.id, slot = pod.slot, cookie, "a pod is in the mesh");
                         self.roster.enrolled(pod.slot, workload.clone(), namespace, opened);
                         self.held.insert(*cookie, (*pod, workload.clone()));
+                        self.guard(*cookie, pod, workload);
                         self.failures.remove(&workload.id);
                     }
                     Err(error) => {
@@ -211,6 +215,16 @@ impl Node {
                     }
                 }
             }
+        }
+    }
+
+    /// The backstop behind the hooks. A pod without is in the mesh all the same, and counted.
+    fn guard(&self, cookie: u64, pod: &Pod, workload: &Workload) {
+        let Some(namespace) = self.places.namespace(cookie) else { return };
+        match self.kernel.guard(cookie, pod, &namespace) {
+            Ok(0) => warn!(pod = workload.id, "no veth of this pod has its other end here: raw packets of it are not judged"),
+            Ok(_) => {}
+            Err(error) => warn!(pod = workload.id, %error, "the veth of a pod is not guarded: raw packets of it are not judged"),
         }
     }
 
@@ -234,6 +248,7 @@ impl Node {
         let enrolled = pods.iter().filter(|pod| pod.enrolled).count();
         self.metrics.wanted.set(pods.len() as i64);
         self.metrics.enrolled.set(enrolled as i64);
+        self.metrics.unguarded.set(self.held.keys().filter(|cookie| !self.kernel.is_guarded(**cookie)).count() as i64);
         self.status.update(|status| {
             status.wanted = pods.len();
             status.enrolled = enrolled;

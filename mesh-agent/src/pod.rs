@@ -50,6 +50,7 @@ pub fn enrol(kernel: &Kernel, cookie: u64, pod: &Pod, namespace: &Namespace) -> 
 /// If the kernel refuses.
 pub fn leave(kernel: &Kernel, cookie: u64, pod: &Pod) -> Result<(), Error> {
     kernel.maps().remove_pod(cookie)?;
+    kernel.unguard(cookie)?;
     kernel.unsteer(cookie)?;
     for kind in [listener::OUTBOUND_V4, listener::OUTBOUND_V6, listener::DNS_TCP_V4, listener::DNS_TCP_V6] {
         kernel.maps().remove_listener(&ListenerKey { slot: pod.slot, kind })?;

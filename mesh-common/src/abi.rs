@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 4;
+pub const ABI_VERSION: u32 = 5;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -210,6 +210,24 @@ pub struct UdpKey {
     pub pad: [u8; 6],
 }
 
+/// Key of `FLOWS`: an exchange of packets that may go on although the pod could not have begun it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct FlowKey {
+    /// [`Pod::slot`].
+    pub slot: u32,
+    /// The other side.
+    pub remote: Addr,
+    /// Port of the other side; of ICMP echoes their number.
+    pub remote_port: u16,
+    /// The pod's port; 0 for ICMP.
+    pub local_port: u16,
+    /// IP protocol.
+    pub proto: u8,
+    /// Always zero.
+    pub pad: [u8; 3],
+}
+
 /// What happens to destinations outside the mesh (MeshConfig.outboundTrafficPolicy).
 pub mod egress {
     /// Refused unless a ServiceEntry allows it (REGISTRY_ONLY).
@@ -351,79 +369,7 @@ pub mod dns {
 /// Name of the global of each `sk_lookup` instance that tells it whose it is: a [`Pod`].
 pub const POD_GLOBAL: &str = "POD";
 
-/// Map names and capacities, shared by the program's definitions and the agent.
-pub mod maps {
-    /// `Array<Config>`.
-    pub const CONFIG: &str = "CONFIG";
-    /// `HashMap<u64, Pod>`: network namespace cookie.
-    pub const PODS_BY_NETNS: &str = "PODS_BY_NETNS";
-    /// `HashMap<Dest, Service>`.
-    pub const SERVICES: &str = "SERVICES";
-    /// `HashMap<BackendKey, Backend>`.
-    pub const BACKENDS: &str = "BACKENDS";
-    /// `HashMap<Addr, u32>`: addresses of known workloads.
-    pub const WORKLOADS: &str = "WORKLOADS";
-    /// `HashMap<Dest, u32>`: control-plane and admin ports that no workload may dial.
-    pub const PROTECTED: &str = "PROTECTED";
-    /// `SockHash<ListenerKey>`.
-    pub const LISTENERS: &str = "LISTENERS";
-    /// `SkStorage<Tag>`.
-    pub const TAGS: &str = "TAGS";
-    /// `SkStorage<Diverted>`: what a rewritten connected socket asked for.
-    pub const ORIGINALS: &str = "ORIGINALS";
-    /// `LruHashMap<UdpKey, Original>`: where the datagrams of unconnected sockets really come from.
-    pub const UDP_REVERSE: &str = "UDP_REVERSE";
-    /// `HashMap<EgressKey, u32>`: single destinations outside the mesh that are allowed.
-    pub const EGRESS_EXACT: &str = "EGRESS_EXACT";
-    /// `LpmTrie<EgressNet, u32>`: ranges outside the mesh that are allowed.
-    pub const EGRESS_CIDR: &str = "EGRESS_CIDR";
-    /// `HashMap<LearnedKey, LearnedName>`: the agent's memory of DNS answers. No program reads it; it lies here because here it lives
-    /// exactly as long as the cells that were made from it.
-    pub const LEARNED: &str = "LEARNED";
-    /// All of them: what is pinned.
-    pub const ALL: [&str; 15] = [
-        CONFIG,
-        PODS_BY_NETNS,
-        SERVICES,
-        BACKENDS,
-        WORKLOADS,
-        PROTECTED,
-        EGRESS_EXACT,
-        EGRESS_CIDR,
-        LEARNED,
-        LISTENERS,
-        TAGS,
-        ORIGINALS,
-        UDP_REVERSE,
-        COUNTERS,
-        EVENTS,
-    ];
-    /// `PerCpuArray<u64>`, indexed by reason code.
-    pub const COUNTERS: &str = "COUNTERS";
-    /// `RingBuf<Event>`.
-    pub const EVENTS: &str = "EVENTS";
-
-    /// Pods on one node: a DC/OS overlay gives a node 254 addresses; four times that.
-    pub const PODS_MAX: u32 = 1024;
-    /// (VIP, port, protocol) triples: 10,000 services with up to four ports and both families.
-    pub const SERVICES_MAX: u32 = 65_536;
-    /// Backends, twice (the old and the new generation of a set live side by side): 10,000 services with 50,000 backends.
-    pub const BACKENDS_MAX: u32 = 262_144;
-    /// Workload addresses of the whole mesh, both families.
-    pub const WORKLOADS_MAX: u32 = 131_072;
-    /// Control-plane and admin endpoints.
-    pub const PROTECTED_MAX: u32 = 4096;
-    /// Allowed (address, port) pairs: every learned address with four ports.
-    pub const EGRESS_EXACT_MAX: u32 = 65_536;
-    /// Allowed (range, port) pairs: the published ranges of a large cloud provider (some 8,000) with two ports.
-    pub const EGRESS_CIDR_MAX: u32 = 16_384;
-    /// Learned (name, address) pairs: 1,000 names with 16 addresses each.
-    pub const LEARNED_MAX: u32 = 16_384;
-    /// UDP sockets with a translated peer; the oldest are forgotten (LRU) and would have to ask again.
-    pub const UDP_MAX: u32 = 65_536;
-    /// Bytes of the ring buffer: about 1,300 refusals between two reads of the agent.
-    pub const EVENTS_BYTES: u32 = 65_536;
-}
+pub mod maps;
 
 #[cfg(feature = "user")]
 mod pod_impls {
@@ -442,6 +388,7 @@ mod pod_impls {
         EgressKey,
         EgressNet,
         Event,
+        FlowKey,
         LearnedKey,
         LearnedName,
         ListenerKey,
@@ -468,6 +415,7 @@ const _: () = {
     assert!(size_of::<EgressNet>() == 24 && EgressNet::BITS == 8 * 24);
     assert!(size_of::<LearnedKey>() == 24);
     assert!(size_of::<LearnedName>() == 264);
+    assert!(size_of::<FlowKey>() == 28);
     assert!(size_of::<Config>() == 28);
     assert!(size_of::<Event>() == 40);
 };

@@ -1,3 +1,4 @@
 //! Decisions as pure functions: no I/O, no allocation, no panic. Callers look up, act, count and log.
 
 pub mod l4;
+pub mod packet;

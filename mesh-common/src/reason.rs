@@ -58,6 +58,8 @@ reasons! {
         Internal = 9 => "internal",
         /// DNS to a server with an IPv6 address: the mesh's DNS is asked over IPv4 only, and an unseen question may not leave the pod.
         Ipv6Dns = 10 => "ipv6_dns",
+        /// A packet left a pod with a source address that is not the pod's.
+        Spoofed = 11 => "spoofed",
     }
 }
 
@@ -73,7 +75,7 @@ impl Reason {
         match self {
             Self::NoBackend | Self::MeshListener | Self::ControlPlane | Self::ProxyGone | Self::Ipv6Dns => 111,
             Self::UnknownVip | Self::EgressDenied => 113,
-            Self::MapFull | Self::Bypass | Self::Internal => 1,
+            Self::MapFull | Self::Bypass | Self::Spoofed | Self::Internal => 1,
         }
     }
 }

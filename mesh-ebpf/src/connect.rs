@@ -3,7 +3,7 @@
 use crate::context::{Family, address, destination, rewrite, set_mark};
 use crate::emit::{self, PROCEED, count, refuse};
 use crate::maps::{LEARNED, ORIGINALS};
-use crate::verdict::{Caller, backend};
+use crate::verdict::{Caller, backend, judged};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_tuple;
 use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_sk_lookup_tcp, bpf_sk_release};
@@ -12,7 +12,7 @@ use aya_ebpf::programs::SockAddrContext;
 use mesh_common::abi::{Addr, Dest, Diverted, Original, dns, probe};
 use mesh_common::decide::l4::{TCP, UDP, Verdict};
 use mesh_common::ports;
-use mesh_common::reason::{Reason, Steered};
+use mesh_common::reason::{Passed, Reason, Steered};
 
 /// `BPF_F_CURRENT_NETNS`: the namespace of the socket in the context.
 const CURRENT_NETNS: u64 = -1i32 as u64;
@@ -37,14 +37,22 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     }
     let caller = Caller::of(ctx);
     let done = match caller.decide(dest) {
-        Verdict::Pass(why) => settle(ctx, &caller, 0).map(|()| why.code()),
+        Verdict::Pass(why) => settle(ctx, &caller, 0).and_then(|()| match why {
+            // Never on the wire.
+            Passed::Loopback | Passed::OwnAddress => Ok(why.code()),
+            _ => judged(ctx, &caller, &dest).map(|()| why.code()),
+        }),
         Verdict::Proxy => hand_over(ctx, &caller, &dest, ports::OUTBOUND).map(|()| Steered::Proxy.code()),
         Verdict::Dns => to_dns(ctx, family, &caller, &dest).map(|()| Steered::Dns.code()),
         Verdict::Backend(service) => {
             // SAFETY: takes nothing.
             let random = unsafe { bpf_get_prandom_u32() };
             match backend(&service, random) {
-                Some(to) => divert(ctx, family, &caller, &to.addr, to.port).map(|()| Steered::Backend.code()),
+                Some(to) => {
+                    let dest = Dest { addr: to.addr, port: to.port, ..dest };
+                    let done = divert(ctx, family, &caller, &to.addr, to.port).and_then(|()| judged(ctx, &caller, &dest));
+                    done.map(|()| Steered::Backend.code())
+                }
                 None => Err(Reason::Internal),
             }
         }

@@ -3,7 +3,7 @@
 use crate::context::{Family, address, cookie, destination, rewrite};
 use crate::emit::{PROCEED, count, refuse};
 use crate::maps::{ORIGINALS, UDP_REVERSE};
-use crate::verdict::{Caller, backend};
+use crate::verdict::{Caller, backend, judged};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::abi::{Addr, Dest, Original, UdpKey, dns};
@@ -49,7 +49,11 @@ fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
             None => Err(Reason::Ipv6Dns),
         },
         Verdict::Backend(service) => match backend(&service, sticky(ctx, &dest)) {
-            Some(to) => divert(ctx, family, &dest, &to.addr, to.port).map(|()| Steered::Backend.code()),
+            Some(to) => {
+                let to_dest = Dest { addr: to.addr, port: to.port, ..dest };
+                let done = divert(ctx, family, &dest, &to.addr, to.port).and_then(|()| judged(ctx, &caller, &to_dest));
+                done.map(|()| Steered::Backend.code())
+            }
             None => Err(Reason::Internal),
         },
         // The decision hands over TCP only.

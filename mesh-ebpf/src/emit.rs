@@ -22,15 +22,22 @@ pub(crate) fn count(code: u8) {
 /// Counts, reports and refuses.
 #[inline(always)]
 pub(crate) fn refuse(reason: Reason, dest: &Dest, slot: u32) -> i32 {
+    let pid = (bpf_get_current_pid_tgid() >> 32) as u32;
+    report(reason, dest, slot, pid);
+    end(reason.errno())
+}
+
+/// Counts and reports.
+#[inline(always)]
+pub(crate) fn report(reason: Reason, dest: &Dest, slot: u32, pid: u32) {
     count(reason.code());
     // No room means that the agent is behind; the counter has it all the same.
     if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
-        // SAFETY: both only read the current task and the clock.
-        let (time_ns, pid) = unsafe { (bpf_ktime_get_ns(), (bpf_get_current_pid_tgid() >> 32) as u32) };
+        // SAFETY: only reads the clock.
+        let time_ns = unsafe { bpf_ktime_get_ns() };
         entry.write(Event { time_ns, dest: *dest, slot, pid, reason: reason.code(), pad: [0; 3] });
         entry.submit(0);
     }
-    end(reason.errno())
 }
 
 /// Ends the system call with this errno.

@@ -5,6 +5,7 @@
 //! | `connect4`, `connect6` | cgroup connect | `connect.rs` |
 //! | `sendmsg4`, `sendmsg6`, `recvmsg4`, `recvmsg6` | cgroup UDP | `datagram.rs` |
 //! | `getpeername4`, `getpeername6` | cgroup | `peername.rs` |
+//! | `from_pod`, `to_pod` | tc at the host's end of the veth, one instance per pod | `guard.rs` |
 //! | `steer` | sk_lookup, one instance per pod | `steer.rs` |
 
 #![no_std]
@@ -14,6 +15,7 @@ mod connect;
 mod context;
 mod datagram;
 mod emit;
+mod guard;
 mod maps;
 mod peername;
 mod steer;

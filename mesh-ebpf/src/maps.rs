@@ -6,8 +6,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, Diverted, EgressKey, EgressNet, LearnedKey, LearnedName, ListenerKey, Original, Pod,
-    Service, Tag, UdpKey, listener, maps,
+    Addr, Backend, BackendKey, Config, Dest, Diverted, EgressKey, EgressNet, FlowKey, LearnedKey, LearnedName, ListenerKey,
+    Original, Pod, Service, Tag, UdpKey, listener, maps,
 };
 use mesh_common::decide::l4::Tables;
 use mesh_common::reason;
@@ -40,6 +40,10 @@ pub(crate) static TAGS: SkStorage<Tag> = SkStorage::new();
 pub(crate) static ORIGINALS: SkStorage<Diverted> = SkStorage::new();
 #[map]
 pub(crate) static UDP_REVERSE: LruHashMap<UdpKey, Original> = LruHashMap::with_max_entries(maps::UDP_MAX, 0);
+#[btf_map]
+pub(crate) static JUDGED: SkStorage<Original> = SkStorage::new();
+#[map]
+pub(crate) static FLOWS: LruHashMap<FlowKey, u32> = LruHashMap::with_max_entries(maps::FLOWS_MAX, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
 #[map]

@@ -14,7 +14,7 @@ use mesh_common::ports;
 
 /// Whose instance this is: the agent writes it before loading (`abi::POD_GLOBAL`).
 #[unsafe(no_mangle)]
-static POD: Pod = Pod { slot: u32::MAX, policy: 0, addr4: Addr([0; 16]), addr6: Addr([0; 16]) };
+pub(crate) static POD: Pod = Pod { slot: u32::MAX, policy: 0, addr4: Addr([0; 16]), addr6: Addr([0; 16]) };
 
 const AF_INET: u32 = 2;
 

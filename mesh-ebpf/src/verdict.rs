@@ -1,10 +1,10 @@
 //! Who asks, and what the decision says: the half that connect and sendmsg share.
 
-use crate::maps::{BACKENDS, CONFIG, KernelTables, PODS_BY_NETNS, TAGS};
+use crate::maps::{BACKENDS, CONFIG, JUDGED, KernelTables, PODS_BY_NETNS, TAGS};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::abi::{Backend, BackendKey, Dest, Pod, Service};
+use mesh_common::abi::{Backend, BackendKey, Dest, Original, Pod, Service};
 use mesh_common::decide::l4::{self, Flow, Verdict};
 use mesh_common::reason::Reason;
 
@@ -59,4 +59,21 @@ pub(crate) fn backend(service: &Service, random: u32) -> Option<&'static Backend
     let index = random % service.backends;
     // SAFETY: read within this program run; a set that is replaced is deleted only after the service's cell has flipped.
     unsafe { BACKENDS.get(&BackendKey { service: service.id, generation: service.generation, index }) }
+}
+
+/// Notes on a pod's socket where it may send, for the packets that the guard of its veth sees. A later verdict takes the place.
+#[inline(always)]
+pub(crate) fn judged(ctx: &SockAddrContext, caller: &Caller, dest: &Dest) -> Result<(), Reason> {
+    if caller.pod.is_none() {
+        return Ok(());
+    }
+    let mut value = Original { addr: dest.addr, port: dest.port, pad: 0 };
+    // SAFETY: the context's socket is valid during the call; the value that may be there is written whole.
+    unsafe {
+        match JUDGED.get_or_insert_ptr_mut(ctx, Some(&mut value)).as_mut() {
+            Some(cell) => *cell = value,
+            None => return Err(Reason::MapFull),
+        }
+    }
+    Ok(())
 }

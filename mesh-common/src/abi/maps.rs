@@ -1,0 +1,80 @@
+//! Map names and capacities, shared by the programs' definitions and the agent.
+
+/// `Array<Config>`.
+pub const CONFIG: &str = "CONFIG";
+/// `HashMap<u64, Pod>`: network namespace cookie.
+pub const PODS_BY_NETNS: &str = "PODS_BY_NETNS";
+/// `HashMap<Dest, Service>`.
+pub const SERVICES: &str = "SERVICES";
+/// `HashMap<BackendKey, Backend>`.
+pub const BACKENDS: &str = "BACKENDS";
+/// `HashMap<Addr, u32>`: addresses of known workloads.
+pub const WORKLOADS: &str = "WORKLOADS";
+/// `HashMap<Dest, u32>`: control-plane and admin ports that no workload may dial.
+pub const PROTECTED: &str = "PROTECTED";
+/// `SockHash<ListenerKey>`.
+pub const LISTENERS: &str = "LISTENERS";
+/// `SkStorage<Tag>`.
+pub const TAGS: &str = "TAGS";
+/// `SkStorage<Diverted>`: what a rewritten connected socket asked for.
+pub const ORIGINALS: &str = "ORIGINALS";
+/// `LruHashMap<UdpKey, Original>`: where the datagrams of unconnected sockets really come from.
+pub const UDP_REVERSE: &str = "UDP_REVERSE";
+/// `HashMap<EgressKey, u32>`: single destinations outside the mesh that are allowed.
+pub const EGRESS_EXACT: &str = "EGRESS_EXACT";
+/// `LpmTrie<EgressNet, u32>`: ranges outside the mesh that are allowed.
+pub const EGRESS_CIDR: &str = "EGRESS_CIDR";
+/// `HashMap<LearnedKey, LearnedName>`: the agent's memory of DNS answers. No program reads it; it lies here because here it lives
+/// exactly as long as the cells that were made from it.
+pub const LEARNED: &str = "LEARNED";
+/// `SkStorage<Original>`: the destination with which a pod's socket has passed connect() or sendmsg(), after rewriting.
+pub const JUDGED: &str = "JUDGED";
+/// `LruHashMap<FlowKey, u32>`: flows that began inbound, or on a judged socket.
+pub const FLOWS: &str = "FLOWS";
+/// All of them: what is pinned.
+pub const ALL: [&str; 17] = [
+    CONFIG,
+    PODS_BY_NETNS,
+    SERVICES,
+    BACKENDS,
+    WORKLOADS,
+    PROTECTED,
+    EGRESS_EXACT,
+    EGRESS_CIDR,
+    LEARNED,
+    LISTENERS,
+    TAGS,
+    ORIGINALS,
+    UDP_REVERSE,
+    JUDGED,
+    FLOWS,
+    COUNTERS,
+    EVENTS,
+];
+/// `PerCpuArray<u64>`, indexed by reason code.
+pub const COUNTERS: &str = "COUNTERS";
+/// `RingBuf<Event>`.
+pub const EVENTS: &str = "EVENTS";
+
+/// Pods on one node: a DC/OS overlay gives a node 254 addresses; four times that.
+pub const PODS_MAX: u32 = 1024;
+/// (VIP, port, protocol) triples: 10,000 services with up to four ports and both families.
+pub const SERVICES_MAX: u32 = 65_536;
+/// Backends, twice (the old and the new generation of a set live side by side): 10,000 services with 50,000 backends.
+pub const BACKENDS_MAX: u32 = 262_144;
+/// Workload addresses of the whole mesh, both families.
+pub const WORKLOADS_MAX: u32 = 131_072;
+/// Control-plane and admin endpoints.
+pub const PROTECTED_MAX: u32 = 4096;
+/// Allowed (address, port) pairs: every learned address with four ports.
+pub const EGRESS_EXACT_MAX: u32 = 65_536;
+/// Allowed (range, port) pairs: the published ranges of a large cloud provider (some 8,000) with two ports.
+pub const EGRESS_CIDR_MAX: u32 = 16_384;
+/// Learned (name, address) pairs: 1,000 names with 16 addresses each.
+pub const LEARNED_MAX: u32 = 16_384;
+/// UDP sockets with a translated peer; the oldest are forgotten (LRU) and would have to ask again.
+pub const UDP_MAX: u32 = 65_536;
+/// Flows that packets are let pass for: 128 from outside for each pod. The ones that were silent longest are forgotten (LRU), and cut.
+pub const FLOWS_MAX: u32 = 131_072;
+/// Bytes of the ring buffer: about 1,300 refusals between two reads of the agent.
+pub const EVENTS_BYTES: u32 = 65_536;

@@ -1,0 +1,247 @@
+//! tc on the host side of each pod's veth: what leaves the pod around the socket hooks is judged here. One instance per pod, told whose it
+//! is by the same global as `steer`.
+//!
+//! `skb->sk` survives the veth, so what a socket hook has let pass is known by the socket's own storage; the socket's mark does not.
+
+use crate::emit::report;
+use crate::maps::{CONFIG, FLOWS, JUDGED, KernelTables};
+use crate::steer::POD;
+use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::helpers::{bpf_sk_fullsock, bpf_sk_storage_get};
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use core::ptr::{null_mut, read_volatile};
+use mesh_common::abi::{Addr, Dest, FlowKey, Original, Pod, Service};
+use mesh_common::decide::l4::{TCP, Tables, UDP};
+use mesh_common::decide::packet::{self, Flows, ICMP, ICMPV6, Outcome, Packet, icmp};
+use mesh_common::reason::Reason;
+
+/// Go on with the next program of the device.
+const NEXT: i32 = TC_ACT_UNSPEC;
+const DROP: i32 = TC_ACT_SHOT as i32;
+/// Bytes of the Ethernet header.
+const LINK: usize = 14;
+const UDPLITE: u8 = 136;
+
+/// A packet from the pod: ingress of the host's end.
+#[classifier]
+pub fn from_pod(ctx: TcContext) -> i32 {
+    let pod = pod();
+    let packet = match parse(&ctx) {
+        Parsed::Packet(packet) => packet,
+        Parsed::Arp(sender) if sender == pod.addr4 || sender.is_unspecified() => return NEXT,
+        Parsed::Arp(sender) => return refuse(Reason::Spoofed, &Dest { addr: sender, ..Dest::default() }, &pod),
+        Parsed::Unknown => return refuse(Reason::Bypass, &Dest::default(), &pod),
+    };
+    let Some(config) = CONFIG.get(0) else { return DROP };
+    match packet::leaving(&packet, &pod, config, &Tabled { ctx: &ctx, slot: pod.slot }) {
+        Outcome::Pass | Outcome::Known => NEXT,
+        Outcome::Judged => {
+            remember(&key(pod.slot, &packet, true));
+            NEXT
+        }
+        Outcome::Drop(reason) => refuse(reason, &packet.dest(), &pod),
+    }
+}
+
+/// A packet to the pod: egress of the host's end. Nothing is refused here, only remembered.
+#[classifier]
+pub fn to_pod(ctx: TcContext) -> i32 {
+    let pod = pod();
+    if let (Parsed::Packet(packet), Some(config)) = (parse(&ctx), CONFIG.get(0)) {
+        if packet::opens_answer(&packet, &pod, config, &KernelTables) {
+            remember(&key(pod.slot, &packet, false));
+        }
+    }
+    NEXT
+}
+
+#[inline(always)]
+fn pod() -> Pod {
+    // SAFETY: a valid static; volatile, because the agent changes it behind the compiler's back.
+    unsafe { read_volatile(&raw const POD) }
+}
+
+#[inline(always)]
+fn refuse(reason: Reason, dest: &Dest, pod: &Pod) -> i32 {
+    // No process: whoever made the packet may be long gone.
+    report(reason, dest, pod.slot, 0);
+    DROP
+}
+
+/// An entry that is there is not written again: that would take a lock for each packet.
+#[inline(always)]
+fn remember(key: &FlowKey) {
+    // SAFETY: only asked whether it exists.
+    if unsafe { FLOWS.get(key) }.is_none() {
+        let _ = FLOWS.insert(key, &0, 0);
+    }
+}
+
+#[inline(always)]
+fn key(slot: u32, packet: &Packet, leaving: bool) -> FlowKey {
+    let (remote, remote_port, local_port) =
+        if leaving { (packet.dst, packet.dst_port, packet.src_port) } else { (packet.src, packet.src_port, packet.dst_port) };
+    // An echo and its reply have one number, which is in both port fields.
+    let local_port = if packet.proto == ICMP || packet.proto == ICMPV6 { 0 } else { local_port };
+    FlowKey { slot, remote, remote_port, local_port, proto: packet.proto, pad: [0; 3] }
+}
+
+/// The decision's tables, with this packet's socket.
+struct Tabled<'a> {
+    ctx: &'a TcContext,
+    slot: u32,
+}
+
+impl Tables for Tabled<'_> {
+    #[inline(always)]
+    fn service(&self, dest: &Dest) -> Option<Service> {
+        KernelTables.service(dest)
+    }
+    #[inline(always)]
+    fn is_protected(&self, dest: &Dest) -> bool {
+        KernelTables.is_protected(dest)
+    }
+    #[inline(always)]
+    fn is_workload(&self, addr: &Addr) -> bool {
+        KernelTables.is_workload(addr)
+    }
+    #[inline(always)]
+    fn egress(&self, policy: u32, dest: &Dest) -> bool {
+        KernelTables.egress(policy, dest)
+    }
+}
+
+impl Flows for Tabled<'_> {
+    #[inline(always)]
+    fn is_judged(&self, packet: &Packet) -> bool {
+        // Only what runs through the hooks can have been judged: a UDP-Lite socket's sendmsg() is, its connect() is not.
+        if packet.proto != TCP && packet.proto != UDP {
+            return false;
+        }
+        // SAFETY: the context's socket is valid during the call; each pointer is checked; the value is copied.
+        let judged = unsafe {
+            let sk = read_volatile(&raw const (*self.ctx.skb.skb).__bindgen_anon_2.sk);
+            if sk.is_null() {
+                return false;
+            }
+            let sk = bpf_sk_fullsock(sk);
+            if sk.is_null() {
+                return false;
+            }
+            let value = bpf_sk_storage_get((&raw const JUDGED).cast_mut().cast(), sk.cast(), null_mut(), 0).cast::<Original>();
+            match value.as_ref() {
+                Some(value) => *value,
+                None => return false,
+            }
+        };
+        judged.addr == packet.dst && (packet.fragment || judged.port == packet.dst_port)
+    }
+
+    #[inline(always)]
+    fn is_known(&self, packet: &Packet) -> bool {
+        // Of ICMP only the reply to an echo.
+        let icmp = packet.proto == ICMP || packet.proto == ICMPV6;
+        if icmp && packet.icmp != icmp::ECHO_REPLY && packet.icmp != icmp::ECHO_REPLY_V6 {
+            return false;
+        }
+        // SAFETY: only asked whether it exists.
+        unsafe { FLOWS.get(&key(self.slot, packet, true)) }.is_some()
+    }
+}
+
+enum Parsed {
+    Packet(Packet),
+    /// The sender's address.
+    Arp(Addr),
+    /// Neither IP nor ARP, or too short, or with headers that nobody needs.
+    Unknown,
+}
+
+#[inline(always)]
+fn parse(ctx: &TcContext) -> Parsed {
+    // SAFETY: a field of the context. A tag that the device took off would be put on again on the way.
+    if unsafe { read_volatile(&raw const (*ctx.skb.skb).vlan_present) } != 0 {
+        return Parsed::Unknown;
+    }
+    let parsed = match ctx.load::<[u8; 2]>(12) {
+        Ok([0x08, 0x00]) => parse_v4(ctx),
+        Ok([0x86, 0xdd]) => parse_v6(ctx),
+        Ok([0x08, 0x06]) => {
+            return ctx.load::<[u8; 4]>(LINK + 14).map_or(Parsed::Unknown, |sender| Parsed::Arp(Addr::v4(sender)));
+        }
+        _ => None,
+    };
+    parsed.map_or(Parsed::Unknown, Parsed::Packet)
+}
+
+#[inline(always)]
+fn parse_v4(ctx: &TcContext) -> Option<Packet> {
+    let header: [u8; 20] = ctx.load(LINK).ok()?;
+    let length = usize::from(header[0] & 0xf) * 4;
+    if header[0] >> 4 != 4 || length < 20 {
+        return None;
+    }
+    let packet = Packet {
+        src: Addr::v4([header[12], header[13], header[14], header[15]]),
+        dst: Addr::v4([header[16], header[17], header[18], header[19]]),
+        proto: header[9],
+        fragment: u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0,
+        ..Packet::default()
+    };
+    transport(ctx, packet, LINK + length)
+}
+
+#[inline(always)]
+fn parse_v6(ctx: &TcContext) -> Option<Packet> {
+    let header: [u8; 40] = ctx.load(LINK).ok()?;
+    if header[0] >> 4 != 6 {
+        return None;
+    }
+    let mut packet = Packet {
+        src: Addr(ctx.load(LINK + 8).ok()?),
+        dst: Addr(ctx.load(LINK + 24).ok()?),
+        proto: header[6],
+        ..Packet::default()
+    };
+    let mut offset = LINK + 40;
+    // At most one header before the payload's: hop-by-hop options of listener reports, or a fragment's.
+    if packet.proto == 0 || packet.proto == 44 {
+        let more: [u8; 8] = ctx.load(offset).ok()?;
+        if packet.proto == 44 {
+            packet.fragment = u16::from_be_bytes([more[2], more[3]]) & 0xfff8 != 0;
+        } else if more[1] != 0 || more[0] != ICMPV6 {
+            return None;
+        }
+        packet.proto = more[0];
+        offset += 8;
+    }
+    transport(ctx, packet, offset)
+}
+
+#[inline(always)]
+fn transport(ctx: &TcContext, mut packet: Packet, offset: usize) -> Option<Packet> {
+    if packet.fragment {
+        return Some(packet);
+    }
+    match packet.proto {
+        TCP | UDP | UDPLITE => {
+            let ports: [u8; 4] = ctx.load(offset).ok()?;
+            packet.src_port = u16::from_be_bytes([ports[0], ports[1]]);
+            packet.dst_port = u16::from_be_bytes([ports[2], ports[3]]);
+            if packet.proto == TCP {
+                let flags: u8 = ctx.load(offset + 13).ok()?;
+                packet.opens = flags & 0x12 == 0x02;
+            }
+        }
+        ICMP | ICMPV6 => {
+            let head: [u8; 8] = ctx.load(offset).ok()?;
+            packet.icmp = head[0];
+            let number = u16::from_be_bytes([head[4], head[5]]);
+            packet.src_port = number;
+            packet.dst_port = number;
+        }
+        _ => {}
+    }
+    Some(packet)
+}
