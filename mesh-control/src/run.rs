@@ -10,7 +10,6 @@ use crate::config::ServeArgs;
 use crate::core::allot::Allotment;
 use crate::core::compile::{self, Abilities, Compiled, Settings};
 use crate::core::translate::translate;
-use crate::istio;
 use crate::marathon::client::Client;
 use crate::marathon::follow::{Follower, Progress, Times};
 use crate::marathon::types::View;
@@ -46,7 +45,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let admin = Arc::new(Admin { metrics, publisher: publisher.clone(), marathon, world: Mutex::default() });
 
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let compiled = compile_always(settings(&args), views.clone(), store.config(), admin.clone());
+    let compiled = compile_always(settings(&args), views.clone(), store.clone(), admin.clone());
     let mut xds_tls = tls.clone();
     xds_tls.alpn_protocols = vec![b"h2".to_vec()];
     let nodes = serve_nodes(xds, Arc::new(xds_tls), publisher, admin.clone(), views);
@@ -75,13 +74,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
 }
 
 /// Translates and compiles whenever Marathon or the rules change. Ends when either is gone, which is the end of the process.
-async fn compile_always(
-    settings: Settings,
-    mut views: watch::Receiver<Option<Arc<View>>>,
-    mut configs: watch::Receiver<Arc<istio::Config>>,
-    admin: Arc<Admin>,
-) {
-    let (mut allotment, mut before) = (Allotment::default(), Arc::new(Compiled::default()));
+async fn compile_always(settings: Settings, mut views: watch::Receiver<Option<Arc<View>>>, store: Store, admin: Arc<Admin>) {
+    let mut configs = store.config();
+    // Who gave way to whom at a collision must not depend on when we were started.
+    let vips = store.vips().inspect_err(|error| tracing::error!(%error, "VIPs are allotted afresh"));
+    let (mut allotment, mut before) = (Allotment::from_iter(vips.unwrap_or_default()), Arc::new(Compiled::default()));
     let mut lingers = admin.publisher.linger();
     loop {
         let view = views.borrow_and_update().clone();
@@ -93,7 +90,12 @@ async fn compile_always(
             let compiled = tokio::task::block_in_place(|| {
                 let (registry, next) = translate(&view, &settings.vip_domain, &allotment);
                 let registry = Arc::new(registry);
-                allotment = next;
+                if allotment != next {
+                    if let Err(error) = store.keep_vips(next.rows()) {
+                        tracing::error!(%error, "VIPs are not on disk; after a restart a name may get another");
+                    }
+                    allotment = next;
+                }
                 loop {
                     let linger = lingers.borrow_and_update().clone();
                     let compiled = Arc::new(compile::compile(&registry, &config, &settings, &linger, &before));

@@ -9,6 +9,7 @@ mod history;
 mod tests;
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::ops::Bound;
 use std::path::Path;
 use std::sync::Arc;
@@ -253,6 +254,16 @@ impl Store {
             self.0.config.send_replace(Arc::new(config));
         }
         self.0.head.send_replace(version);
+    }
+
+    /// Who has which VIP, as [`Self::keep_vips`] was told last.
+    pub(crate) fn vips(&self) -> Result<Vec<(IpAddr, String)>, StoreError> {
+        self.0.disk.lock().vips()
+    }
+
+    /// Remembers who has which VIP. Blocks on the disk.
+    pub(crate) fn keep_vips(&self, vips: impl Iterator<Item = (IpAddr, String)>) -> Result<(), StoreError> {
+        self.0.disk.lock().keep_vips(vips)
     }
 
     /// Events after `version`, oldest first; `Expired` if they are forgotten.

@@ -33,10 +33,30 @@ impl Allotment {
         }
     }
 
+    /// Every address with its name.
+    pub(crate) fn rows(&self) -> impl Iterator<Item = (IpAddr, String)> {
+        let v4 = self.v4.iter().map(|(name, address)| (IpAddr::from(*address), name.clone()));
+        v4.chain(self.v6.iter().map(|(name, address)| (IpAddr::from(*address), name.clone())))
+    }
+
     /// The addresses of a name, IPv4 first.
     pub(crate) fn of(&self, name: &str) -> Vec<IpAddr> {
         let v4 = self.v4.get(name).copied().map(IpAddr::from);
         v4.into_iter().chain(self.v6.get(name).copied().map(IpAddr::from)).collect()
+    }
+}
+
+/// From what [`Allotment::rows`] gave.
+impl FromIterator<(IpAddr, String)> for Allotment {
+    fn from_iter<T: IntoIterator<Item = (IpAddr, String)>>(rows: T) -> Self {
+        let mut allotment = Self::default();
+        for (address, name) in rows {
+            match address {
+                IpAddr::V4(address) => drop(allotment.v4.insert(name, address)),
+                IpAddr::V6(address) => drop(allotment.v6.insert(name, address)),
+            }
+        }
+        allotment
     }
 }
 
@@ -116,5 +136,7 @@ mod tests {
         let a = allot(&ab, names(&["a"]).iter(), BTreeSet::new(), first, after);
         assert_eq!(a["a"], 8, "and stays where it is when the other is gone");
         assert_eq!(after_v4(vip::VIP4_MAX), vip::VIP4_MIN);
+        let both = Allotment::default().next(&BTreeMap::from([("a".to_owned(), Want { v4: true, v6: true })]), &BTreeSet::new());
+        assert_eq!(both.rows().collect::<Allotment>(), both);
     }
 }

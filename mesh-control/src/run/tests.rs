@@ -53,10 +53,16 @@ async fn an_event_reaches_the_nodes_before_marathons_rest_knows() {
     // On another node, or the agent would wait for its answers.
     let mut proxy = publisher.watch(&node("node~10.0.0.8~a~mesh"));
     let admin = Arc::new(Admin { metrics, publisher, marathon: progress, world: Mutex::default() });
-    let (_rules, configs) = watch::channel(Arc::new(istio::Config::default()));
-    let tasks =
-        [tokio::spawn(async { match follower.run().await {} }), tokio::spawn(compile_always(settings(), views, configs, admin))];
+    let dir = tempfile::tempdir().expect("dir");
+    let store = Store::open(&dir.path().join("state.redb")).expect("store");
+    let tasks = [
+        tokio::spawn(async { match follower.run().await {} }),
+        tokio::spawn(compile_always(settings(), views, store.clone(), admin)),
+    ];
     until(&mut agent, &[0, 1, 2, 3, 4, 5]).await;
+
+    let vip = IpAddr::from(mesh_common::vip::address_v4("a.marathon"));
+    assert_eq!(store.vips().expect("readable"), [(vip, "a.marathon".to_owned())], "a restart would give the same");
 
     let mut fastest = Duration::MAX;
     for killed in 0..3u32 {

@@ -1,6 +1,7 @@
 //! The redb file: one table of objects by their path, one of counters. Nothing here knows what an object means.
 
 use std::fs::OpenOptions;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -13,6 +14,8 @@ use super::{Collection, Key, MAX_OBJECT_BYTES, MAX_OBJECTS, Stored};
 /// `resource/namespace/name` → JSON. Names cannot hold a slash.
 const OBJECTS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("objects");
 const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
+/// VIP → the name that has it, so that a restart moves nobody.
+const VIPS: TableDefinition<'_, &str, &str> = TableDefinition::new("vips");
 const VERSION: &str = "resourceVersion";
 /// The form of the file; another number is refused instead of guessed at.
 const FORMAT: &str = "format";
@@ -76,6 +79,7 @@ impl Disk {
         let transaction = database.begin_write().map_err(failed)?;
         let format = {
             transaction.open_table(OBJECTS).map_err(failed)?;
+            transaction.open_table(VIPS).map_err(failed)?;
             let mut counters = transaction.open_table(COUNTERS).map_err(failed)?;
             let found = counters.get(FORMAT).map_err(failed)?.map(|v| v.value());
             if found.is_none() {
@@ -99,6 +103,36 @@ impl Disk {
             objects.push(stored(key.value(), value.value())?);
         }
         Ok((version, objects))
+    }
+
+    /// Who has which VIP.
+    pub(super) fn vips(&self) -> Result<Vec<(IpAddr, String)>, StoreError> {
+        let transaction = self.0.begin_read().map_err(failed)?;
+        let table = transaction.open_table(VIPS).map_err(failed)?;
+        let mut vips = Vec::new();
+        for row in table.iter().map_err(failed)? {
+            let (address, name) = row.map_err(failed)?;
+            let address = address.value();
+            let parsed = address.parse().map_err(|_no_address: std::net::AddrParseError| StoreError::Corrupt {
+                key: format!("vips/{address}"),
+                why: "it is no address".to_owned(),
+            })?;
+            vips.push((parsed, name.value().to_owned()));
+        }
+        Ok(vips)
+    }
+
+    /// Replaces all of them.
+    pub(super) fn keep_vips(&mut self, vips: impl Iterator<Item = (IpAddr, String)>) -> Result<(), StoreError> {
+        let transaction = self.0.begin_write().map_err(failed)?;
+        {
+            let mut table = transaction.open_table(VIPS).map_err(failed)?;
+            table.retain(|_, _| false).map_err(failed)?;
+            for (address, name) in vips {
+                table.insert(address.to_string().as_str(), name.as_str()).map_err(failed)?;
+            }
+        }
+        transaction.commit().map_err(failed)
     }
 
     /// Writes all events and the counter in one transaction; on disk when it returns.
