@@ -1,6 +1,7 @@
 //! Bookinfo through the mesh: each claim of the README, shown on the real binaries on two simulated nodes. One mesh serves all tests, which
 //! run one after another; each leaves no rule behind.
 
+mod end;
 mod names;
 mod rules;
 mod safety;
@@ -11,5 +12,5 @@ use mesh_tests::suite::{self, Case};
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    suite::run(&[shop::CASES, names::CASES, rules::CASES, who::CASES, safety::CASES])
+    suite::run(&[shop::CASES, names::CASES, rules::CASES, who::CASES, safety::CASES, end::CASES])
 }

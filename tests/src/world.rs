@@ -119,6 +119,12 @@ impl World {
         self.binaries.join("mesh-echo").to_string_lossy().into_owned()
     }
 
+    /// Where the mesh's binaries were placed.
+    #[must_use]
+    pub fn binaries(&self) -> &Path {
+        &self.binaries
+    }
+
     /// GET inside a pod with curl: status and body.
     ///
     /// # Errors

@@ -1,0 +1,127 @@
+//! What is outside is refused until a ServiceEntry allows it, on its port only, and refused again afterwards.
+
+use anyhow::{Context, Result, ensure};
+use mesh_tests::eventually;
+use mesh_tests::suite::Case;
+use mesh_tests::world::{World, pid_of};
+use serde_json::Value;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+pub(crate) const CASES: &[Case] = &[
+    ("egress::refused at once by default, with log line and counter", refused),
+    ("egress::a ServiceEntry opens its host and port, and its deletion closes them", opened),
+    ("egress::a pod with NET_RAW and NET_ADMIN does not get out either", privileged_pod),
+];
+
+/// The namespace that plays the world: httpbin.org is 203.0.113.10.
+const OUTSIDE: &str = "203.0.113.10";
+const SOON: Duration = Duration::from_secs(5);
+
+/// A server outside, ended with the test.
+struct Server(Child);
+
+impl Server {
+    fn start(world: &World, port: u16) -> Result<Self> {
+        let port = port.to_string();
+        let mut command = world.in_namespace("outside", &[&world.echo_program(), "serve", "--port", &port])?;
+        Ok(Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn dial(world: &World, to: &str) -> Result<Value> {
+    world.echo("productpage", &["dial", to])
+}
+
+fn denied(world: &World, to: &str) -> Result<()> {
+    let said = dial(world, to)?;
+    ensure!(said["ok"] == false, "reached {to}: {said}");
+    ensure!(said["micros"].as_u64().is_some_and(|m| m < 500_000), "hung: {said}");
+    Ok(())
+}
+
+fn node_of(world: &World, pod: &str) -> Result<String> {
+    Ok(world.instances_of(pod)?[0]["node"].as_str().context("no node")?.to_owned())
+}
+
+fn refusals(world: &World, node: &str) -> Result<f64> {
+    let metrics = world.admin(node, "agent", "/metrics")?;
+    let lines = metrics.lines().filter(|l| l.starts_with("mesh_agent_refusals_total") && l.contains("egress_denied"));
+    Ok(lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+}
+
+fn refused(world: &mut World) -> Result<()> {
+    let node = node_of(world, "/productpage")?;
+    let before = refusals(world, &node)?;
+    denied(world, &format!("{OUTSIDE}:80"))?;
+    eventually("the counter", SOON, || {
+        let now = refusals(world, &node)?;
+        ensure!(now > before, "{before} to {now}");
+        Ok(())
+    })?;
+    let agents = world.instances_of("/mesh-agent")?;
+    let agent = agents.iter().find(|a| a["node"] == node.as_str()).context("no agent")?;
+    eventually("the log line", SOON, || {
+        let mut log = String::new();
+        for stream in ["stdout", "stderr"] {
+            let path = agent["containers"][0][stream].as_str().context("no log")?;
+            log += &std::fs::read_to_string(path)?;
+        }
+        let line = log.lines().find(|l| l.contains("egress_denied") && l.contains(OUTSIDE)).context("no line")?;
+        ensure!(line.contains("productpage") && line.contains("80"), "{line}");
+        Ok(())
+    })
+}
+
+fn opened(world: &mut World) -> Result<()> {
+    let _servers = [Server::start(world, 80)?, Server::start(world, 81)?];
+    let curl = |world: &World, url: &str| world.curl("productpage", &[url]);
+    ensure!(curl(world, "http://httpbin.org/ip").is_err(), "reached httpbin.org without a ServiceEntry");
+    world.kubectl(&["apply", "-f", "bookinfo/serviceEntry.yaml"])?;
+    eventually("httpbin.org answers", SOON, || {
+        let (status, body) = curl(world, "http://httpbin.org/ip")?;
+        ensure!(status == 200 && body.contains("/ip"), "{status} {body}");
+        Ok(())
+    })?;
+    ensure!(curl(world, "http://httpbin.org:81/ip").is_err(), "reached a port that no rule names");
+    denied(world, &format!("{OUTSIDE}:81"))?;
+    world.kubectl(&["delete", "-f", "bookinfo/serviceEntry.yaml"])?;
+    eventually("closed again", SOON, || denied(world, &format!("{OUTSIDE}:80")))
+}
+
+fn privileged_pod(world: &mut World) -> Result<()> {
+    let pid = pid_of(&world.instances_of("/productpage")?[0])?.to_string();
+    let own = world.instances_of("/productpage")?[0]["address"].as_str().context("no address")?.to_owned();
+    let filter = format!("src host {own}");
+    let mut sniffer = world.in_namespace("outside", &["tcpdump", "-n", "-l", "-i", "any", "--immediate-mode", &filter])?;
+    let mut sniffer = sniffer.spawn()?;
+    // tcpdump says "listening on" when it captures.
+    let mut said = std::io::BufReader::new(sniffer.stderr.take().context("no stderr")?);
+    let mut line = String::new();
+    while !line.contains("listening on") {
+        line.clear();
+        ensure!(std::io::BufRead::read_line(&mut said, &mut line)? > 0, "tcpdump ended");
+    }
+    // As root in the pod's namespace: raw ICMP, a raw SYN past the hooks, and the mark taken off by a rule of its own.
+    let inside = |command: &[&str]| Command::new("nsenter").args(["-t", &pid, "-n"]).args(command).output();
+    inside(&["ping", "-c", "2", "-i", "0.2", "-W", "1", OUTSIDE])?;
+    let raw = format!(
+        "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_RAW,socket.IPPROTO_UDP)\nfor _ in range(5): s.sendto(b'\\x30\\x39\\x00\\x50\\x00\\x0c\\x00\\x00mesh',('{OUTSIDE}',0))\n"
+    );
+    let python = inside(&["python3", "-c", &raw])?;
+    ensure!(python.status.success() || String::from_utf8_lossy(&python.stderr).contains("Permission"), "{python:?}");
+    // What the capture would have shown by now it shows before this marker, which comes from the fabric itself.
+    let mut marker = world.in_namespace("outside", &["ping", "-c", "1", "-W", "1", OUTSIDE])?;
+    marker.output()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(sniffer.id().cast_signed()), nix::sys::signal::Signal::SIGINT)?;
+    let output = sniffer.wait_with_output()?;
+    ensure!(output.stdout.is_empty(), "packets got out:\n{}", String::from_utf8_lossy(&output.stdout));
+    Ok(())
+}

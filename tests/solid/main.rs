@@ -1,0 +1,14 @@
+//! The thin path made solid: egress, kernel mode, restarts and the life of services, under load, on the real binaries.
+
+mod egress;
+mod kernel;
+mod life;
+mod load;
+mod restarts;
+
+use mesh_tests::suite;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    suite::run(&[egress::CASES, kernel::CASES, life::CASES, restarts::CASES])
+}
