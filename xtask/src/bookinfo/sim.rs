@@ -37,6 +37,8 @@ impl Sim {
         }
         command.arg("run").arg("--state").arg(&state.dir).args(["--nodes", &args.nodes.to_string()]);
         command.arg("--images").arg(state.join("images.json"));
+        // The world outside, a namespace of its own, plays this host: bookinfo/serviceEntry.yaml names it.
+        command.args(["--outside-name", "httpbin.org=203.0.113.10"]);
         if !args.detach {
             command.arg("--die-with-stdin");
         }
