@@ -24,7 +24,9 @@ pub(crate) const NODES: [Package; 3] = [
 ];
 
 /// What only the tests need.
-pub(crate) const TESTS: [Package; 4] = [
+pub(crate) const TESTS: [Package; 6] = [
+    Package("tcpdump", "shows that no packet gets out"),
+    Package("python3", "sends raw packets from inside a pod"),
     Package("nftables", "shows that no rule of ours is in any namespace"),
     Package("redis-server", "a service that is not HTTP, and its client"),
     Package("chromium", "opens the shop's page as people do"),
