@@ -65,6 +65,8 @@ pub struct Http {
     pub generate_request_id: bool,
     /// An idle client connection is closed after this.
     pub idle_timeout: Option<Duration>,
+    /// WebSockets pass; else a request for one is answered 403.
+    pub websocket: bool,
 }
 
 /// A TCP proxy.

@@ -6,6 +6,7 @@ mod exchange;
 mod local;
 mod record;
 mod rewind;
+mod tunnel;
 
 use crate::config::Serve;
 use crate::core::detect::{self, Protocol};
@@ -13,7 +14,7 @@ use crate::limits::HEAD_BYTES;
 use crate::pod::Guest;
 use body::ResponseBody;
 use bytes::BytesMut;
-use http::{HeaderValue, Version, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -53,7 +54,8 @@ pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<D
         async move {
             let is_http1 = request.version() < Version::HTTP_2;
             let mut response = exchange::handle(&connection, request).await;
-            if is_http1 && connection.guest.pod().shared.drain.is_begun() {
+            let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            if is_http1 && !stays && connection.guest.pod().shared.drain.is_begun() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<Response<ResponseBody>, Infallible>(response)
@@ -78,7 +80,7 @@ pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<D
         Protocol::Http1 | Protocol::Tls | Protocol::Other => {
             let mut server = hyper::server::conn::http1::Builder::new();
             server.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HEAD_BYTES);
-            let served = server.serve_connection(io, service);
+            let served = server.serve_connection(io, service).with_upgrades();
             tokio::pin!(served);
             tokio::select! {
                 served = &mut served => served,

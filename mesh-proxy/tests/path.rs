@@ -4,6 +4,8 @@
 
 #[path = "path/restart.rs"]
 mod restart;
+#[path = "path/tunnel.rs"]
+mod tunnel;
 #[path = "path/upgrade.rs"]
 mod upgrade;
 #[path = "path/world.rs"]

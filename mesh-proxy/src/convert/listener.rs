@@ -56,6 +56,8 @@ pub struct Http {
     pub generate_request_id: bool,
     /// See [`crate::config::Http`].
     pub idle_timeout: Option<Duration>,
+    /// See [`crate::config::Http`].
+    pub websocket: bool,
 }
 
 /// Where routes come from.
@@ -156,9 +158,25 @@ fn connection_manager(at: &At<'_>, mut message: hcm::HttpConnectionManager) -> R
         at.nothing_else(&common)?;
     }
     disabled(&mut message);
+    let websocket = websocket(&at.field("upgrade_configs"), take(&mut message.upgrade_configs))?;
     let fault = http_filters(&at.field("http_filters"), take(&mut message.http_filters))?;
     at.nothing_else(&message)?;
-    Ok(Http { routes, server_name, fault, generate_request_id, idle_timeout })
+    Ok(Http { routes, server_name, fault, generate_request_id, idle_timeout, websocket })
+}
+
+/// The only upgrade that there is.
+fn websocket(at: &At<'_>, configs: Vec<hcm::http_connection_manager::UpgradeConfig>) -> Result<bool, Invalid> {
+    let mut websocket = false;
+    for (index, mut config) in configs.into_iter().enumerate() {
+        let at = at.index(index);
+        let kind = take(&mut config.upgrade_type);
+        if !kind.eq_ignore_ascii_case("websocket") {
+            return Err(at.field("upgrade_type").value(format_args!("{kind:?} is not supported; websocket is")));
+        }
+        websocket = config.enabled.take().is_none_or(|enabled| enabled.value);
+        at.nothing_else(&config)?;
+    }
+    Ok(websocket)
 }
 
 /// Forgets fields whose value says: off, as it is here anyway.

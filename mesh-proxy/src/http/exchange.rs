@@ -5,6 +5,7 @@ use super::attempt::{Answer, Call};
 use super::body::{Replay, ResponseBody};
 use super::local::Local;
 use super::record::Record;
+use super::tunnel;
 use crate::config::{Config, Http, Serve};
 use crate::core::fault::{Abort, Injected};
 use crate::core::flags::Flags;
@@ -15,6 +16,7 @@ use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 use http::{StatusCode, Uri, Version};
 use hyper::body::{Body, Incoming};
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,7 +33,7 @@ const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-servi
 pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) -> Response<ResponseBody> {
     let pod = connection.guest.pod();
     let config = pod.shared.config.load_full();
-    let (parts, incoming) = request.into_parts();
+    let (mut parts, incoming) = request.into_parts();
     let authority = authority(&parts);
     let record = Record::new(pod, authority.as_deref().unwrap_or("-"), &parts);
     let listener = config.listener(connection.destination).map(|listener| &listener.serve);
@@ -42,11 +44,15 @@ pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) 
     let Some(authority) = authority else {
         return local(Local::new(StatusCode::BAD_REQUEST, "", Flags::default()), &http.server_name, &[], record);
     };
-    if wants_upgrade(&parts.headers) {
+    let client = if http.websocket { tunnel::client(&mut parts) } else { None };
+    if client.is_none() && tunnel::wanted(&parts.headers).is_some() {
         return local(Local::new(StatusCode::FORBIDDEN, "", Flags::default()), &http.server_name, &[], record);
     }
-    Exchange { connection, config: &config, http, authority }.run(parts, incoming, record).await
+    Exchange { connection, config: &config, http, authority }.run((parts, incoming, client), record).await
 }
+
+/// A request; the last is the client's end of a WebSocket that it asks for.
+type Asked = (Parts, Incoming, Option<OnUpgrade>);
 
 /// What a request is answered with.
 struct Exchange<'a> {
@@ -69,7 +75,7 @@ struct Decision<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    async fn run(&self, parts: Parts, incoming: Incoming, mut record: Record) -> Response<ResponseBody> {
+    async fn run(&self, (parts, incoming, client): Asked, mut record: Record) -> Response<ResponseBody> {
         let server = &self.http.server_name;
         let Some(decision) = self.decide(&parts) else { return local(Local::no_route(), server, &[], record) };
         record.route = Some(Arc::clone(&decision.route.name));
@@ -95,7 +101,7 @@ impl<'a> Exchange<'a> {
                 response
             }
             (Action::Forward(forward), Some(target), _) => {
-                self.forward(&decision, forward, target, (parts, incoming), record).await
+                self.forward(&decision, forward, target, (parts, incoming, client), record).await
             }
             (Action::Forward(_), None, _) => local(Local::no_cluster(), server, &[], record),
         }
@@ -131,7 +137,7 @@ impl<'a> Exchange<'a> {
         decision: &Decision<'_>,
         forward: &Forward,
         target: &Target,
-        (mut parts, incoming): (Parts, Incoming),
+        (mut parts, incoming, client): Asked,
         mut record: Record,
     ) -> Response<ResponseBody> {
         let (pod, server) = (self.connection.guest.pod(), &self.http.server_name);
@@ -144,6 +150,9 @@ impl<'a> Exchange<'a> {
         };
         let limit = timeout(&mut parts.headers, forward.timeout);
         self.prepare(&mut parts, decision, forward, target, limit);
+        if client.is_some() {
+            tunnel::ask(&mut parts.headers);
+        }
         let keep = forward.retry.as_ref().is_some_and(|policy| policy.on.after_sending());
         let body = (!incoming.is_end_stream()).then(|| Replay::new(incoming, keep));
         let call = Call {
@@ -166,6 +175,11 @@ impl<'a> Exchange<'a> {
         };
         match result {
             Err(reply) => local(reply, server, &decision.route.response, record),
+            Ok(answer) if tunnel::agreed(&answer) => match client {
+                Some(client) => tunnel::open(answer, client, pod, record),
+                // Nobody asked for it.
+                None => local(Local::reset("protocol error", false, Flags::PROTOCOL), server, &decision.route.response, record),
+            },
             Ok(answer) => {
                 let own = target.response.as_ref();
                 let ops = own.into_iter().chain(&decision.route.response);
@@ -241,13 +255,6 @@ impl Drop for Counted<'_> {
 fn authority(parts: &Parts) -> Option<String> {
     let named = parts.uri.authority().map(|authority| authority.as_str().to_owned());
     named.or_else(|| Some(parts.headers.get(header::HOST)?.to_str().ok()?.to_owned())).filter(|authority| !authority.is_empty())
-}
-
-/// An upgrade that we would not carry out. `h2c` is an offer that may be declined.
-fn wants_upgrade(headers: &HeaderMap) -> bool {
-    let lists_upgrade = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("upgrade"));
-    headers.get(header::UPGRADE).is_some_and(|upgrade| upgrade != "h2c")
-        && headers.get(header::CONNECTION).is_some_and(lists_upgrade)
 }
 
 /// The route's limit, or the client's own.

@@ -186,6 +186,7 @@ impl State {
                 fault: http.fault.clone(),
                 generate_request_id: http.generate_request_id,
                 idle_timeout: http.idle_timeout,
+                websocket: http.websocket,
             }),
         };
         Some(config::Listener { name: from.name.clone(), address: from.address, serve })

@@ -300,6 +300,10 @@ pub fn http_listener(port: u16) -> listener::Listener {
             config_source: ads(),
             route_config_name: port.to_string(),
         })),
+        upgrade_configs: vec![hcm::http_connection_manager::UpgradeConfig {
+            upgrade_type: "websocket".to_owned(),
+            ..Default::default()
+        }],
         ..Default::default()
     };
     network_listener("0.0.0.0", port, "envoy.filters.network.http_connection_manager", any(&manager))
