@@ -55,6 +55,7 @@ fn apply(core: &mut Core, delivery: &Delivery) -> Result<(), String> {
         "egress" => {
             delivery.removed.iter().for_each(|name| core.rules.remove(name));
             core.rules.set_told();
+            core.memory.rules_changed(&core.rules);
         }
         _ => {
             delivery.removed.iter().for_each(|name| core.table.remove_service(name));

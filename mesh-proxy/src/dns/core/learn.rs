@@ -180,6 +180,14 @@ impl Memory {
         }
     }
 
+    /// The agent may have dropped what a former rule let pass: everything is learned again, and what no rule names is forgotten.
+    pub(in crate::dns) fn rules_changed(&mut self, rules: &Rules) {
+        self.entries.retain(|(name, _), _| rules.names(name));
+        for entry in self.entries.values_mut() {
+            entry.at = None;
+        }
+    }
+
     /// Without an agent: this answer if its addresses are in force, else the last one whose were.
     pub(in crate::dns) fn without_agent(&self, learning: &Learning) -> Option<Vec<u8>> {
         let entry = self.entries.get(&key(&learning.question))?;

@@ -104,6 +104,18 @@ fn without_the_agent_only_what_is_in_force_is_answered() {
 }
 
 #[test]
+fn after_a_change_of_the_rules_everything_is_learned_again() {
+    let (mut memory, mut rules, now) = (Memory::default(), Rules::default(), Instant::now());
+    rules.set("default/a", vec![key_of("a.example")]);
+    let (kept, dropped) = (learning("a.example.", 1, 60), learning("b.example.", 1, 60));
+    memory.acknowledged(&kept, now);
+    memory.acknowledged(&dropped, now);
+    memory.rules_changed(&rules);
+    assert!(!memory.is_fresh(&kept, now) && memory.without_agent(&kept).is_some());
+    assert!(memory.without_agent(&dropped).is_none());
+}
+
+#[test]
 fn the_memory_is_bounded() {
     let now = Instant::now();
     let mut memory = Memory { entries_max: 2, ..Memory::default() };
