@@ -1,6 +1,8 @@
-//! `GET /ready`, `/metrics` and `/status` over a unix socket.
+//! `GET /ready`, `/metrics`, `/status` and `/names` over a unix socket.
 
 use crate::broker::clear;
+use crate::egress::Book;
+use crate::explain::Names;
 use crate::metrics::Metrics;
 use crate::status::Shared;
 use http_body_util::Full;
@@ -27,6 +29,7 @@ const CONNECTIONS: usize = 32;
 pub(crate) struct Admin {
     pub(crate) status: Arc<Shared>,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) book: Arc<Book>,
 }
 
 impl Admin {
@@ -78,7 +81,11 @@ impl Admin {
                 Ok(body) => with_type(StatusCode::OK, "application/json", body + "\n"),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
-            _ => text(StatusCode::NOT_FOUND, "there are /ready, /metrics and /status\n"),
+            "/names" => match serde_json::to_string(&Names { egress: self.book.cells_of_rules(), ..self.status.names() }) {
+                Ok(body) => with_type(StatusCode::OK, "application/json", body + "\n"),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            _ => text(StatusCode::NOT_FOUND, "there are /ready, /metrics, /status and /names\n"),
         }
     }
 }

@@ -29,6 +29,34 @@ pub enum Command {
     Run(Box<Run>),
     /// Show the tables as the kernel holds them, from the pins that the agent has made.
     Dump(Dump),
+    /// Show what would happen to a flow now, which rule or service decides, and who carries it.
+    Explain(Explain),
+}
+
+/// `mesh-agent explain`.
+#[derive(Args, Clone, Debug)]
+pub struct Explain {
+    /// The pod: Marathon's instance id or path, an address, or its slot.
+    pub pod: String,
+
+    /// Where to: ADDRESS, NAME, or either with :PORT (80 without).
+    pub destination: String,
+
+    /// A UDP datagram instead of a TCP connection.
+    #[arg(long)]
+    pub udp: bool,
+
+    /// JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The BPF file system in which the agent has pinned.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// The agent's admin socket, for names. Without an agent, give addresses.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
+    pub admin_socket: PathBuf,
 }
 
 /// `mesh-agent run`.

@@ -4,6 +4,7 @@
 use crate::core::egress::{Allowed, EgressOp, Rule, allowed, cells, reconcile};
 use crate::core::learned::{Inside, Learned, Lesson};
 use crate::core::resources::World;
+use crate::explain::Cell;
 use crate::kernel::{Error, Kernel};
 use crate::metrics::Metrics;
 use parking_lot::Mutex;
@@ -51,6 +52,18 @@ impl Book {
     /// The tables may have been written by somebody else: reads them before the next write.
     pub(crate) fn distrust(&self) {
         self.state.lock().actual = None;
+    }
+
+    /// Each rule with what it allows now.
+    pub(crate) fn cells_of_rules(&self) -> Vec<(String, Vec<Cell>)> {
+        let state = self.state.lock();
+        let cells = |rule: &Rule| {
+            let learned = state.learned.iter().filter(|(name, ..)| rule.wants(name));
+            let hosts = learned.map(|(_, ip, _)| (ip, if ip.is_ipv4() { 32 } else { 128 }));
+            let all = rule.ranges.iter().copied().chain(hosts);
+            all.flat_map(|(ip, bits)| rule.ports.iter().map(move |(proto, port)| (ip, bits, *port, *proto))).collect()
+        };
+        state.rules.iter().map(|(name, rule)| (name.clone(), cells(rule))).collect()
     }
 
     /// Forgets what has expired.

@@ -16,6 +16,7 @@ mod guard;
 mod link;
 mod maps;
 mod probe;
+mod tables;
 
 pub use maps::Maps;
 pub use probe::{fires, fires_here};

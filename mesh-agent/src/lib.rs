@@ -12,6 +12,7 @@ pub mod core;
 pub mod dump;
 mod egress;
 mod events;
+pub mod explain;
 pub mod kernel;
 pub mod metrics;
 pub mod netns;

@@ -28,6 +28,7 @@ fn obey(command: Command) -> Result<()> {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(async { tokio::spawn(mesh_agent::run::run(*config)).await? })
         }
+        Command::Explain(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::explain::explain(&config)?)?),
         Command::Dump(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::dump::dump(&config)?)?),
     }
 }

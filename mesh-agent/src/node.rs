@@ -5,6 +5,7 @@ use crate::core::enrol::{self, Plan, Step};
 use crate::core::reconcile::{Actual, reconcile};
 use crate::core::resources::{Workload, World};
 use crate::egress::Book;
+use crate::explain::Names;
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
 use crate::netns::sockets;
@@ -282,6 +283,9 @@ impl Node {
         ]
         .into_iter()
         .collect();
+        let services = self.world.services.iter();
+        let services = services.map(|(name, s)| (name.clone(), s.names.clone(), s.addresses.clone())).collect();
+        self.status.rename(Names { pods: Vec::new(), services, egress: Vec::new() });
         let conflicts = self.world.conflicts();
         status.conflicts = conflicts
             .iter()

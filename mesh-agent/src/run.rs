@@ -58,9 +58,10 @@ pub async fn run(config: Run) -> Result<()> {
     let metrics = Arc::new(Metrics::new(Arc::clone(&kernel)));
     let status = Arc::new(Shared::new(connection.node.to_string()));
     status.update(|status| status.hooks_attached = true);
-    tokio::spawn(Admin { status: Arc::clone(&status), metrics: Arc::clone(&metrics) }.serve(admin_socket));
-    tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster)));
     let book = Arc::new(Book::open(Arc::clone(&kernel), Arc::clone(&metrics))?);
+    let admin = Admin { status: Arc::clone(&status), metrics: Arc::clone(&metrics), book: Arc::clone(&book) };
+    tokio::spawn(admin.serve(admin_socket));
+    tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster)));
     let broker = Broker {
         kernel: Arc::clone(&kernel),
         roster: Arc::clone(&roster),

@@ -1,5 +1,6 @@
 //! What the agent says of itself: `GET /status`, and whether it is ready.
 
+use crate::explain::Names;
 use mesh_common::abi;
 use parking_lot::RwLock;
 use serde::Serialize;
@@ -71,13 +72,13 @@ pub struct XdsStatus {
 
 /// The status, shared with the admin socket.
 #[derive(Debug)]
-pub struct Shared(RwLock<Status>);
+pub struct Shared(RwLock<Status>, RwLock<Names>);
 
 impl Shared {
     /// Nothing is known yet.
     #[must_use]
     pub fn new(node: String) -> Self {
-        Self(RwLock::new(Status {
+        let status = RwLock::new(Status {
             node,
             version: env!("CARGO_PKG_VERSION"),
             abi_version: abi::ABI_VERSION,
@@ -91,7 +92,20 @@ impl Shared {
             xds: BTreeMap::new(),
             conflicts: Vec::new(),
             tables_error: None,
-        }))
+        });
+        Self(status, RwLock::default())
+    }
+
+    /// What the agent knows by name now, pods included.
+    #[must_use]
+    pub fn names(&self) -> Names {
+        let pods = self.0.read().pods.iter().filter_map(|p| Some((p.slot?, p.id.clone(), p.app.clone()))).collect();
+        Names { pods, ..self.1.read().clone() }
+    }
+
+    /// Changes all names but the pods'.
+    pub fn rename(&self, names: Names) {
+        *self.1.write() = names;
     }
 
     /// Changes it.

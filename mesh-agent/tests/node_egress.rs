@@ -67,6 +67,14 @@ fn learn(dns: &Proxy, id: u64, name: &str, addresses: &[&str], ttl_seconds: u32)
     assert!(matches!(dns.hear(), Some((ToProxy::Learned { id: answered }, _)) if answered == id));
 }
 
+fn explain(scene: &Scene, pod: &str, to: &str, more: &[&str]) -> String {
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
+    command.args(["explain", pod, to]).args(more).arg("--bpffs").arg(&scene.node.bpffs);
+    let output = command.arg("--admin-socket").arg(scene.path("admin.sock")).output().expect("runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).expect("text")
+}
+
 #[test]
 fn a_host_is_reached_by_its_name_on_its_port_while_there_is_a_rule() {
     let (allowed, other_port, other) = ("203.0.113.20:443", "203.0.113.20:80", "203.0.113.21:443");
@@ -106,6 +114,19 @@ fn a_host_is_reached_by_its_name_on_its_port_while_there_is_a_rule() {
         );
     }
     assert!(scene.log().contains("reason=\"node\""));
+
+    for (to, outcome, decided_by) in [
+        ("httpbin.test:443", "passes", "ServiceEntry default/httpbin"),
+        ("203.0.113.21:443", "is refused", "outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it"),
+        ("s:80", "goes to a backend", "s, port 80, mode kernel"),
+        ("11.9.9.9", "is refused", "the VIP range, in which no service owns this address and port"),
+        ("8.8.8.8:53", "is answered by the mesh's DNS", "the mesh itself"),
+    ] {
+        let answer: serde_json::Value = serde_json::from_str(&explain(&scene, "a", to, &["--json"])).expect("JSON");
+        assert_eq!((&answer["outcome"], &answer["decided_by"]), (&outcome.into(), &decided_by.into()), "{to}");
+    }
+    let text = explain(&scene, "9.0.1.2", "203.0.113.20:443", &["--udp"]);
+    assert!(text.contains("udp 203.0.113.20:443") && text.contains("is refused (egress_denied)"), "{text}");
 
     // Without an agent, and with the next one, which nobody has taught anything.
     scene.stop(SIGKILL);

@@ -61,6 +61,8 @@ pub struct Workload {
 /// A service.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Service {
+    /// All its names.
+    pub names: Vec<String>,
     /// Its VIPs.
     pub addresses: Vec<IpAddr>,
     /// Its ports.
@@ -229,7 +231,7 @@ fn workload(wire: wire::Workload) -> Field<Workload> {
 fn service(wire: wire::Service) -> Field<Service> {
     let addresses = wire.addresses.iter().enumerate().map(|(i, text)| address(&format!("addresses[{i}]"), text));
     let ports = wire.ports.iter().enumerate().map(|(i, port)| service_port(&format!("ports[{i}]"), port));
-    Ok(Service { addresses: addresses.collect::<Field<_>>()?, ports: ports.collect::<Field<_>>()? })
+    Ok(Service { names: wire.names, addresses: addresses.collect::<Field<_>>()?, ports: ports.collect::<Field<_>>()? })
 }
 
 fn service_port(at: &str, wire: &wire::ServicePort) -> Field<ServicePort> {

@@ -22,10 +22,10 @@ const GRACE: Duration = Duration::from_millis(2);
 pub struct Maps {
     config: Array<MapData, Config>,
     pods: HashMap<MapData, u64, Pod>,
-    services: HashMap<MapData, Dest, Service>,
+    pub(super) services: HashMap<MapData, Dest, Service>,
     backends: HashMap<MapData, BackendKey, Backend>,
-    workloads: HashMap<MapData, Addr, u32>,
-    protected: HashMap<MapData, Dest, u32>,
+    pub(super) workloads: HashMap<MapData, Addr, u32>,
+    pub(super) protected: HashMap<MapData, Dest, u32>,
     pub(super) egress_exact: HashMap<MapData, EgressKey, u32>,
     pub(super) egress_cidr: LpmTrie<MapData, EgressNet, u32>,
     pub(super) learned: HashMap<MapData, LearnedKey, LearnedName>,

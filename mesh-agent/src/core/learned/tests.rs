@@ -13,7 +13,7 @@ fn inside() -> Inside {
         |node: &str, address: &str| Workload { node: node.to_owned(), addresses: vec![ip(address)], ..Default::default() };
     world.workloads.insert("a".to_owned(), workload("192.0.2.12", "9.0.1.2"));
     world.workloads.insert("b".to_owned(), workload("agent-7.example", "fd01:9::2"));
-    world.services.insert("s".to_owned(), Service { addresses: vec![ip("198.18.0.1")], ports: Vec::new() });
+    world.services.insert("s".to_owned(), Service { addresses: vec![ip("198.18.0.1")], ..Service::default() });
     Inside::of(&world, ip("192.0.2.11"))
 }
 
