@@ -115,6 +115,10 @@ pub struct Run {
 /// `mesh-agent dump`.
 #[derive(Args, Clone, Debug)]
 pub struct Dump {
+    /// JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+
     /// The BPF file system in which the agent has pinned.
     #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
     pub bpffs: PathBuf,

@@ -1,12 +1,13 @@
-//! `mesh-agent dump`: the kernel's tables as JSON.
+//! `mesh-agent dump`: the kernel's tables, for people or as JSON.
 
 use crate::cli::Dump;
 use crate::core::desired::ip;
 use crate::core::reconcile::Actual;
 use crate::kernel::Maps;
 use anyhow::Result;
-use mesh_common::abi::{Addr, BackendKey, Dest, Pod, Service, mode};
+use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, Pod, Service, mode};
 use mesh_common::decide::l4::UDP;
+use mesh_common::reason::{Passed, Reason, Steered};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -17,7 +18,74 @@ use std::net::{IpAddr, SocketAddr};
 /// If no agent has pinned any here.
 pub fn dump(config: &Dump) -> Result<String> {
     let maps = Maps::pinned(&config.bpffs)?;
-    Ok(serde_json::to_string_pretty(&to_json(&maps.read()?, &maps.pods()?))?)
+    let mut dump = to_json(&maps.read()?, &maps.pods()?);
+    let allowed = maps.allowed()?;
+    let exact = allowed.exact.iter().map(|key| json!({ "policy": key.policy, "destination": destination(&key.dest) }));
+    let nets = allowed.nets.iter().map(|(bits, net)| {
+        let bits = bits - EgressNet::FIXED_BITS - if net.family == 4 { 96 } else { 0 };
+        let proto = if net.proto == UDP { "udp" } else { "tcp" };
+        json!({ "policy": net.policy, "destination": format!("{proto}://{}/{bits} port {}", ip(net.addr), net.port) })
+    });
+    dump["egress"] = exact.chain(nets).collect();
+    let learned = maps.learned()?;
+    let learned = learned.iter().map(|(name, ip, expires)| json!({ "name": name, "address": ip, "expires_boottime": expires }));
+    dump["learned"] = learned.collect();
+    let counters = maps.counters()?;
+    let labels = Reason::ALL.iter().map(|r| (r.code(), "refused", r.label()));
+    let labels = labels.chain(Passed::ALL.iter().map(|p| (p.code(), "passed", p.label())));
+    let labels = labels.chain(Steered::ALL.iter().map(|s| (s.code(), "steered", s.label())));
+    let counted = labels.map(|(code, what, label)| json!({ "flows": what, "why": label, "count": counters[usize::from(code)] }));
+    dump["counters"] = counted.collect();
+    if config.json { Ok(serde_json::to_string_pretty(&dump)?) } else { Ok(to_text(&dump)) }
+}
+
+/// One table for each part, its columns as wide as their contents.
+fn to_text(dump: &Value) -> String {
+    let mut text = String::new();
+    for (part, columns) in PARTS {
+        let rows = match &dump[part] {
+            Value::Array(rows) => rows.clone(),
+            one => vec![one.clone()],
+        };
+        let cells = |row: &Value| match row {
+            Value::Object(_) => columns.iter().map(|column| cell(&row[column])).collect(),
+            other => vec![cell(other)],
+        };
+        let mut table: Vec<Vec<String>> = vec![columns.iter().map(|column| column.to_uppercase()).collect()];
+        table.extend(rows.iter().map(cells));
+        text.push_str(&format!("{} ({})\n", part.to_uppercase(), rows.len()));
+        for row in table.iter().filter(|_| !rows.is_empty()) {
+            for (i, cell) in row.iter().enumerate() {
+                let width = table.iter().filter_map(|row| row.get(i)).map(String::len).max().unwrap_or_default();
+                text.push_str(&format!("  {cell:width$}"));
+            }
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+        }
+        text.push('\n');
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// The parts in the order in which they are shown, and their columns.
+const PARTS: [(&str, &[&str]); 8] = [
+    ("config", &["abi", "outbound_policy", "vip_range", "node"]),
+    ("pods", &["slot", "netns_cookie", "addresses"]),
+    ("services", &["vip", "mode", "generation", "backends"]),
+    ("egress", &["policy", "destination"]),
+    ("learned", &["name", "address", "expires_boottime"]),
+    ("workloads", &["address"]),
+    ("protected", &["destination"]),
+    ("counters", &["flows", "why", "count"]),
+];
+
+fn cell(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(all) => all.iter().map(cell).collect::<Vec<_>>().join(" "),
+        other => other.to_string(),
+    }
 }
 
 fn to_json(tables: &Actual, pods: &BTreeMap<u64, Pod>) -> Value {

@@ -128,8 +128,16 @@ fn the_kernel_half_survives_its_agent() {
 
     assert!(scene.stop(SIGTERM).success());
     assert!(scene.pair.pod.run(|| ask(at("11.1.2.3:80"))).expect("captured").0.starts_with("second "));
-    let dump = Command::new(env!("CARGO_BIN_EXE_mesh-agent")).arg("dump").arg("--bpffs").arg(&scene.node.bpffs).output();
-    let dump: serde_json::Value = serde_json::from_slice(&dump.expect("runs").stdout).expect("JSON");
+    let dump = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
+        command.arg("dump").args(more).arg("--bpffs").arg(&scene.node.bpffs).output().expect("runs").stdout
+    };
+    let text = String::from_utf8(dump(&[])).expect("text");
+    for row in ["SERVICES (2)", "  tcp://11.1.2.4:80  kernel  0           9.0.1.1:8080", "EGRESS (0)", "COUNTERS ("] {
+        assert!(text.contains(row), "{row}: {text}");
+    }
+    let dump: serde_json::Value = serde_json::from_slice(&dump(&["--json"])).expect("JSON");
+    assert!(dump["counters"].as_array().is_some_and(|all| all.iter().any(|c| c["why"] == "backend" && c["count"] != 0)));
     assert_eq!(dump["pods"][0]["addresses"][0], "9.0.1.2");
     assert_eq!(dump["services"][1]["backends"][0], "9.0.1.1:8080");
 
