@@ -122,8 +122,10 @@ async fn http2_is_told_to_go_and_its_streams_finish() {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     world.shared.drain.begin(LONG);
+    let began = Instant::now();
     assert_eq!(response.await.expect("finished").status(), 200);
     connection.await.expect("no panic").expect("ended in good order");
+    assert!(began.elapsed() < LONG / 2, "told at once");
     world.ended().await;
 }
 
@@ -204,7 +206,9 @@ async fn without_the_agent_a_minutes_worth_of_new_connections_is_served() {
             stream.write_all(b"here").await.expect("write");
         }
     });
+    let began = Instant::now();
     while world.shared.metrics.stock.get() < 2000 {
+        assert!(began.elapsed() < LONG, "{} in stock", world.shared.metrics.stock.get());
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     world.generous.store(false, Ordering::SeqCst);
