@@ -122,6 +122,7 @@ fn privileged_pod(world: &mut World) -> Result<()> {
     marker.output()?;
     nix::sys::signal::kill(nix::unistd::Pid::from_raw(sniffer.id().cast_signed()), nix::sys::signal::Signal::SIGINT)?;
     let output = sniffer.wait_with_output()?;
-    ensure!(output.stdout.is_empty(), "packets got out:\n{}", String::from_utf8_lossy(&output.stdout));
+    let seen = String::from_utf8_lossy(&output.stdout);
+    ensure!(seen.trim().is_empty(), "packets got out:\n{seen}");
     Ok(())
 }

@@ -1,9 +1,10 @@
 //! What events themselves say of an instance, laid over the view until a snapshot says it too: a killed instance must take no new
 //! connection from the moment on at which Marathon says so, and an answer over REST would come too late. Pure.
 //!
+//! The end of a task is believed of this very task only: an instance keeps its id when its tasks are started anew.
 //! Only bad news is taken from events. That an instance serves again is believed when a snapshot says so: events come late and out of order.
 
-use super::types::{App, HealthResult, PodStatus, View};
+use super::types::{App, HealthResult, Instance, PodStatus, View};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,7 +41,6 @@ pub(crate) fn of_event(kind: &str, data: &str) -> Option<News> {
     let ends = ["KILLING", "KILLED", "FAILED", "FINISHED", "ERROR", "GONE", "DROPPED"];
     let (run_spec, id, state, healthy) = match kind {
         "status_update_event" => (text("appId"), text("taskId"), text("taskStatus"), None),
-        "instance_changed_event" => (text("runSpecId"), text("instanceId"), text("condition"), None),
         "instance_health_changed_event" => (text("runSpecId"), text("instanceId"), String::new(), event["healthy"].as_bool()),
         _ => return None,
     };
@@ -88,10 +88,18 @@ fn names(id: &str, task: &str) -> bool {
 fn runs(view: &View, news: &News) -> bool {
     let of_app = |app: &Arc<App>| app.tasks.iter().any(|task| names(&news.id, &task.id) && task.state == "TASK_RUNNING");
     let of_pod = |pod: &Arc<PodStatus>| {
-        let instances = pod.instances.iter().filter(|instance| names(&instance.id, &news.id));
+        let instances = pod.instances.iter().filter(|instance| concerns(news, instance));
         instances.flat_map(|instance| &instance.containers).any(|container| container.status == "TASK_RUNNING")
     };
     view.apps.get(&news.run_spec).is_some_and(of_app) || view.pods.get(&news.run_spec).is_some_and(of_pod)
+}
+
+/// Bad health is an instance's, an end is a task's.
+fn concerns(news: &News, instance: &Instance) -> bool {
+    match news.kind {
+        Kind::Ending => instance.containers.iter().any(|container| container.task_id == news.id),
+        Kind::Unhealthy => names(&instance.id, &news.id),
+    }
 }
 
 fn apply(view: &mut View, news: &News) {
@@ -105,7 +113,7 @@ fn apply(view: &mut View, news: &News) {
     }
     if let Some(pod) = view.pods.get_mut(&news.run_spec) {
         // A pod lives and dies as a whole: when one of its containers ends, the others are killed.
-        for instance in Arc::make_mut(pod).instances.iter_mut().filter(|instance| names(&instance.id, &news.id)) {
+        for instance in Arc::make_mut(pod).instances.iter_mut().filter(|instance| concerns(news, instance)) {
             for container in instance.containers.iter_mut().filter(|container| container.status == "TASK_RUNNING") {
                 match news.kind {
                     Kind::Ending => KILLING.clone_into(&mut container.status),
@@ -124,7 +132,7 @@ mod tests {
 
     fn view(state: &str) -> View {
         let app = json!({"id": "/a", "tasks": [{"id": "a.instance-1._app.1", "state": state}, {"id": "a.instance-10._app.1", "state": "TASK_RUNNING"}]});
-        let pod = json!({"id": "/p", "instances": [{"id": "p.instance-1", "containers": [{"name": "c", "status": state, "endpoints": [{"name": "e"}]}]}]});
+        let pod = json!({"id": "/p", "instances": [{"id": "p.instance-1", "containers": [{"name": "c", "containerId": "p.instance-1.c.2", "status": state, "endpoints": [{"name": "e"}]}]}]});
         View {
             apps: [("/a".to_owned(), Arc::new(serde_json::from_value(app).expect("app")))].into(),
             pods: [("/p".to_owned(), Arc::new(serde_json::from_value(pod).expect("pod")))].into(),
@@ -147,7 +155,7 @@ mod tests {
                 ("status_update_event", json!({"appId": "/a", "taskId": "a.instance-1._app.1", "taskStatus": "TASK_KILLING"})),
                 (
                     "",
-                    json!({"eventType": "instance_changed_event", "runSpecId": "/p", "instanceId": "p.instance-1", "condition": "Killed"}),
+                    json!({"eventType": "status_update_event", "appId": "/p", "taskId": "p.instance-1.c.2", "taskStatus": "TASK_KILLED"}),
                 ),
                 ("status_update_event", json!({"appId": "/a", "taskId": "a.instance-10._app.1", "taskStatus": "TASK_RUNNING"})),
             ],
@@ -164,9 +172,16 @@ mod tests {
     }
 
     #[test]
+    fn the_end_of_one_incarnation_is_not_the_next_ones() {
+        let event = json!({"appId": "/p", "taskId": "p.instance-1.c.1", "taskStatus": "TASK_KILLED"});
+        let overlay = overlay(&[("status_update_event", event)], Instant::now());
+        assert_eq!(overlay.over(&view("TASK_RUNNING")), view("TASK_RUNNING"));
+    }
+
+    #[test]
     fn news_that_nothing_ever_confirms_is_forgotten() {
         let now = Instant::now();
-        let event = json!({"appId": "/p", "taskId": "p.instance-1.c", "taskStatus": "TASK_FAILED"});
+        let event = json!({"appId": "/p", "taskId": "p.instance-1.c.2", "taskStatus": "TASK_FAILED"});
         let mut overlay = overlay(&[("status_update_event", event)], now);
         assert_eq!(overlay.over(&view("TASK_RUNNING")).pods["/p"].instances[0].containers[0].status, KILLING);
         overlay.confirm(&view("TASK_RUNNING"), now, now + BELIEVED);

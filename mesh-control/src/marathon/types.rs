@@ -212,6 +212,9 @@ pub(crate) struct Instance {
 #[serde(default)]
 pub(crate) struct ContainerStatus {
     pub(crate) name: String,
+    /// The Mesos task id, whatever the name says: another one for each incarnation of the instance.
+    #[serde(rename = "containerId", deserialize_with = "or_default")]
+    pub(crate) task_id: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) status: String,
     #[serde(deserialize_with = "lenient")]
