@@ -177,6 +177,7 @@ impl Node {
         for step in &plan.steps {
             self.step(step);
         }
+        self.roster.is_listed();
         self.report(&plan);
         plan.pending.is_empty() && self.failures.is_empty()
     }

@@ -7,7 +7,7 @@ use mesh_common::broker;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 
 /// Changes that a client may lag behind: more pods than a node has. One that lags further is disconnected and gets the whole list anew.
 const CHANGES: usize = 2048;
@@ -39,15 +39,28 @@ pub enum Change {
 pub struct Roster {
     pods: Mutex<BTreeMap<u32, Arc<Served>>>,
     changes: broadcast::Sender<Change>,
+    listed: watch::Sender<bool>,
 }
 
 impl Default for Roster {
     fn default() -> Self {
-        Self { pods: Mutex::default(), changes: broadcast::Sender::new(CHANGES) }
+        Self { pods: Mutex::default(), changes: broadcast::Sender::new(CHANGES), listed: watch::Sender::new(false) }
     }
 }
 
 impl Roster {
+    /// Every pod of the node was looked at once: from now on, what is not in the list has left.
+    pub(crate) fn is_listed(&self) {
+        self.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
+    }
+
+    /// Waits for that. Before it, the list must be told to nobody: an agent that has just started would seem to have lost every pod, and
+    /// its clients would drop listeners that work.
+    pub(crate) async fn until_listed(&self) {
+        // The sender lives as long as we do.
+        let _ = self.listed.subscribe().wait_for(|listed| *listed).await;
+    }
+
     /// A pod is enrolled, with these listeners.
     pub fn enrolled(&self, slot: u32, workload: Workload, namespace: Namespace, sockets: PodSockets) {
         let bucket = Arc::new(Mutex::new(Bucket::default()));

@@ -63,6 +63,12 @@ async fn talk(broker: &Broker, client: &Ready<Socket>) -> Result<(), End> {
         ToAgent::Refill { .. } => return Err(End::Protocol("refill before hello".to_owned())),
         ToAgent::Learned { .. } => return Err(End::Protocol("learned before hello".to_owned())),
     };
+    loop {
+        tokio::select! {
+            () = broker.roster.until_listed() => break,
+            message = next(client, &mut buffer) => answer(broker, client, role, message?).await?,
+        }
+    }
     let (slots, mut changes) = broker.roster.subscribe();
     for slot in slots {
         announce(broker, client, role, slot).await?;
@@ -70,17 +76,21 @@ async fn talk(broker: &Broker, client: &Ready<Socket>) -> Result<(), End> {
     send(client, &ToProxy::Ready, &[]).await?;
     loop {
         tokio::select! {
-            message = next(client, &mut buffer) => match message? {
-                ToAgent::Hello { .. } => return Err(End::Protocol("a second hello".to_owned())),
-                ToAgent::Refill { slot, family, count } => refill(broker, client, role, slot, family, count).await?,
-                ToAgent::Learned { id, name, addresses, ttl_seconds } => {
-                    learned(broker, client, role, id, &name, &addresses, ttl_seconds).await?;
-                }
-            },
+            message = next(client, &mut buffer) => answer(broker, client, role, message?).await?,
             change = next_change(&mut changes) => match change? {
                 Change::Pod(slot) => announce(broker, client, role, slot).await?,
                 Change::Gone(slot) => send(client, &ToProxy::PodGone { slot }, &[]).await?,
             },
+        }
+    }
+}
+
+async fn answer(broker: &Broker, client: &Ready<Socket>, role: Role, message: ToAgent) -> Result<(), End> {
+    match message {
+        ToAgent::Hello { .. } => Err(End::Protocol("a second hello".to_owned())),
+        ToAgent::Refill { slot, family, count } => refill(broker, client, role, slot, family, count).await,
+        ToAgent::Learned { id, name, addresses, ttl_seconds } => {
+            learned(broker, client, role, id, &name, &addresses, ttl_seconds).await
         }
     }
 }
