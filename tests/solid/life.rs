@@ -13,6 +13,7 @@ pub(crate) const CASES: &[Case] = &[
     ("life::scaling reviews-v2 to 3 and back, no failed request, traffic follows within 1 s", scaling),
     ("life::killing an instance, no failed request", killing),
     ("life::a rolling upgrade, no failed request", upgrade),
+    ("life::an instance that turns unhealthy gets no request within 1 s, and no request fails", unhealthy),
 ];
 
 const REVIEWS: [&str; 3] = ["reviews", "9080", "/reviews/0"];
@@ -78,6 +79,49 @@ fn killing(world: &mut World) -> Result<()> {
         let now = world.instances_of("/reviews-v2")?;
         ensure!(now.iter().any(|i| pid_of(i).is_ok_and(|pid| pid != before)), "{now:?}");
         ensure!(answering(world)?.len() == 3, "not yet");
+        Ok(())
+    })?;
+    load.until_requests(6000);
+    load.finish_without_failure(5000).map(drop)
+}
+
+/// What makes the instance sick, inside its own sandbox.
+const SICK: &str = "/mnt/mesos/sandbox/sick";
+
+fn v2_answers(world: &World) -> Result<bool> {
+    Ok(answering(world)?.iter().any(|pod| pod.starts_with("reviews-v2")))
+}
+
+fn unhealthy(world: &mut World) -> Result<()> {
+    let mut spec = spec("reviews-v2")?;
+    spec["labels"]["release"] = "checked".into();
+    spec["containers"][0]["healthCheck"] = serde_json::json!({
+        "exec": {"command": {"shell": format!("test ! -e {SICK}")}},
+        "delaySeconds": 0, "gracePeriodSeconds": 5, "intervalSeconds": 0.2, "timeoutSeconds": 2, "maxConsecutiveFailures": 1000,
+    });
+    let before = running(world, "/reviews-v2")?;
+    world.marathon("PUT", "/v2/pods/reviews-v2?force=true", &spec.to_string())?;
+    eventually("the checked version alone runs and answers", Duration::from_secs(30), || {
+        let now = running(world, "/reviews-v2")?;
+        ensure!(now.len() == 1 && now.is_disjoint(&before) && v2_answers(world)?, "{before:?} to {now:?}");
+        Ok(())
+    })?;
+    let load = Load::start(world, "productpage", REVIEWS, 500, &[])?;
+    world.exec("reviews-v2", &["touch", SICK])?;
+    eventually("Marathon says unhealthy", Duration::from_secs(10), || {
+        let now = world.instances_of("/reviews-v2")?;
+        ensure!(now[0]["healthy"] == false, "{}", now[0]);
+        Ok(())
+    })?;
+    let since = Instant::now();
+    eventually("it gets no request", Duration::from_secs(5), || {
+        ensure!(!v2_answers(world)?, "it still answers");
+        Ok(())
+    })?;
+    ensure!(since.elapsed() < FOLLOWS, "{:?} after Marathon said so", since.elapsed());
+    world.exec("reviews-v2", &["rm", SICK])?;
+    eventually("it gets requests again", Duration::from_secs(10), || {
+        ensure!(v2_answers(world)?, "it does not answer");
         Ok(())
     })?;
     load.until_requests(6000);

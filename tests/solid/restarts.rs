@@ -1,14 +1,16 @@
 //! Restarts of the mesh's own parts under load: planned ones lose nothing, and a killed agent is not noticed.
 
 use crate::load::Load;
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
 use mesh_tests::suite::Case;
 use mesh_tests::world::{World, pid_of};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 pub(crate) const CASES: &[Case] = &[
     ("restarts::a planned upgrade of mesh-proxy loses no request", |world| planned(world, "mesh-proxy")),
@@ -18,6 +20,8 @@ pub(crate) const CASES: &[Case] = &[
         "restarts::kill -9 of mesh-proxy fails what is in flight at once, refuses no connection, and leaves kernel mode alone",
         proxy_killed,
     ),
+    ("restarts::a node without its agent makes new connections in every mode for a minute", minute_without_agent),
+    ("restarts::with the proxy gone policy holds: denied is refused, ruled waits, and no packet goes to a backend", proxy_gone),
 ];
 
 const REVIEWS: [&str; 3] = ["details", "9080", "/details/0"];
@@ -63,6 +67,74 @@ fn agent_killed(world: &mut World) -> Result<()> {
     load.until_requests(8000);
     fresh.finish_without_failure(50)?;
     load.finish_without_failure(5000).map(drop)
+}
+
+fn signal_agents(world: &World, signal: Signal) -> Result<()> {
+    pids(world, "/mesh-agent")?.into_iter().try_for_each(|pid| Ok(kill(Pid::from_raw(pid), signal)?))
+}
+
+fn minute_without_agent(world: &mut World) -> Result<()> {
+    // Stopped and not killed, because Marathon would start a killed one again at once.
+    signal_agents(world, Signal::SIGSTOP)?;
+    let outcome = minute(world);
+    signal_agents(world, Signal::SIGCONT)?;
+    outcome
+}
+
+fn minute(world: &World) -> Result<()> {
+    let address = world.instances_of("/details")?[0]["address"].as_str().context("no address")?.to_owned();
+    let direct = [address.as_str(), "9080", "/details/0"];
+    let proxied = Load::start(world, "productpage", REVIEWS, 20, &["--connections", "4", "--fresh", "--seconds", "90"])?;
+    let direct = Load::start(world, "reviews-v1", direct, 20, &["--connections", "4", "--fresh", "--seconds", "90"])?;
+    let until = Instant::now() + Duration::from_secs(60);
+    while Instant::now() < until {
+        let pong = world.exec("ratings", &["redis-cli", "-h", "redis", "ping"])?;
+        ensure!(pong.trim() == "PONG", "kernel mode: {pong}");
+    }
+    direct.finish_without_failure(1000)?;
+    proxied.finish_without_failure(1000).map(drop)
+}
+
+fn set_proxies(world: &World, instances: u32) -> Result<()> {
+    world.marathon("PUT", "/v2/apps/mesh-proxy?force=true", &format!("{{\"instances\":{instances}}}"))?;
+    eventually("Marathon follows", Duration::from_secs(40), || {
+        let now = world.instances()?.iter().filter(|i| i["app"] == "/mesh-proxy" && pid_of(i).is_ok()).count();
+        ensure!(now == instances as usize, "{now} of {instances}");
+        Ok(())
+    })
+}
+
+fn proxy_gone(world: &mut World) -> Result<()> {
+    let backend = world.instances_of("/details")?[0]["address"].as_str().context("no address")?.to_owned();
+    let client = pid_of(&world.instances_of("/productpage")?[0])?.to_string();
+    set_proxies(world, 0)?;
+    let mut sniffer = Command::new("nsenter");
+    let filter = format!("dst host {backend} and tcp");
+    sniffer.args(["-t", &client, "-n", "tcpdump", "-n", "-l", "-i", "any", "--immediate-mode", &filter]);
+    let mut sniffer = sniffer.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+    let mut said = BufReader::new(sniffer.stderr.take().context("no stderr")?);
+    let mut line = String::new();
+    while !line.contains("listening on") {
+        line.clear();
+        ensure!(said.read_line(&mut line)? > 0, "tcpdump ended");
+    }
+    let denied = world.echo("productpage", &["dial", "203.0.113.10:80"])?;
+    let waiting =
+        world.exec_command("productpage", &["curl", "-s", "-m", "30", "-w", "%{http_code}", "http://details:9080/details/0"])?;
+    let mut waiting = { waiting }.spawn()?;
+    // Kernel mode goes on meanwhile, and shows that time has passed.
+    let kernel = (0..20).try_for_each(|_| world.exec("productpage", &["redis-cli", "-h", "redis", "ping"]).map(drop));
+    let early = waiting.try_wait()?;
+    kill(Pid::from_raw(sniffer.id().cast_signed()), Signal::SIGINT)?;
+    let captured = String::from_utf8_lossy(&sniffer.wait_with_output()?.stdout).into_owned();
+    set_proxies(world, 2)?;
+    let answer = String::from_utf8_lossy(&waiting.wait_with_output()?.stdout).into_owned();
+    ensure!(denied["ok"] == false && denied["micros"].as_u64().is_some_and(|m| m < 500_000), "{denied}");
+    kernel?;
+    ensure!(early.is_none(), "the request to a ruled port did not wait: {early:?}");
+    ensure!(captured.trim().is_empty(), "packets to a backend without a proxy:\n{captured}");
+    ensure!(answer.ends_with("200"), "the request that waited got {answer:?}");
+    Ok(())
 }
 
 fn proxy_killed(world: &mut World) -> Result<()> {
