@@ -1,8 +1,9 @@
 //! `mesh-proxy run`: prepares what needs privilege, then wires broker, control plane, workers and admin together.
 //!
-//! SIGTERM is a planned stop ([`crate::drain`]): /ready says `draining`, no connection is accepted any more (the agent and the next process
-//! hold the listeners), requests in flight finish, each client connection ends with the answer to its next request, and the process ends
-//! as soon as none is left, at the latest after `--drain-time`.
+//! SIGTERM is a planned stop ([`crate::drain`]): /ready says `draining`, requests in flight finish, and each client connection ends with the
+//! answer to its next request. New connections are taken as long as old ones are open, because the next process may not start before this
+//! one ends (one task per node); what comes afterwards waits in the listeners, which the agent holds. The process ends as soon as no
+//! connection is left, at the latest after `--drain-time`.
 
 use crate::admin;
 use crate::broker::{self, Event};
@@ -178,6 +179,10 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
 /// Once a stop begins: returns when nobody accepts any more and no client connection is open, or the time is over.
 async fn drained(shared: &Shared, workers: &[mpsc::Sender<Command>]) -> anyhow::Result<()> {
     shared.drain.begun().await;
+    tokio::select! {
+        () = empty(shared) => {}
+        () = shared.drain.closing() => {}
+    }
     let (sender, mut done) = mpsc::channel(1);
     for worker in workers {
         tell(worker, Command::Drain(sender.clone())).await?;
@@ -185,16 +190,18 @@ async fn drained(shared: &Shared, workers: &[mpsc::Sender<Command>]) -> anyhow::
     drop(sender);
     // Ends when the last thread has dropped its sender.
     let _ = done.recv().await;
-    let empty = async {
-        while shared.metrics.open.get() > 0 {
-            tokio::time::sleep(DRAIN_LOOK).await;
-        }
-    };
     tokio::select! {
-        () = empty => {}
+        () = empty(shared) => {}
         () = shared.drain.over() => {}
     }
     Ok(())
+}
+
+/// Returns when no client connection is open.
+async fn empty(shared: &Shared) {
+    while shared.metrics.open.get() > 0 {
+        tokio::time::sleep(DRAIN_LOOK).await;
+    }
 }
 
 async fn tell(worker: &mpsc::Sender<Command>, command: Command) -> anyhow::Result<()> {

@@ -30,9 +30,9 @@ fn running(world: &World, pod: &str) -> Result<BTreeSet<String>> {
     Ok(running.filter_map(|i| Some(i["id"].as_str()?.to_owned())).collect())
 }
 
-/// The instances that answer now, by name, over enough requests to meet each.
+/// The instances that answer now, by name, over enough requests to meet each. Asked from a pod without load: its turns are its own.
 fn answering(world: &World) -> Result<BTreeSet<String>> {
-    let seen = world.echo("productpage", &[&["count"], &REVIEWS[..], &["20", "podname"]].concat())?;
+    let seen = world.echo("details", &[&["count"], &REVIEWS[..], &["20", "podname"]].concat())?;
     Ok(seen.as_object().context("no map")?.keys().cloned().collect())
 }
 
