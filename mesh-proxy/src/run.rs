@@ -31,7 +31,7 @@ const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// Carry the captured connections of every enrolled pod of this node.
 ///
 /// mesh-agent hands over listening sockets and unconnected sockets inside the pods; mesh-control tells where requests go (Envoy's v3
-/// resources, see XDS.md for what is taken). Gives up every privilege at start and refuses to run with any. Without mesh-control or
+/// resources, see docs/xds.md for what is taken). Gives up every privilege at start and refuses to run with any. Without mesh-control or
 /// mesh-agent it goes on with what it has.
 #[derive(Clone, Debug, clap::Args)]
 pub struct Args {

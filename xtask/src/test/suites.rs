@@ -28,8 +28,8 @@ pub(super) const SUITES: &[Suite] = &[
     Suite { name: "deny", what: "licences, sources and bans of dependencies", budget: 30, run: deny },
     Suite { name: "ebpf", what: "the programs for the kernel", budget: 180, run: |_| ebpf::ensure().map(|()| Tally::CHECK) },
     Suite { name: "clippy", what: "lints, warnings are errors", budget: 390, run: clippy },
-    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 660, run: unit },
-    Suite { name: "build", what: "the binaries and the node suites' test programs", budget: 180, run: build },
+    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 600, run: unit },
+    Suite { name: "build", what: "the binaries and the node suites' test programs", budget: 240, run: build },
     Suite {
         name: "sim",
         what: "the stand-in Marathon with real namespaces",
