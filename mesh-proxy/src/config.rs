@@ -1,9 +1,10 @@
 //! What is in force: one immutable snapshot, swapped as a whole, shared by all threads.
 
+mod http;
+
 use crate::core::balance::{Endpoint, Policy, Usable};
-use crate::core::fault::Fault;
 use crate::core::route::RouteTable;
-use http::HeaderValue;
+pub use http::HttpOptions;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -57,16 +58,8 @@ pub enum Serve {
 pub struct Http {
     /// Where requests go.
     pub routes: Arc<RouteTable>,
-    /// The value of `server` on every response.
-    pub server_name: HeaderValue,
-    /// The fault filter's own configuration, for routes that have none.
-    pub fault: Option<Fault>,
-    /// A request without `x-request-id` gets one.
-    pub generate_request_id: bool,
-    /// An idle client connection is closed after this.
-    pub idle_timeout: Option<Duration>,
-    /// WebSockets pass; else a request for one is answered 403.
-    pub websocket: bool,
+    /// All else.
+    pub options: Arc<HttpOptions>,
 }
 
 /// A TCP proxy.

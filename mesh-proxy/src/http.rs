@@ -121,7 +121,7 @@ async fn detect(stream: &mut TcpStream) -> std::io::Result<Option<(Protocol, Byt
 #[must_use]
 pub fn idle_timeout(serve: &Serve) -> Option<Duration> {
     match serve {
-        Serve::Http(http) => http.idle_timeout,
+        Serve::Http(http) => http.options.idle_timeout,
         Serve::Tcp(_) => None,
     }
 }

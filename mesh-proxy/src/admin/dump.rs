@@ -49,8 +49,8 @@ fn listener(listener: &Listener) -> Value {
         Serve::Tcp(tcp) => json!({ "tcp": { "targets": tcp.targets, "connect_attempts": tcp.connect_attempts } }),
         Serve::Http(http) => json!({ "http": {
             "route_config": http.routes.name,
-            "fault": http.fault.as_ref().map(fault),
-            "idle_timeout_ms": millis(http.idle_timeout),
+            "fault": http.options.fault.as_ref().map(fault),
+            "idle_timeout_ms": millis(http.options.idle_timeout),
             "virtual_hosts": http.routes.virtual_hosts().iter().map(virtual_host).collect::<Vec<_>>(),
         } }),
     };

@@ -42,11 +42,11 @@ pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) 
         return local(Local::no_route(), &HeaderValue::from_static("envoy"), &[], record);
     };
     let Some(authority) = authority else {
-        return local(Local::new(StatusCode::BAD_REQUEST, "", Flags::default()), &http.server_name, &[], record);
+        return local(Local::new(StatusCode::BAD_REQUEST, "", Flags::default()), &http.options.server_name, &[], record);
     };
-    let client = if http.websocket { tunnel::client(&mut parts) } else { None };
+    let client = if http.options.websocket { tunnel::client(&mut parts) } else { None };
     if client.is_none() && tunnel::wanted(&parts.headers).is_some() {
-        return local(Local::new(StatusCode::FORBIDDEN, "", Flags::default()), &http.server_name, &[], record);
+        return local(Local::new(StatusCode::FORBIDDEN, "", Flags::default()), &http.options.server_name, &[], record);
     }
     Exchange { connection, config: &config, http, authority }.run((parts, incoming, client), record).await
 }
@@ -76,7 +76,7 @@ struct Decision<'a> {
 
 impl<'a> Exchange<'a> {
     async fn run(&self, (parts, incoming, client): Asked, mut record: Record) -> Response<ResponseBody> {
-        let server = &self.http.server_name;
+        let server = &self.http.options.server_name;
         let Some(decision) = self.decide(&parts) else { return local(Local::no_route(), server, &[], record) };
         record.route = Some(Arc::clone(&decision.route.name));
         record.cluster_name = decision.target.map(|target| Arc::clone(&target.cluster));
@@ -122,7 +122,7 @@ impl<'a> Exchange<'a> {
             Action::Forward(forward) => Some(pod.with_rng(|rng| forward.choose(rng))),
             Action::Redirect(_) | Action::Respond(..) => None,
         };
-        let fault = target.and_then(|target| target.fault.as_ref()).or(route.fault.as_ref()).or(self.http.fault.as_ref());
+        let fault = target.and_then(|target| target.fault.as_ref()).or(route.fault.as_ref()).or(self.http.options.fault.as_ref());
         let injected = fault.map(|fault| pod.with_rng(|rng| fault.decide(&view, rng))).unwrap_or_default();
         let matched = route.when.path.matched(view.path);
         let location = match &route.action {
@@ -140,7 +140,7 @@ impl<'a> Exchange<'a> {
         (mut parts, incoming, client): Asked,
         mut record: Record,
     ) -> Response<ResponseBody> {
-        let (pod, server) = (self.connection.guest.pod(), &self.http.server_name);
+        let (pod, server) = (self.connection.guest.pod(), &self.http.options.server_name);
         let Some(cluster) = self.config.clusters.get(&target.cluster) else {
             return local(Local::no_cluster(), server, &[], record);
         };
@@ -192,7 +192,7 @@ impl<'a> Exchange<'a> {
     fn prepare(&self, parts: &mut Parts, decision: &Decision<'_>, forward: &Forward, target: &Target, limit: Option<Duration>) {
         let headers = &mut parts.headers;
         remove_hop_by_hop(headers);
-        if self.http.generate_request_id && !headers.contains_key(REQUEST_ID) {
+        if self.http.options.generate_request_id && !headers.contains_key(REQUEST_ID) {
             let id = uuid::Uuid::new_v4().to_string();
             headers.insert(REQUEST_ID, HeaderValue::try_from(id).unwrap_or_else(|_never| HeaderValue::from_static("-")));
         }

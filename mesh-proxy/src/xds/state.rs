@@ -3,7 +3,8 @@
 use crate::config::{self, Config};
 use crate::convert::at::{At, Invalid};
 use crate::convert::cluster::{self, Source};
-use crate::convert::listener::{self, Routes, Serve};
+use crate::convert::hcm::Routes;
+use crate::convert::listener::{self, Serve};
 use crate::convert::route;
 use crate::core::balance::{Endpoint, Usable};
 use crate::core::route::RouteTable;
@@ -182,11 +183,7 @@ impl State {
                     Routes::Inline(table) => Arc::clone(table),
                     Routes::Named(name) => Arc::clone(self.routes.get(name)?),
                 },
-                server_name: http.server_name.clone(),
-                fault: http.fault.clone(),
-                generate_request_id: http.generate_request_id,
-                idle_timeout: http.idle_timeout,
-                websocket: http.websocket,
+                options: Arc::clone(&http.options),
             }),
         };
         Some(config::Listener { name: from.name.clone(), address: from.address, serve })
