@@ -6,6 +6,7 @@ pub mod fault;
 pub mod flags;
 pub mod headers;
 pub mod matching;
+pub mod peer;
 pub mod retry;
 pub mod rewrite;
 pub mod route;

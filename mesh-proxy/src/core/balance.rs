@@ -1,7 +1,9 @@
 //! Which endpoint takes the next request. One [`Cursor`] per pod and cluster, so turns are exact and need no lock.
 
+use crate::core::peer::Peer;
 use rand::{Rng, RngCore};
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Where a request may go.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -12,6 +14,8 @@ pub struct Endpoint {
     pub weight: u32,
     /// As the control plane sees it.
     pub health: Health,
+    /// Who it is, for telemetry.
+    pub peer: Option<Arc<Peer>>,
 }
 
 /// Envoy's classes of health.
@@ -135,7 +139,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn endpoint(n: u16, weight: u32, health: Health) -> Endpoint {
-        Endpoint { address: SocketAddr::from(([9, 0, 1, 1], n)), weight, health }
+        Endpoint { address: SocketAddr::from(([9, 0, 1, 1], n)), weight, health, peer: None }
     }
 
     fn picks(policy: Policy, endpoints: &[Endpoint], busy: &BTreeMap<u16, u32>, count: usize) -> Vec<u16> {

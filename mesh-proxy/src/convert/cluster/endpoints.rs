@@ -3,9 +3,11 @@
 use crate::convert::at::{At, Invalid};
 use crate::convert::common::address;
 use crate::core::balance::{Endpoint, Health};
+use crate::core::peer::Peer;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::endpoint::v3 as eds;
 use std::mem::take;
+use std::sync::Arc;
 
 /// Reads endpoints.
 ///
@@ -33,7 +35,7 @@ pub fn load_assignment(at: &At<'_>, mut message: eds::ClusterLoadAssignment) -> 
 
 fn lb_endpoint(at: &At<'_>, mut message: eds::LbEndpoint) -> Result<Endpoint, Invalid> {
     use core::HealthStatus;
-    message.metadata = None;
+    let peer = message.metadata.take().and_then(|metadata| peer(&metadata));
     let health = match HealthStatus::try_from(take(&mut message.health_status)) {
         Ok(HealthStatus::Unknown | HealthStatus::Healthy) => Health::Healthy,
         Ok(HealthStatus::Degraded) => Health::Degraded,
@@ -49,5 +51,13 @@ fn lb_endpoint(at: &At<'_>, mut message: eds::LbEndpoint) -> Result<Endpoint, In
     let address = address(&at, endpoint.address.take())?;
     endpoint.hostname.clear();
     at.nothing_else(&endpoint)?;
-    Ok(Endpoint { address, weight, health })
+    Ok(Endpoint { address, weight, health, peer })
+}
+
+/// Istio's description of the workload; all other metadata changes nothing.
+fn peer(metadata: &core::Metadata) -> Option<Arc<Peer>> {
+    use envoy_types::pb::google::protobuf::value::Kind;
+    let workload = metadata.filter_metadata.get("istio")?.fields.get("workload")?;
+    let Some(Kind::StringValue(text)) = &workload.kind else { return None };
+    Some(Arc::new(Peer::parse(text)))
 }

@@ -1,0 +1,46 @@
+//! Who serves an endpoint, as Istio's control plane writes it into the endpoint's metadata: filter `istio`, key `workload`. For telemetry
+//! only; no decision depends on it.
+
+/// A workload in Istio's terms. What is not known is empty.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Peer {
+    /// The workload: here the path of Marathon's app without the slash in front.
+    pub workload: String,
+    /// Its namespace.
+    pub namespace: String,
+    /// What people call the service.
+    pub canonical_service: String,
+    /// Its version.
+    pub canonical_revision: String,
+    /// The cluster (of clusters) that it runs in.
+    pub cluster: String,
+}
+
+impl Peer {
+    /// Reads `workload;namespace;canonical service;canonical revision;cluster`. What is missing at the end is empty, what is too much is
+    /// ignored: the value informs, and a newer control plane may say more.
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        let mut parts = text.split(';').map(str::to_owned);
+        let mut next = || parts.next().unwrap_or_default();
+        Self { workload: next(), namespace: next(), canonical_service: next(), canonical_revision: next(), cluster: next() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn istios_string_is_read_and_short_ones_too() {
+        let peer = Peer::parse("reviews-v2;default;reviews;v2;mesos");
+        assert_eq!((peer.workload.as_str(), peer.namespace.as_str()), ("reviews-v2", "default"));
+        assert_eq!((peer.canonical_service.as_str(), peer.canonical_revision.as_str()), ("reviews", "v2"));
+        assert_eq!(peer.cluster, "mesos");
+        assert_eq!(
+            Peer::parse("a;b;c"),
+            Peer { workload: "a".into(), namespace: "b".into(), canonical_service: "c".into(), ..Peer::default() }
+        );
+        assert_eq!(Peer::parse("a;b;c;d;e;more").cluster, "e");
+    }
+}
