@@ -13,8 +13,10 @@ mod fault;
 mod index;
 mod listener;
 mod matching;
+mod mode;
 mod report;
 mod route;
+mod tcp;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -108,6 +110,7 @@ pub(crate) fn compile(
     before: &Compiled,
 ) -> Compiled {
     let mut unsupported = report::of_rules(config, settings.abilities);
+    let registry = &mode::ruled(registry, config, settings);
     let carrying = carrying(registry, linger, before);
     let index = Index::new(&carrying, config, settings, &mut unsupported);
     let egress = egress::all(&index, config, &mut unsupported);
@@ -226,13 +229,16 @@ impl Compiler<'_, '_> {
 
     fn listeners(&mut self) -> BTreeMap<String, Versioned> {
         let mut listeners: Vec<_> = self.http_ports().into_keys().map(listener::http).collect();
-        for service in self.index.registry.services.values() {
-            let is_tcp_proxy = |port: &&Port| port.mode == Mode::Proxy && !sees_requests(self.settings.abilities, port);
+        let (index, abilities) = (self.index, self.settings.abilities);
+        for service in index.registry.services.values() {
+            let is_tcp_proxy = |port: &&Port| port.mode == Mode::Proxy && !sees_requests(abilities, port);
             let ports = service.ports.iter().filter(|((_, transport), _)| *transport == Transport::Tcp);
+            let rule = index.virtual_service(service).map(|rule| &rule.spec);
             for ((number, _), _) in ports.filter(|(_, port)| is_tcp_proxy(port)) {
-                let name = ClusterName { port: *number, subset: String::new(), host: service.name.clone() };
-                listeners.extend(service.addresses.iter().map(|vip| listener::tcp(*vip, *number, &name)));
-                self.used.insert(name);
+                listeners.extend(service.addresses.iter().map(|vip| {
+                    let dialled = tcp::Dialled { address: *vip, port: *number };
+                    listener::tcp(dialled, tcp::filter(self, rule, dialled, &service.name))
+                }));
             }
         }
         listeners.into_iter().map(|listener| (listener.name.clone(), versioned(&listener))).collect()

@@ -4,6 +4,7 @@
 //! and the code that would honour a field has to take its line away from here.
 
 mod http;
+mod net;
 #[cfg(test)]
 mod tests;
 

@@ -1,5 +1,6 @@
 //! Which rule applies to which service: names are resolved here, and only here.
 
+use super::mode::in_mesh;
 use super::{Settings, Unsupported};
 use crate::core::names;
 use crate::core::registry::{Registry, Service};
@@ -7,12 +8,37 @@ use crate::istio::destination_rule::{Subset, TrafficPolicy};
 use crate::istio::{Config, DestinationRule, Resource, VirtualService};
 use std::collections::{BTreeMap, HashMap};
 
+/// What hosts in rules mean.
+pub(super) struct Names<'a> {
+    vip_domain: &'a str,
+    /// Any name to the full name.
+    aliases: HashMap<&'a str, &'a str>,
+}
+
+impl<'a> Names<'a> {
+    pub(super) fn new(registry: &'a Registry, settings: &'a Settings) -> Self {
+        let services = registry.services.values();
+        let aliases = services.flat_map(|s| s.names.iter().map(|name| (name.as_str(), s.name.as_str()))).collect();
+        Self { vip_domain: &settings.vip_domain, aliases }
+    }
+
+    /// The full name of a host in a rule: a name without a dot is in the VIP domain (on Kubernetes it would be in the rule's namespace),
+    /// an alias is its service's name, anything else is itself.
+    pub(super) fn resolve(&self, host: &str) -> String {
+        let host = host.trim_end_matches('.').to_ascii_lowercase();
+        match self.aliases.get(host.as_str()) {
+            Some(name) => (*name).to_owned(),
+            None if host.contains(['.', '*', ':']) => host,
+            None => names::full(&host, self.vip_domain),
+        }
+    }
+}
+
 /// Registry and rules, joined by names.
 pub(super) struct Index<'a> {
     pub(super) registry: &'a Registry,
     settings: &'a Settings,
-    /// Any name to the full name.
-    aliases: HashMap<&'a str, &'a str>,
+    names: Names<'a>,
     /// By resolved host, exact or `*.suffix`.
     virtual_services: BTreeMap<String, &'a Resource<VirtualService>>,
     destination_rules: BTreeMap<String, Merged<'a>>,
@@ -28,10 +54,9 @@ pub(super) struct Merged<'a> {
 impl<'a> Index<'a> {
     /// `config` is in Istio's order, oldest first, which is how conflicts are settled.
     pub(super) fn new(registry: &'a Registry, config: &'a Config, settings: &'a Settings, report: &mut Vec<Unsupported>) -> Self {
-        let services = registry.services.values();
-        let aliases = services.flat_map(|s| s.names.iter().map(|name| (name.as_str(), s.name.as_str()))).collect();
+        let names = Names::new(registry, settings);
         let (virtual_services, destination_rules) = (BTreeMap::new(), BTreeMap::new());
-        let mut index = Self { registry, settings, aliases, virtual_services, destination_rules };
+        let mut index = Self { registry, settings, names, virtual_services, destination_rules };
         for rule in &config.virtual_services {
             index.add_virtual_service(rule, report);
         }
@@ -41,20 +66,15 @@ impl<'a> Index<'a> {
         index
     }
 
-    /// The full name of a host in a rule: a name without a dot is in the VIP domain (on Kubernetes it would be in the rule's namespace),
-    /// an alias is its service's name, anything else is itself.
+    /// The full name of a host in a rule.
     pub(super) fn resolve(&self, host: &str) -> String {
-        let host = host.trim_end_matches('.').to_ascii_lowercase();
-        match self.aliases.get(host.as_str()) {
-            Some(name) => (*name).to_owned(),
-            None if host.contains(['.', '*', ':']) => host,
-            None => names::full(&host, &self.settings.vip_domain),
-        }
+        self.names.resolve(host)
     }
 
     /// Whether this is one of the names of a service, or a wildcard over some.
     pub(super) fn is_service(&self, host: &str) -> bool {
-        self.aliases.contains_key(host) || (host.starts_with('*') && self.aliases.keys().any(|name| matches(host, name)))
+        self.names.aliases.contains_key(host)
+            || (host.starts_with('*') && self.names.aliases.keys().any(|name| matches(host, name)))
     }
 
     pub(super) fn virtual_service(&self, service: &Service) -> Option<&'a Resource<VirtualService>> {
@@ -67,9 +87,7 @@ impl<'a> Index<'a> {
 
     fn add_virtual_service(&mut self, rule: &'a Resource<VirtualService>, report: &mut Vec<Unsupported>) {
         let mut tell = |field: String, why: &str| report.push(Unsupported::new("VirtualService", &rule.meta, field, why));
-        // Absent means the mesh. Gateways come later, so a rule for gateways only has no effect.
-        let in_mesh = rule.spec.gateways.is_empty() || rule.spec.gateways.iter().any(|gateway| gateway == "mesh");
-        if !in_mesh {
+        if !in_mesh(&rule.spec.gateways) {
             return;
         }
         for (i, host) in rule.spec.hosts.iter().enumerate() {
@@ -118,7 +136,7 @@ impl<'a> Index<'a> {
 }
 
 /// Exact before the longest wildcard.
-fn most_specific<'m, T>(rules: &'m BTreeMap<String, T>, service: &str) -> Option<&'m T> {
+pub(super) fn most_specific<'m, T>(rules: &'m BTreeMap<String, T>, service: &str) -> Option<&'m T> {
     let wildcards = || rules.iter().filter(|(host, _)| host.starts_with('*') && matches(host, service));
     rules.get(service).or_else(|| wildcards().max_by_key(|(host, _)| host.len()).map(|(_, rule)| rule))
 }

@@ -1,9 +1,9 @@
 //! Listeners: one per HTTP port for all services of that port, one per VIP and port for opaque TCP.
 
-use super::envoy::{self, Router, fault, hcm, listener, pack_any, tcp_proxy};
+use super::envoy::{self, Router, fault, hcm, listener, pack_any};
 use super::route::FAULT;
+use super::tcp::{self, Dialled};
 use envoy_types::pb::google::protobuf::Any;
-use mesh_xds::names::ClusterName;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// `server` header of answers; Istio's, since clients and tests look for it.
@@ -32,13 +32,8 @@ pub(super) fn http(port: u16) -> listener::Listener {
 }
 
 /// The listener of a TCP port that the proxy carries: which service is meant says the address.
-pub(super) fn tcp(vip: IpAddr, port: u16, cluster: &ClusterName) -> listener::Listener {
-    let proxy = tcp_proxy::TcpProxy {
-        stat_prefix: cluster.to_string(),
-        cluster_specifier: Some(tcp_proxy::tcp_proxy::ClusterSpecifier::Cluster(cluster.to_string())),
-        ..Default::default()
-    };
-    one_filter(format!("{vip}_{port}"), (vip, port), "envoy.filters.network.tcp_proxy", pack_any(proxy))
+pub(super) fn tcp(to: Dialled, filter: Any) -> listener::Listener {
+    one_filter(format!("{}_{}", to.address, to.port), (to.address, to.port), tcp::FILTER, filter)
 }
 
 fn one_filter(name: String, (address, port): (IpAddr, u16), filter: &str, config: Any) -> listener::Listener {

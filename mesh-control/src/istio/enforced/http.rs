@@ -2,7 +2,7 @@
 
 use base64::Engine;
 
-use super::{Abilities, Enforced, Findings};
+use super::{Abilities, Enforced, Findings, net};
 use crate::istio::virtual_service::{
     Headers, HttpFaultInjection, HttpMatchRequest, HttpRedirect, HttpRoute, Percent, VirtualService,
 };
@@ -16,8 +16,7 @@ impl Enforced for VirtualService {
         for (i, route) in self.http.iter().enumerate() {
             http(route, &format!("spec.http[{i}]"), can, found);
         }
-        found.if_set("spec.tls".to_owned(), !self.tls.is_empty());
-        found.if_set("spec.tcp".to_owned(), !self.tcp.is_empty());
+        net::routes(self, found);
         found.export_to(&self.export_to);
     }
 }

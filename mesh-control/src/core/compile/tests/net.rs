@@ -1,0 +1,104 @@
+//! TCP routes, and rules that move a port from the kernel to the proxy.
+
+use super::*;
+use envoy::{listener, tcp_proxy};
+use tcp_proxy::tcp_proxy::ClusterSpecifier as Tcp;
+
+const LISTENER_NAME: &str = "11.15.94.83_9080";
+
+/// The shop with ports of another protocol, in the mode that is the protocol's own.
+pub(super) fn speaking(protocol: Protocol) -> Registry {
+    let mut registry = reviews(&["v1", "v2"]);
+    for port in registry.services.values_mut().flat_map(|service| service.ports.values_mut()) {
+        (port.protocol, port.mode) = (protocol, protocol.default_mode());
+    }
+    registry
+}
+
+fn mode(compiled: &Compiled, service: &str) -> Mode {
+    compiled.modes[&PortKey { service: service.to_owned(), port: 9080 }]
+}
+
+fn tcp_rule(tcp: Value) -> Value {
+    rule("VirtualService", "tcp", 1, json!({"hosts": ["reviews"], "tcp": tcp}))
+}
+
+fn filter(compiled: &Compiled) -> Tcp {
+    let found: listener::Listener = decode(compiled, LISTENER, LISTENER_NAME);
+    let Some(listener::filter::ConfigType::TypedConfig(any)) = &found.filter_chains[0].filters[0].config_type else {
+        panic!("no filter")
+    };
+    let proxy = tcp_proxy::TcpProxy::decode(any.value.as_slice()).expect("TcpProxy");
+    proxy.cluster_specifier.expect("a cluster")
+}
+
+#[test]
+fn a_tcp_rule_takes_its_port_to_the_proxy_and_leaves_it_when_it_goes() {
+    let registry = Arc::new(speaking(Protocol::Redis));
+    let with = config(&[subsets("reviews", &["v1"]), tcp_rule(json!([{"route": [to("reviews", "v1")]}]))]);
+    let mut before = Compiled::default();
+    for _ in 0..2 {
+        let ruled = compile(&registry, &with, &settings(), &BTreeSet::new(), &before);
+        assert_eq!((mode(&ruled, REVIEWS), ruled.modes.len()), (Mode::Proxy, 2));
+        assert_eq!(mode(&ruled, "ratings.marathon.l4lb.thisdcos.directory"), Mode::Kernel, "nobody else's");
+        let Tcp::Cluster(cluster) = filter(&ruled) else { panic!("one cluster") };
+        assert_eq!(cluster, format!("outbound|9080|v1|{REVIEWS}"));
+        assert_eq!(ruled.unsupported, []);
+        let plain = compile(&registry, &Config::default(), &settings(), &BTreeSet::new(), &ruled);
+        assert_eq!(mode(&plain, REVIEWS), Mode::Kernel);
+        assert!(plain.carried.is_empty() && plain.snapshot(&node("node~10.0.0.0~n~mesh")).types[LISTENER].is_empty());
+        before = plain;
+    }
+}
+
+#[test]
+fn only_what_the_proxy_alone_can_do_moves_a_port() {
+    let http = virtual_service("http", 1, "reviews", json!([{"route": [to("reviews", "")]}]));
+    let policy = |policy: Value| rule("DestinationRule", "d", 1, json!({"host": "reviews", "trafficPolicy": policy}));
+    let limit = json!({"connectionPool": {"tcp": {"maxConnections": 1}}});
+    let port = |number: u32| json!({"port": {"number": number}, "connectionPool": {"tcp": {"maxConnections": 1}}});
+    for (rule, tcp, labelled) in [
+        (http, Mode::Kernel, Mode::Proxy),
+        (tcp_rule(json!([{"route": [to("reviews", "")]}])), Mode::Proxy, Mode::Kernel),
+        (subsets("reviews", &["v1"]), Mode::Kernel, Mode::Kernel),
+        (policy(json!({"tls": {"mode": "DISABLE"}})), Mode::Kernel, Mode::Kernel),
+        (policy(limit), Mode::Proxy, Mode::Proxy),
+        (policy(json!({"portLevelSettings": [port(9080)]})), Mode::Proxy, Mode::Proxy),
+        (policy(json!({"portLevelSettings": [port(9081)]})), Mode::Kernel, Mode::Kernel),
+    ] {
+        let at = |registry: &Registry| mode(&compiled(registry, std::slice::from_ref(&rule)), REVIEWS);
+        let mut http = speaking(Protocol::Http);
+        http.services.get_mut(REVIEWS).expect("reviews").ports.values_mut().for_each(|port| port.mode = Mode::Kernel);
+        assert_eq!((at(&speaking(Protocol::Tcp)), at(&http)), (tcp, labelled), "{rule}");
+        http.services.get_mut(REVIEWS).expect("reviews").ports.values_mut().for_each(|port| port.mode = Mode::Direct);
+        assert_eq!(at(&http), Mode::Direct, "an opt-out stays");
+    }
+}
+
+#[test]
+fn the_first_tcp_route_that_holds_is_taken() {
+    let only = |block: Value, subset: &str| json!({"match": [block], "route": [to("reviews", subset)]});
+    let shares = json!({"route": [
+        {"weight": 3, "destination": {"host": "reviews", "subset": "v1"}}, {"weight": 1, "destination": {"host": "reviews", "subset": "v2"}},
+        {"weight": 0, "destination": {"host": "ratings"}}]});
+    for (first, want) in [
+        (only(json!({"port": 9080}), "v2"), "v2"),
+        (only(json!({"port": 9081}), "v2"), "shares"),
+        (only(json!({"destinationSubnets": ["11.0.0.0/8"]}), "v2"), "v2"),
+        (only(json!({"destinationSubnets": ["12.0.0.0/8", "11.15.94.84"]}), "v2"), "shares"),
+        (only(json!({"gateways": ["edge"]}), "v2"), "shares"),
+        (only(json!({"gateways": ["mesh"], "sourceLabels": {"app": "x"}}), "v2"), "v2"),
+    ] {
+        let rules = [subsets("reviews", &["v1", "v2"]), tcp_rule(json!([first, shares]))];
+        let found = match filter(&compiled(&speaking(Protocol::Mysql), &rules)) {
+            Tcp::Cluster(cluster) => cluster,
+            Tcp::WeightedClusters(several) => {
+                let weights: Vec<_> = several.clusters.iter().map(|c| (c.name.as_str(), c.weight)).collect();
+                let name = |subset: &str| format!("outbound|9080|{subset}|{REVIEWS}");
+                assert_eq!(weights, [(name("v1").as_str(), 3), (name("v2").as_str(), 1)]);
+                "shares".to_owned()
+            }
+        };
+        assert!(found == want || found.contains(&format!("|{want}|")), "{first}: {found}");
+    }
+}
