@@ -1,6 +1,6 @@
 //! The command line. Every flag can also be given by its environment variable.
 
-use crate::core::compile::DefaultLb;
+use crate::core::compile::{DefaultLb, RetryOnDefault};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::ports;
 use mesh_xds::agent::OutboundPolicy;
@@ -67,6 +67,9 @@ pub(crate) struct ServeArgs {
     /// Balancing where no DestinationRule chooses
     #[arg(long, env = "MESH_DEFAULT_LOAD_BALANCER", value_enum, default_value_t)]
     pub(crate) default_load_balancer: DefaultLb,
+    /// What a rule's retries mean without retryOn
+    #[arg(long, env = "MESH_RETRY_ON_DEFAULT", value_enum, default_value_t)]
+    pub(crate) retry_on_default: RetryOnDefault,
     /// Address at which workloads could reach this process, if it is on none of the nodes that run something; its API and xDS ports
     /// there are refused to them
     #[arg(long, env = "MESH_ADVERTISE", value_name = "ADDRESS", value_delimiter = ',')]

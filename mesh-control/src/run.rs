@@ -171,6 +171,7 @@ fn settings(args: &ServeArgs) -> Settings {
         vip_domain: args.vip_domain.trim_matches('.').to_ascii_lowercase(),
         outbound: args.outbound_traffic_policy.into(),
         default_lb: args.default_load_balancer,
+        retry_on_default: args.retry_on_default,
         vip_ranges: args.vip_range.clone(),
         zones: args.zone.clone(),
         own_ports: everywhere.iter().map(SocketAddr::port).collect(),

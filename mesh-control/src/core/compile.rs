@@ -6,15 +6,24 @@
 
 mod action;
 mod agent;
+mod answer;
 mod cluster;
+mod cors;
+mod delegate;
 mod egress;
+mod entrance;
 mod envoy;
 mod fault;
+mod hash;
+mod headers;
 mod index;
 mod listener;
 mod matching;
+mod mirror;
 mod mode;
+mod policy;
 mod report;
+mod retry;
 mod route;
 mod tcp;
 #[cfg(test)]
@@ -23,6 +32,7 @@ pub(crate) mod tests;
 pub(crate) use crate::istio::enforced::Abilities;
 pub(crate) use cluster::DefaultLb;
 pub(crate) use report::Unsupported;
+pub(crate) use retry::RetryOnDefault;
 
 use super::flip::{Carried, Modes, PortKey};
 use super::registry::{Port, Protocol, Registry, Service};
@@ -47,6 +57,7 @@ pub(crate) struct Settings {
     pub(crate) vip_domain: String,
     pub(crate) outbound: OutboundPolicy,
     pub(crate) default_lb: DefaultLb,
+    pub(crate) retry_on_default: RetryOnDefault,
     pub(crate) vip_ranges: Vec<String>,
     pub(crate) zones: Vec<String>,
     /// Our own ports that no workload may dial, on every node's address and on these.
@@ -110,6 +121,7 @@ pub(crate) fn compile(
     before: &Compiled,
 ) -> Compiled {
     let mut unsupported = report::of_rules(config, settings.abilities);
+    let config = &*delegate::merged(config, &mut unsupported);
     let registry = &mode::ruled(registry, config, settings);
     let carrying = carrying(registry, linger, before);
     let index = Index::new(&carrying, config, settings, &mut unsupported);
@@ -228,7 +240,8 @@ impl Compiler<'_, '_> {
     }
 
     fn listeners(&mut self) -> BTreeMap<String, Versioned> {
-        let mut listeners: Vec<_> = self.http_ports().into_keys().map(listener::http).collect();
+        let mut listeners: Vec<_> =
+            self.http_ports().into_keys().map(|port| listener::http(port, self.settings.abilities)).collect();
         let (index, abilities) = (self.index, self.settings.abilities);
         for service in index.registry.services.values() {
             let is_tcp_proxy = |port: &&Port| port.mode == Mode::Proxy && !sees_requests(abilities, port);
@@ -269,8 +282,13 @@ impl Compiler<'_, '_> {
         (assignments, clusters, endpoints)
     }
 
-    /// The name of a destination's cluster: its port, else its service's only one, else the one that the client dialled.
+    /// The name of a destination's cluster.
     fn destination(&mut self, to: &Destination, dialled: u16) -> String {
+        self.target(to, dialled).to_string()
+    }
+
+    /// A destination's cluster: its port, else its service's only one, else the one that the client dialled.
+    fn target(&mut self, to: &Destination, dialled: u16) -> ClusterName {
         let host = self.index.resolve(&to.host);
         let service = self.index.registry.services.get(&host);
         let ports: Vec<u16> =
@@ -278,9 +296,8 @@ impl Compiler<'_, '_> {
         let chosen = to.port.as_ref().and_then(|port| u16::try_from(port.number).ok());
         let port = chosen.unwrap_or(if let [only] = ports.as_slice() { *only } else { dialled });
         let name = ClusterName { port, subset: to.subset.clone(), host };
-        let text = name.to_string();
-        self.used.insert(name);
-        text
+        self.used.insert(name.clone());
+        name
     }
 }
 

@@ -18,9 +18,13 @@ pub(crate) trait Decode: Sized {
     fn absent() -> Option<Self>;
 }
 
-/// `consecutive_5xx_errors` → `consecutive5xxErrors`, as protobuf names JSON fields.
+/// `consecutive_5xx_errors` → `consecutive5xxErrors`, as protobuf names JSON fields; `mirror_percent_` → `mirror_percent`, for what Istio's
+/// schema has in both spellings.
 pub(crate) fn json_name(field: &str) -> String {
     let field = field.strip_prefix("r#").unwrap_or(field);
+    if let Some(as_it_stands) = field.strip_suffix('_') {
+        return as_it_stands.to_owned();
+    }
     let mut name = String::with_capacity(field.len());
     let mut upper = false;
     for c in field.chars() {

@@ -28,11 +28,40 @@ pub(crate) struct Abilities {
     /// Clusters of type ORIGINAL_DST. Without them a request for an unknown host is refused under ALLOW_ANY too: it came to a VIP, and
     /// behind a VIP there is nothing but services.
     pub(crate) original_dst: bool,
+    /// Metadata `mesh.source.namespace` of the asking pod in a route's match.
+    pub(crate) source_namespace: bool,
+    /// The filter for cross-origin requests.
+    pub(crate) cors: bool,
+    /// Hash policies of routes, and balancers that use them.
+    pub(crate) hash: bool,
+    /// `retry_priority` of retries.
+    pub(crate) previous_priorities: bool,
 }
 
 impl Abilities {
     /// Those of mesh-proxy (docs/xds.md).
-    pub(crate) const MESH_PROXY: Self = Self { http2: false, mirror: false, host_per_destination: false, original_dst: false };
+    pub(crate) const MESH_PROXY: Self = Self {
+        http2: false,
+        mirror: false,
+        host_per_destination: false,
+        original_dst: false,
+        source_namespace: false,
+        cors: false,
+        hash: false,
+        previous_priorities: false,
+    };
+    /// Those of a proxy that takes everything.
+    #[cfg(test)]
+    pub(crate) const ALL: Self = Self {
+        http2: true,
+        mirror: true,
+        host_per_destination: true,
+        original_dst: true,
+        source_namespace: true,
+        cors: true,
+        hash: true,
+        previous_priorities: true,
+    };
 }
 
 /// Fields without effect: path, and why, as the end of a sentence that begins with the path.

@@ -51,6 +51,8 @@ message! {
         mirrors: Vec<HttpMirrorPolicy>,
         /// Deprecated: whole per cent.
         mirror_percent: Option<u32>,
+        /// The same in proto's spelling, which the schema has too.
+        mirror_percent_: Option<u32>,
         mirror_percentage: Option<Percent>,
         cors_policy: Option<CorsPolicy>,
         headers: Option<Headers>,

@@ -1,7 +1,8 @@
 //! Listeners: one per HTTP port for all services of that port, one per VIP and port for opaque TCP.
 
-use super::envoy::{self, Router, fault, hcm, listener, pack_any};
-use super::route::FAULT;
+use super::Abilities;
+use super::envoy::{self, Router, cors, fault, hcm, listener, pack_any};
+use super::route::{CORS, FAULT};
 use super::tcp::{self, Dialled};
 use envoy_types::pb::google::protobuf::Any;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr};
 const SERVER_NAME: &str = "istio-envoy";
 
 /// The listener of an HTTP port: which service is meant says the Host header, in RouteConfiguration `port`.
-pub(super) fn http(port: u16) -> listener::Listener {
+pub(super) fn http(port: u16, can: Abilities) -> listener::Listener {
     let name = format!("0.0.0.0_{port}");
     let rds = hcm::Rds { config_source: Some(envoy::ads()), route_config_name: port.to_string() };
     let filter = |name: &str, config| hcm::HttpFilter {
@@ -18,13 +19,18 @@ pub(super) fn http(port: u16) -> listener::Listener {
         config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
         ..Default::default()
     };
+    let mut filters = vec![filter(FAULT, pack_any(fault::HttpFault::default()))];
+    if can.cors {
+        filters.push(filter(CORS, pack_any(cors::Cors::default())));
+    }
+    filters.push(filter("envoy.filters.http.router", pack_any(Router::default())));
+    let websocket = hcm::http_connection_manager::UpgradeConfig { upgrade_type: "websocket".to_owned(), ..Default::default() };
     let manager = hcm::HttpConnectionManager {
         stat_prefix: format!("outbound_{name}"),
         route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::Rds(rds)),
-        http_filters: vec![
-            filter(FAULT, pack_any(fault::HttpFault::default())),
-            filter("envoy.filters.http.router", pack_any(Router::default())),
-        ],
+        http_filters: filters,
+        // Istio lets WebSockets pass everywhere.
+        upgrade_configs: vec![websocket],
         server_name: SERVER_NAME.to_owned(),
         ..Default::default()
     };

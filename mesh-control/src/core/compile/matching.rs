@@ -1,35 +1,83 @@
 //! An Istio match block into Envoy's route match.
+//!
+//! What a sidecar's control plane settles when it compiles, because it compiles for one workload, is a condition here: which pod asks is
+//! known per request only. It stands in the match as metadata that mesh-proxy fills in.
 
+use super::entrance::{At, Entrance};
 use super::envoy::{BoolValue, matcher, regex, route};
+use crate::istio::enforced::Abilities;
 use crate::istio::virtual_service::{HttpMatchRequest, StringMatch};
 use route::header_matcher::HeaderMatchSpecifier;
 use route::query_parameter_matcher::QueryParameterMatchSpecifier;
 use route::route_match::PathSpecifier;
 
-/// The match, or `None` if the block can never hold for requests to this port.
-pub(super) fn request(block: &HttpMatchRequest, port: u16) -> Option<route::RouteMatch> {
-    if !block.gateways.is_empty() && !block.gateways.iter().any(|gateway| gateway == "mesh") {
+/// Metadata of the asking pod: a label, by its key.
+const SOURCE_LABELS: &str = "mesh.source.labels";
+/// Metadata of the asking pod: its namespace, by [`NAMESPACE`].
+const SOURCE_NAMESPACE: &str = "mesh.source.namespace";
+const NAMESPACE: &str = "namespace";
+
+/// The match, or `None` if a block of a rule in `namespace` can never hold for requests that come in here.
+pub(super) fn request(
+    block: &HttpMatchRequest,
+    here: &Entrance<'_>,
+    namespace: &str,
+    can: Abilities,
+) -> Option<route::RouteMatch> {
+    if block.port != 0 && u32::from(here.port) != block.port {
         return None;
     }
-    // Istio ignores both conditions in a block that names gateways (sourceMatchHTTP). Else the block matches nothing, rather than
-    // requests of workloads that it does not mean.
-    if block.gateways.is_empty() && !(block.source_labels.is_empty() && block.source_namespace.is_empty()) {
-        return None;
-    }
-    if block.port != 0 && u32::from(port) != block.port {
-        return None;
-    }
-    let pseudo = [(":method", &block.method), (":authority", &block.authority), (":scheme", &block.scheme)];
-    let pseudo = pseudo.into_iter().filter_map(|(name, value)| value.as_ref().map(|value| header(name, value, false)));
+    let dynamic_metadata = source(block, here, namespace, can)?;
     let headers = block.headers.iter().map(|(name, value)| header(name, value, false));
     let without = block.without_headers.iter().map(|(name, value)| header(name, value, true));
+    let mut headers: Vec<_> = headers.chain(without).collect();
+    // By name, as Istio has it; a request's headers are looked up one by one, so the order decides nothing.
+    headers.sort_by(|a, b| a.name.cmp(&b.name));
+    let pseudo = [(":method", &block.method), (":authority", &block.authority), (":scheme", &block.scheme)];
+    headers.extend(pseudo.into_iter().filter_map(|(name, value)| value.as_ref().map(|value| header(name, value, false))));
     Some(route::RouteMatch {
         path_specifier: Some(path(block.uri.as_ref())),
         case_sensitive: block.ignore_uri_case.then_some(BoolValue { value: false }),
-        headers: pseudo.chain(headers).chain(without).collect(),
+        headers,
         query_parameters: block.query_params.iter().map(|(name, value)| query(name, value)).collect(),
+        dynamic_metadata,
         ..Default::default()
     })
+}
+
+/// The conditions on who asks, as far as they are open; `None` if they cannot hold here.
+fn source(
+    block: &HttpMatchRequest,
+    here: &Entrance<'_>,
+    namespace: &str,
+    can: Abilities,
+) -> Option<Vec<matcher::MetadataMatcher>> {
+    // Istio does not look at the other two conditions in a block that names gateways (sourceMatchHTTP).
+    if !block.gateways.is_empty() {
+        return here.is_in(&block.gateways, namespace).then(Vec::new);
+    }
+    if let At::Gateway { labels, .. } = here.at {
+        let holds = block.source_labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+        return (holds && block.source_namespace.is_empty()).then(Vec::new);
+    }
+    let mut open: Vec<_> = block.source_labels.iter().map(|(key, value)| metadata(SOURCE_LABELS, key, value)).collect();
+    if !block.source_namespace.is_empty() {
+        // Rather nothing than requests of workloads that it does not mean.
+        can.source_namespace.then(|| open.push(metadata(SOURCE_NAMESPACE, NAMESPACE, &block.source_namespace)))?;
+    }
+    Some(open)
+}
+
+fn metadata(filter: &str, key: &str, value: &str) -> matcher::MetadataMatcher {
+    use matcher::metadata_matcher::{PathSegment, path_segment::Segment};
+    let exact = matcher::string_matcher::MatchPattern::Exact(value.to_owned());
+    let exact = matcher::StringMatcher { match_pattern: Some(exact), ..Default::default() };
+    matcher::MetadataMatcher {
+        filter: filter.to_owned(),
+        path: vec![PathSegment { segment: Some(Segment::Key(key.to_owned())) }],
+        value: Some(matcher::ValueMatcher { match_pattern: Some(matcher::value_matcher::MatchPattern::StringMatch(exact)) }),
+        invert: false,
+    }
 }
 
 /// The match of a rule without blocks.
@@ -39,9 +87,14 @@ pub(super) fn everything() -> route::RouteMatch {
 
 /// Nothing after a route with such a match is ever reached.
 pub(super) fn is_catch_all(found: &route::RouteMatch) -> bool {
+    found.dynamic_metadata.is_empty() && is_for_all_requests(found)
+}
+
+/// Whether it holds for every request of those for whom it is.
+pub(super) fn is_for_all_requests(found: &route::RouteMatch) -> bool {
     let any_path = match &found.path_specifier {
         Some(PathSpecifier::Prefix(prefix)) => prefix == "/",
-        Some(PathSpecifier::SafeRegex(regex)) => matches!(regex.regex.as_str(), ".*" | "/.*"),
+        Some(PathSpecifier::SafeRegex(regex)) => regex.regex == ".*",
         _ => false,
     };
     any_path && found.headers.is_empty() && found.query_parameters.is_empty()

@@ -1,18 +1,21 @@
 //! RouteConfigurations: a virtual host per service of a port, its routes by the VirtualService that owns the host, and what is left over.
 
-use super::envoy::{BoolValue, duration, pack_any, route};
-use super::{Compiler, Settings, action, fault, matching};
+use super::entrance::Entrance;
+use super::envoy::{self, BoolValue, duration, pack_any, route};
+use super::{Abilities, Compiler, Settings, action, answer, cors, fault, hash, headers, matching};
 use crate::core::registry::Service;
 use crate::istio::virtual_service::HttpRoute;
 use crate::istio::{Resource, VirtualService};
 use mesh_xds::agent::OutboundPolicy;
 use mesh_xds::names::ClusterName;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
 
 /// Name of Envoy's fault filter, and the key of its per-route configuration.
 pub(super) const FAULT: &str = "envoy.filters.http.fault";
+/// The same of Envoy's filter for cross-origin requests.
+pub(super) const CORS: &str = "envoy.filters.http.cors";
 
 /// The route configuration of an HTTP port.
 pub(super) fn configuration(c: &mut Compiler<'_, '_>, port: u16, services: &[&Service]) -> route::RouteConfiguration {
@@ -28,12 +31,10 @@ pub(super) fn configuration(c: &mut Compiler<'_, '_>, port: u16, services: &[&Se
 }
 
 fn virtual_host(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route::VirtualHost {
-    let mut routes = Vec::new();
-    if let Some(rule) = c.index.virtual_service(service) {
-        routes = of_rule(c, rule, port);
-    }
-    // A rule none of whose routes is for this port leaves the service as it would be without.
-    if routes.is_empty() {
+    let here = Entrance::mesh(port);
+    let mut routes = c.index.virtual_service(service).map(|rule| of_rule(c, rule, &here)).unwrap_or_default();
+    if let Some(others) = refusals(&routes) {
+        routes.extend(others);
         routes.push(default_route(c, port, service));
     }
     let hosts = service.names.iter().cloned().chain(service.addresses.iter().map(literal));
@@ -57,7 +58,8 @@ fn literal(address: &IpAddr) -> String {
 
 fn default_route(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route::Route {
     let name = ClusterName { port, subset: String::new(), host: service.name.clone() };
-    let action = action::plain(name.to_string());
+    let mut action = action::plain(name.to_string());
+    action.hash_policy.extend(hash::of(c, &name));
     c.used.insert(name);
     route::Route {
         name: "default".to_owned(),
@@ -67,16 +69,19 @@ fn default_route(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> rout
     }
 }
 
-/// The routes of a VirtualService for requests to a port.
-fn of_rule(c: &mut Compiler<'_, '_>, rule: &Resource<VirtualService>, port: u16) -> Vec<route::Route> {
-    let mut routes = Vec::new();
+/// The routes of a VirtualService for requests that come in somewhere.
+pub(super) fn of_rule(c: &mut Compiler<'_, '_>, rule: &Resource<VirtualService>, here: &Entrance<'_>) -> Vec<route::Route> {
+    let (mut routes, can) = (Vec::new(), c.settings.abilities);
     for http in &rule.spec.http {
-        let mut matches = matches_of(http, port);
+        let mut matches = matches_of(http, here, &rule.meta.namespace, can);
         // Nothing behind a catch-all is reached.
-        let last = matches.iter().position(matching::is_catch_all);
+        let last = matches.iter().position(|(_, found)| matching::is_catch_all(found));
         matches.truncate(last.map_or(matches.len(), |last| last + 1));
-        if let Some(template) = template(c, http, port) {
-            routes.extend(matches.into_iter().map(|found| route::Route { r#match: Some(found), ..template.clone() }));
+        if let Some(template) = template(c, http, here) {
+            routes.extend(matches.into_iter().map(|(name, found)| {
+                let name = if name.is_empty() { http.name.clone() } else { format!("{}.{name}", http.name) };
+                route::Route { name, r#match: Some(found), ..template.clone() }
+            }));
         }
         if last.is_some() {
             break;
@@ -85,30 +90,61 @@ fn of_rule(c: &mut Compiler<'_, '_>, rule: &Resource<VirtualService>, port: u16)
     routes
 }
 
-fn matches_of(http: &HttpRoute, port: u16) -> Vec<route::RouteMatch> {
-    if http.r#match.is_empty() {
-        return vec![matching::everything()];
+/// What follows a rule all of whose routes are for some pods only; `None` if there is nothing to follow.
+///
+/// A rule without any route for a pod leaves the service to it as it would be without the rule, but a pod for which it has routes gets 404
+/// where none of them matches, as in Istio. So whoever is meant by a route, and was not taken by it, is refused before the default route.
+fn refusals(routes: &[route::Route]) -> Option<Vec<route::Route>> {
+    let mut refused: Vec<&[_]> = Vec::new();
+    for found in routes.iter().filter_map(|route| route.r#match.as_ref()) {
+        if found.dynamic_metadata.is_empty() {
+            return None;
+        }
+        if !refused.contains(&found.dynamic_metadata.as_slice()) {
+            refused.push(&found.dynamic_metadata);
+        }
     }
-    http.r#match.iter().filter_map(|block| matching::request(block, port)).collect()
+    let taken = |who: &[_]| {
+        let mut matches = routes.iter().filter_map(|route| route.r#match.as_ref());
+        matches.any(|found| found.dynamic_metadata == who && matching::is_for_all_requests(found))
+    };
+    let refusal = |who: &[_]| route::Route {
+        name: "no_route".to_owned(),
+        r#match: Some(route::RouteMatch { dynamic_metadata: who.to_vec(), ..matching::everything() }),
+        action: Some(route::route::Action::DirectResponse(route::DirectResponseAction { status: 404, ..Default::default() })),
+        ..Default::default()
+    };
+    Some(refused.into_iter().filter(|who| !taken(who)).map(refusal).collect())
+}
+
+/// The blocks that can hold, with their names.
+fn matches_of<'h>(
+    http: &'h HttpRoute,
+    here: &Entrance<'_>,
+    namespace: &str,
+    can: Abilities,
+) -> Vec<(&'h str, route::RouteMatch)> {
+    if http.r#match.is_empty() {
+        return vec![("", matching::everything())];
+    }
+    let blocks = http.r#match.iter();
+    blocks.filter_map(|block| Some((block.name.as_str(), matching::request(block, here, namespace, can)?))).collect()
 }
 
 /// A rule's route without its match; `None` if it does nothing that is in force.
-fn template(c: &mut Compiler<'_, '_>, http: &HttpRoute, port: u16) -> Option<route::Route> {
-    let mut found = if http.delegate.is_some() {
-        return None;
-    } else if let Some(redirect) = &http.redirect {
-        route::Route { action: Some(route::route::Action::Redirect(action::redirect(redirect))), ..Default::default() }
+fn template(c: &mut Compiler<'_, '_>, http: &HttpRoute, here: &Entrance<'_>) -> Option<route::Route> {
+    let mut found = if let Some(redirect) = &http.redirect {
+        headers::with(http.headers.as_ref(), route::route::Action::Redirect(answer::redirect(redirect, here)))
     } else if let Some(answer) = &http.direct_response {
-        route::Route { action: Some(route::route::Action::DirectResponse(action::answer(answer))), ..Default::default() }
+        headers::with(http.headers.as_ref(), route::route::Action::DirectResponse(answer::direct(answer)))
     } else if http.route.is_empty() {
         return None;
     } else {
-        action::forward(c, http, port)
+        action::forward(c, http, here.port)
     };
-    found.name.clone_from(&http.name);
-    let injected = http.fault.as_ref().and_then(fault::injection);
-    found.typed_per_filter_config =
-        injected.map(|fault| HashMap::from([(FAULT.to_owned(), pack_any(fault))])).unwrap_or_default();
+    let injected = http.fault.as_ref().and_then(fault::injection).map(|fault| (FAULT, pack_any(fault)));
+    let cors = http.cors_policy.as_ref().filter(|_| c.settings.abilities.cors).map(|rule| (CORS, pack_any(cors::policy(rule))));
+    found.typed_per_filter_config = envoy::in_order(injected.into_iter().chain(cors));
     Some(found)
 }
 

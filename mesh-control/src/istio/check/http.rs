@@ -207,9 +207,11 @@ fn cors_policy(cors: &CorsPolicy, at: &Path<'_>, problems: &mut Problems) {
 }
 
 fn mirrors(route: &HttpRoute, at: &Path<'_>, problems: &mut Problems) {
-    if let Some(value) = route.mirror_percent.filter(|value| *value > 100) {
-        let why = format!("mirror_percent must have a max value of 100 (it has {value})");
-        problems.judge(&at.field("mirrorPercent"), value, Err(why));
+    for (field, given) in [("mirrorPercent", route.mirror_percent), ("mirror_percent", route.mirror_percent_)] {
+        if let Some(value) = given.filter(|value| *value > 100) {
+            let why = format!("mirror_percent must have a max value of 100 (it has {value})");
+            problems.judge(&at.field(field), value, Err(why));
+        }
     }
     mirror_percentage(route.mirror_percentage.as_ref(), "mirror_percentage", &at.field("mirrorPercentage"), problems);
     if let Some(mirror) = &route.mirror {

@@ -3,9 +3,7 @@
 use base64::Engine;
 
 use super::{Abilities, Enforced, Findings, net};
-use crate::istio::virtual_service::{
-    Headers, HttpFaultInjection, HttpMatchRequest, HttpRedirect, HttpRoute, Percent, VirtualService,
-};
+use crate::istio::virtual_service::{Headers, HttpFaultInjection, HttpMatchRequest, HttpRoute, Percent, VirtualService};
 
 impl Enforced for VirtualService {
     fn look(&self, can: Abilities, found: &mut Findings) {
@@ -23,7 +21,7 @@ impl Enforced for VirtualService {
 
 fn http(rule: &HttpRoute, at: &str, can: Abilities, found: &mut Findings) {
     for (j, block) in rule.r#match.iter().enumerate() {
-        condition(block, &format!("{at}.match[{j}]"), found);
+        condition(block, &format!("{at}.match[{j}]"), can, found);
     }
     let live = rule.route.iter().filter(|to| to.weight > 0).count();
     for (j, to) in rule.route.iter().enumerate() {
@@ -31,18 +29,12 @@ fn http(rule: &HttpRoute, at: &str, can: Abilities, found: &mut Findings) {
         let field = format!("{at}.route[{j}].headers.request (host)");
         found.if_set(field, unsent && to.headers.as_ref().is_some_and(changes_host));
     }
-    if let Some(rule) = &rule.redirect {
-        redirect(rule, &format!("{at}.redirect"), found);
-    }
     let encoded = rule.direct_response.as_ref().and_then(|answer| answer.body.as_ref()).and_then(|body| body.bytes.as_ref());
     if encoded.is_some_and(|bytes| base64::engine::general_purpose::STANDARD.decode(bytes).is_err()) {
         found.tell(format!("{at}.directResponse.body.bytes"), "is not base64, so the body is empty");
     }
-    if rule.delegate.is_some() {
-        found.tell(format!("{at}.delegate"), "is not enforced by this version, so the route is left out");
-    }
     let remote = rule.retries.as_ref().is_some_and(|retries| retries.retry_remote_localities == Some(true));
-    found.if_set(format!("{at}.retries.retryRemoteLocalities"), remote);
+    found.if_set(format!("{at}.retries.retryRemoteLocalities"), remote && !can.previous_priorities);
     if let Some(rule) = &rule.fault {
         fault(rule, &format!("{at}.fault"), found);
     }
@@ -50,24 +42,30 @@ fn http(rule: &HttpRoute, at: &str, can: Abilities, found: &mut Findings) {
         found.if_set(format!("{at}.mirror"), rule.mirror.is_some());
         found.if_set(format!("{at}.mirrors"), !rule.mirrors.is_empty());
         found.if_set(format!("{at}.mirrorPercent"), rule.mirror_percent.is_some());
+        found.if_set(format!("{at}.mirror_percent"), rule.mirror_percent_.is_some());
         found.if_set(format!("{at}.mirrorPercentage"), rule.mirror_percentage.is_some());
     }
-    found.if_set(format!("{at}.corsPolicy"), rule.cors_policy.is_some());
+    found.if_set(format!("{at}.corsPolicy"), rule.cors_policy.is_some() && !can.cors);
 }
 
-fn condition(block: &HttpMatchRequest, at: &str, found: &mut Findings) {
+fn condition(block: &HttpMatchRequest, at: &str, can: Abilities, found: &mut Findings) {
     if !block.gateways.is_empty() && !block.gateways.iter().any(|gateway| gateway == "mesh") {
         found.tell(format!("{at}.gateways"), "names no gateway that exists, so the block matches nothing");
     }
-    // Istio ignores both conditions in a block that names gateways (sourceMatchHTTP).
-    let why =
-        "is not enforced by this version: the block matches nothing, rather than requests of workloads that it does not mean";
-    for (field, given) in
-        [("sourceLabels", !block.source_labels.is_empty()), ("sourceNamespace", !block.source_namespace.is_empty())]
-    {
-        if given && block.gateways.is_empty() {
-            found.tell(format!("{at}.{field}"), why);
+    if !block.gateways.is_empty() {
+        // Istio does not look at them in a block that names gateways (sourceMatchHTTP).
+        let why = "is not looked at in a block with gateways";
+        for (field, given) in
+            [("sourceLabels", !block.source_labels.is_empty()), ("sourceNamespace", !block.source_namespace.is_empty())]
+        {
+            if given {
+                found.tell(format!("{at}.{field}"), why);
+            }
         }
+    } else if !block.source_namespace.is_empty() && !can.source_namespace {
+        let why =
+            "is not enforced by this version: the block matches nothing, rather than requests of workloads that it does not mean";
+        found.tell(format!("{at}.sourceNamespace"), why);
     }
     found.if_set(format!("{at}.statPrefix"), !block.stat_prefix.is_empty());
 }
@@ -78,10 +76,6 @@ fn changes_host(headers: &Headers) -> bool {
         .request
         .as_ref()
         .is_some_and(|operations| operations.set.keys().chain(operations.add.keys()).any(|name| is_host(&name)))
-}
-
-fn redirect(rule: &HttpRedirect, at: &str, found: &mut Findings) {
-    found.if_set(format!("{at}.derivePort"), rule.derive_port.is_some());
 }
 
 fn fault(rule: &HttpFaultInjection, at: &str, found: &mut Findings) {

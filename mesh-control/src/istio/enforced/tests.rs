@@ -17,15 +17,16 @@ fn virtual_services() {
         (json!({ "route": to }), vec![]),
         (
             json!({ "route": to, "mirror": { "host": "b" }, "match": [{ "sourceLabels": { "a": "b" } }, { "statPrefix": "x" }] }),
-            vec!["match[0].sourceLabels", "match[1].statPrefix", "mirror"],
+            vec!["match[1].statPrefix", "mirror"],
         ),
-        (json!({ "redirect": { "uri": "/x", "derivePort": "FROM_REQUEST_PORT" } }), vec!["redirect.derivePort"]),
+        (json!({ "redirect": { "uri": "/x", "derivePort": "FROM_REQUEST_PORT" } }), vec![]),
         (
             json!({ "route": to, "fault": { "abort": { "httpStatus": 500 }, "delay": { "percent": 0, "fixedDelay": "1s" } } }),
             vec!["fault.delay", "fault.abort"],
         ),
         (json!({ "route": to, "match": [{ "gateways": ["edge"] }] }), vec!["match[0].gateways"]),
-        (json!({ "route": to, "match": [{ "gateways": ["mesh"], "sourceNamespace": "x" }] }), vec![]),
+        (json!({ "route": to, "match": [{ "gateways": ["mesh"], "sourceNamespace": "x" }] }), vec!["match[0].sourceNamespace"]),
+        (json!({ "route": to, "match": [{ "sourceNamespace": "x" }] }), vec!["match[0].sourceNamespace"]),
     ] {
         let expected: Vec<_> = expected.into_iter().map(|field| format!("spec.http[0].{field}")).collect();
         assert_eq!(told(Kind::VirtualService, &json!({ "hosts": ["a"], "http": [http] })), expected, "{http}");
