@@ -18,6 +18,7 @@ use mesh_xds::agent as wire;
 use mesh_xds::node::{Node as NodeId, Role};
 use mesh_xds::stream::{Connection, Updates};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -95,7 +96,7 @@ fn connection(config: &Run) -> Result<Connection> {
         endpoint: config.control.clone(),
         ca_pem: read(&config.ca_file, "--ca-file")?,
         token: token.trim().to_owned(),
-        node: NodeId { role: Role::Agent, address: config.node_address, name },
+        node: NodeId { role: Role::Agent, address: config.node_address, name, labels: BTreeMap::new() },
     })
 }
 

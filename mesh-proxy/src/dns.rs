@@ -25,6 +25,7 @@ use mesh_common::broker::Role;
 use mesh_xds::node::{Node, Role as NodeRole};
 use mesh_xds::stream::Connection;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixListener;
 use std::path::PathBuf;
@@ -124,7 +125,7 @@ fn connection(args: &Args) -> anyhow::Result<Connection> {
         endpoint: args.control.clone(),
         ca_pem: args::read("--ca-file", &args.ca_file)?.into_bytes(),
         token: args::read("--token-file", &args.token_file)?.trim().to_owned(),
-        node: Node { role: NodeRole::Dns, address: args.node_ip()?, name },
+        node: Node { role: NodeRole::Dns, address: args.node_ip()?, name, labels: BTreeMap::new() },
     })
 }
 

@@ -219,7 +219,7 @@ fn connection(args: &Args) -> anyhow::Result<Connection> {
         endpoint: args.control.clone(),
         ca_pem: read("--ca-file", &args.ca_file)?,
         token: token.trim().to_owned(),
-        node: Node { role: NodeRole::Node, address: node_address(&args.node_address)?, name },
+        node: Node { role: NodeRole::Node, address: node_address(&args.node_address)?, name, labels: Default::default() },
     })
 }
 

@@ -175,6 +175,7 @@ impl Client {
             request.node = Some(core::Node {
                 id: self.node.to_string(),
                 cluster: self.node.role.as_str().to_owned(),
+                metadata: self.node.metadata(),
                 user_agent_name: "mesh".to_owned(),
                 ..core::Node::default()
             });

@@ -1,6 +1,7 @@
 //! Type URLs of the standard resources, and the cluster names that Istio's users know.
 
 use std::fmt;
+use std::net::SocketAddr;
 
 /// Listener.
 pub const LISTENER: &str = "type.googleapis.com/envoy.config.listener.v3.Listener";
@@ -25,6 +26,13 @@ pub const PUSH_ORDER: &[&str] = &[
     ROUTE,
     SECRET,
 ];
+
+/// Name of the Listener of a gateway's port: `gateway_0.0.0.0_80`. The prefix keeps it apart from `0.0.0.0_80`, the listener of what pods
+/// dial at that port. Names decide nothing: a listener is a gateway's if `bind_to_port` is not false.
+#[must_use]
+pub fn gateway_listener(address: SocketAddr) -> String {
+    format!("gateway_{}_{}", address.ip(), address.port())
+}
 
 /// Istio's cluster name: `outbound|9080|v1|reviews.marathon.l4lb.thisdcos.directory`.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

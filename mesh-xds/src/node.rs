@@ -3,6 +3,9 @@
 //! The id follows Istio's form `role~address~name~domain`, so that a stock Envoy (`sidecar~9.0.1.2~task.default~...`) and our own
 //! processes say the same four things.
 
+use envoy_types::pb::google::protobuf::value::Kind;
+use envoy_types::pb::google::protobuf::{Struct, Value};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
@@ -45,6 +48,42 @@ pub struct Node {
     pub address: IpAddr,
     /// A name for logs: the host name or task id.
     pub name: String,
+    /// What the `selector` of a Gateway is matched with; empty for whoever serves no gateway. Not part of the id: they travel as
+    /// `node.metadata.LABELS`, where Istio's proxies have them too.
+    pub labels: BTreeMap<String, String>,
+}
+
+/// Key of the labels in the node's metadata.
+const LABELS: &str = "LABELS";
+
+impl Node {
+    /// The node's metadata as the wire has it; `None` without labels.
+    #[must_use]
+    pub fn metadata(&self) -> Option<Struct> {
+        if self.labels.is_empty() {
+            return None;
+        }
+        let text = |(key, value): (&String, &String)| (key.clone(), value_of(Kind::StringValue(value.clone())));
+        let labels = Struct { fields: self.labels.iter().map(text).collect() };
+        Some(Struct { fields: [(LABELS.to_owned(), value_of(Kind::StructValue(labels)))].into() })
+    }
+
+    /// The same node with the labels that this metadata states. What is no text is no label.
+    #[must_use]
+    pub fn with_metadata(mut self, metadata: Option<&Struct>) -> Self {
+        let labels = metadata.and_then(|metadata| metadata.fields.get(LABELS)).and_then(|labels| labels.kind.as_ref());
+        let Some(Kind::StructValue(labels)) = labels else { return self };
+        let text = |(key, value): (&String, &Value)| match &value.kind {
+            Some(Kind::StringValue(text)) => Some((key.clone(), text.clone())),
+            _ => None,
+        };
+        self.labels = labels.fields.iter().filter_map(text).collect();
+        self
+    }
+}
+
+fn value_of(kind: Kind) -> Value {
+    Value { kind: Some(kind) }
 }
 
 impl fmt::Display for Node {
@@ -80,13 +119,27 @@ impl FromStr for Node {
         let role = known.ok_or_else(|| InvalidNode::Role(role.to_owned()))?;
         let address =
             address.parse().map_err(|_no_address: std::net::AddrParseError| InvalidNode::Address(address.to_owned()))?;
-        Ok(Self { role, address, name: name.to_owned() })
+        Ok(Self { role, address, name: name.to_owned(), labels: BTreeMap::new() })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_travel_as_metadata_and_what_is_no_text_is_none() {
+        let plain: Node = "node~192.0.2.11~agent-1~mesh".parse().expect("valid");
+        assert_eq!(plain.metadata(), None);
+        let labels: BTreeMap<_, _> = [("istio".to_owned(), "ingressgateway".to_owned())].into();
+        let gateway = Node { labels, ..plain.clone() };
+        let mut metadata = gateway.metadata().expect("labels");
+        if let Some(Kind::StructValue(labels)) = &mut metadata.fields.get_mut(LABELS).expect("there").kind {
+            labels.fields.insert("n".to_owned(), value_of(Kind::NumberValue(1.0)));
+        }
+        assert_eq!(plain.clone().with_metadata(Some(&metadata)), gateway);
+        assert_eq!(plain.clone().with_metadata(None), plain);
+    }
 
     #[test]
     fn ids_round_trip_and_bad_ones_are_named() {

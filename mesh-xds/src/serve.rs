@@ -124,6 +124,7 @@ impl ads::AggregatedDiscoveryService for Service {
             requests.message().await?.ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
         let id = first.node.as_ref().map(|node| node.id.as_str()).unwrap_or_default();
         let node: Node = id.parse().map_err(|e: crate::node::InvalidNode| Status::invalid_argument(format!("node.id: {e}")))?;
+        let node = node.with_metadata(first.node.as_ref().and_then(|node| node.metadata.as_ref()));
         self.source.authorize(&node, token.as_deref()).map_err(Status::unauthenticated)?;
         let (sender, responses) = mpsc::channel(1);
         let snapshots = self.source.watch(&node);

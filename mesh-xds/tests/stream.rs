@@ -70,7 +70,8 @@ impl World {
     }
 
     fn connection(&self, token: &str) -> Connection {
-        let node = Node { role: Role::Agent, address: [192, 0, 2, 11].into(), name: "test".to_owned() };
+        let node =
+            Node { role: Role::Agent, address: [192, 0, 2, 11].into(), name: "test".to_owned(), labels: Default::default() };
         let endpoint = format!("localhost:{}", self.address.port());
         Connection { endpoint, ca_pem: self.ca_pem.clone(), token: token.to_owned(), node }
     }

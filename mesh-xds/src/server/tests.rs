@@ -14,7 +14,7 @@ fn snapshot(types: &[(&'static str, &[(&str, &str)])]) -> Snapshot {
 }
 
 fn client(wildcard: &[&'static str]) -> Client {
-    let node = Node { role: Role::Node, address: [192, 0, 2, 11].into(), name: "test".to_owned() };
+    let node = Node { role: Role::Node, address: [192, 0, 2, 11].into(), name: "test".to_owned(), labels: Default::default() };
     let mut client = Client::new(node, wildcard);
     client.handle_connected();
     client
