@@ -2,12 +2,16 @@
 //!
 //! The API admits an object by parsing it here; the compiler gets the very same parsed objects. Nothing here does I/O.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::secret::Secret;
+
 mod check;
 pub(crate) mod decode;
+pub(crate) mod destination_policy;
 pub(crate) mod destination_rule;
 pub(crate) mod enforced;
 pub(crate) mod gateway;
@@ -17,9 +21,10 @@ pub(crate) mod resource;
 pub(crate) mod service_entry;
 pub(crate) mod virtual_service;
 
+pub(crate) use destination_policy::DestinationPolicy;
 pub(crate) use destination_rule::DestinationRule;
 pub(crate) use gateway::Gateway;
-pub(crate) use kind::{GROUP, Kind, VERSIONS};
+pub(crate) use kind::{GROUPS, Kind};
 pub(crate) use problem::Problems;
 pub(crate) use resource::{Meta, Resource};
 pub(crate) use service_entry::ServiceEntry;
@@ -32,6 +37,9 @@ pub(crate) struct Config {
     pub(crate) destination_rules: Vec<Arc<Resource<DestinationRule>>>,
     pub(crate) gateways: Vec<Arc<Resource<Gateway>>>,
     pub(crate) service_entries: Vec<Arc<Resource<ServiceEntry>>>,
+    pub(crate) destination_policies: Vec<Arc<Resource<DestinationPolicy>>>,
+    /// By namespace and name.
+    pub(crate) secrets: BTreeMap<(String, String), Arc<Secret>>,
 }
 
 impl Config {
@@ -45,6 +53,7 @@ impl Config {
             Kind::DestinationRule => self.destination_rules.push(Arc::new(Resource::try_from(object)?)),
             Kind::Gateway => self.gateways.push(Arc::new(Resource::try_from(object)?)),
             Kind::ServiceEntry => self.service_entries.push(Arc::new(Resource::try_from(object)?)),
+            Kind::DestinationPolicy => self.destination_policies.push(Arc::new(Resource::try_from(object)?)),
         }
         Ok(())
     }
@@ -56,6 +65,7 @@ impl Config {
             Kind::DestinationRule => resource::remove(&mut self.destination_rules, namespace, name),
             Kind::Gateway => resource::remove(&mut self.gateways, namespace, name),
             Kind::ServiceEntry => resource::remove(&mut self.service_entries, namespace, name),
+            Kind::DestinationPolicy => resource::remove(&mut self.destination_policies, namespace, name),
         }
     }
 
@@ -65,6 +75,7 @@ impl Config {
         resource::sort(&mut self.destination_rules);
         resource::sort(&mut self.gateways);
         resource::sort(&mut self.service_entries);
+        resource::sort(&mut self.destination_policies);
     }
 }
 

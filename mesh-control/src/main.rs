@@ -12,6 +12,7 @@ mod marathon;
 mod metrics;
 mod pki;
 mod run;
+mod secret;
 mod serve;
 mod store;
 

@@ -18,7 +18,8 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::istio::{self, Config, Kind};
+use crate::istio::{self, Config, Kind, Problems};
+use crate::secret::Secret;
 pub(crate) use disk::StoreError;
 pub(crate) use history::{Event, EventType, Expired};
 
@@ -33,13 +34,16 @@ pub(crate) const NAMESPACES: [&str; 3] = ["default", "istio-system", "kube-syste
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Collection {
     Namespaces,
+    Secrets,
     Istio(Kind),
 }
 
 impl Collection {
     /// All of them.
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Namespaces,
+        Self::Secrets,
+        Self::Istio(Kind::DestinationPolicy),
         Self::Istio(Kind::DestinationRule),
         Self::Istio(Kind::Gateway),
         Self::Istio(Kind::ServiceEntry),
@@ -50,6 +54,7 @@ impl Collection {
     pub(crate) const fn plural(self) -> &'static str {
         match self {
             Self::Namespaces => "namespaces",
+            Self::Secrets => "secrets",
             Self::Istio(kind) => kind.plural(),
         }
     }
@@ -112,11 +117,10 @@ impl Store {
         let mut config = Config::default();
         let mut objects = BTreeMap::new();
         for stored in loaded {
-            if let Collection::Istio(kind) = stored.key.collection
-                && let Err(problems) = config.add(kind, &stored.object)
-            {
+            if let Err(problems) = add(&mut config, &stored) {
                 // Written by another version of this program. It stays readable and deletable; it has no effect, and that is said.
-                tracing::error!(kind = kind.name(), namespace = stored.key.namespace, name = stored.key.name, %problems,
+                let Key { collection, namespace, name } = &stored.key;
+                tracing::error!(resource = collection.plural(), namespace, name, %problems,
                     "a stored object is not valid in this version and has no effect");
             }
             objects.insert(stored.key.clone(), Arc::new(stored));
@@ -242,9 +246,9 @@ impl Store {
                     EventType::Deleted => drop(state.objects.remove(key)),
                     EventType::Added | EventType::Modified => drop(state.objects.insert(key.clone(), Arc::clone(&event.stored))),
                 }
-                if let Collection::Istio(kind) = key.collection {
+                if key.collection != Collection::Namespaces {
                     let config = config.get_or_insert_with(|| Config::clone(&self.0.config.borrow()));
-                    replace(config, kind, &event);
+                    replace(config, &event);
                 }
                 history.push(event);
             }
@@ -293,14 +297,31 @@ impl View<'_> {
     }
 }
 
-fn replace(config: &mut Config, kind: Kind, event: &Event) {
-    let key = &event.stored.key;
-    config.remove(kind, &key.namespace, &key.name);
+fn add(config: &mut Config, stored: &Stored) -> Result<(), Problems> {
+    let Key { collection, namespace, name } = &stored.key;
+    match collection {
+        Collection::Namespaces => {}
+        Collection::Secrets => {
+            let secret = Arc::new(Secret::read(&stored.object)?);
+            config.secrets.insert((namespace.clone(), name.clone()), secret);
+        }
+        Collection::Istio(kind) => config.add(*kind, &stored.object)?,
+    }
+    Ok(())
+}
+
+fn replace(config: &mut Config, event: &Event) {
+    let Key { collection, namespace, name } = &event.stored.key;
+    match collection {
+        Collection::Namespaces => {}
+        Collection::Secrets => drop(config.secrets.remove(&(namespace.clone(), name.clone()))),
+        Collection::Istio(kind) => config.remove(*kind, namespace, name),
+    }
     if event.kind != EventType::Deleted
-        && let Err(problems) = config.add(kind, &event.stored.object)
+        && let Err(problems) = add(config, &event.stored)
     {
         // Admission parsed the same JSON with the same parser; a property test says so.
-        tracing::error!(kind = kind.name(), namespace = key.namespace, name = key.name, %problems, "an admitted object does not parse");
+        tracing::error!(resource = collection.plural(), namespace, name, %problems, "an admitted object does not parse");
     }
 }
 

@@ -156,7 +156,7 @@ fn what_cannot_work_is_refused_with_its_path() {
     assert!(error.contains("unknown field \"spec.http[0].fault.abort.httpStatos\""), "{error}");
     let gateway = "apiVersion: networking.istio.io/v1alpha3\nkind: Gateway\nmetadata:\n  name: g\nspec:\n  servers: []\n";
     world.file("gateway.yaml", gateway);
-    assert!(world.refused("apply -f gateway.yaml").contains("Gateway is not enforced by this version"));
+    assert!(world.refused("apply -f gateway.yaml").contains("gateway must have at least one server"));
     assert!(world.refused("--token=wrong get vs").contains("Unauthorized"));
     let node = fs::read_to_string(world.path("mesh/node.token")).unwrap();
     assert!(world.refused(&format!("--token={} get vs", node.trim())).contains("(Forbidden)"));

@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 
-use crate::istio::{GROUP, Kind, VERSIONS};
+use crate::istio::{GROUPS, Kind};
 
 /// kubectl wants a semantic version and warns if it is more than one minor version off; this is the API level that we imitate.
 const KUBERNETES: &str = "v1.33.0";
@@ -31,22 +31,26 @@ pub(super) fn core_versions() -> Value {
 
 /// `/apis`.
 pub(super) fn groups() -> Value {
-    let mut group = group();
-    if let Some(fields) = group.as_object_mut() {
-        fields.retain(|name, _| name != "kind" && name != "apiVersion");
-    }
-    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": [group] })
+    let groups = GROUPS.map(|(name, _)| {
+        let mut group = group(name);
+        if let Some(fields) = group.as_object_mut() {
+            fields.retain(|name, _| name != "kind" && name != "apiVersion");
+        }
+        group
+    });
+    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
 }
 
-/// `/apis/networking.istio.io`.
-pub(super) fn group() -> Value {
-    let version = |v: &str| json!({ "groupVersion": format!("{GROUP}/{v}"), "version": v });
+/// `/apis/GROUP`.
+pub(super) fn group(name: &str) -> Value {
+    let version = |v: &&str| json!({ "groupVersion": format!("{name}/{v}"), "version": v });
+    let versions = GROUPS.iter().find(|(group, _)| *group == name).map_or(&[][..], |(_, versions)| *versions);
     json!({
         "kind": "APIGroup",
         "apiVersion": "v1",
-        "name": GROUP,
-        "versions": VERSIONS.map(version),
-        "preferredVersion": version(VERSIONS[0]),
+        "name": name,
+        "versions": versions.iter().map(version).collect::<Vec<_>>(),
+        "preferredVersion": versions.first().map(version),
     })
 }
 
@@ -63,12 +67,13 @@ pub(super) fn core_resources() -> Value {
                 "name": "namespaces", "singularName": "namespace", "namespaced": false, "kind": "Namespace", "verbs": VERBS,
                 "shortNames": ["ns"],
             },
+            { "name": "secrets", "singularName": "secret", "namespaced": true, "kind": "Secret", "verbs": VERBS },
         ],
     })
 }
 
-/// `/apis/networking.istio.io/VERSION`.
-pub(super) fn group_resources(version: &str) -> Value {
+/// `/apis/GROUP/VERSION`.
+pub(super) fn group_resources(group: &str, version: &str) -> Value {
     let resource = |kind: Kind| {
         json!({
             "name": kind.plural(),
@@ -76,15 +81,16 @@ pub(super) fn group_resources(version: &str) -> Value {
             "namespaced": true,
             "kind": kind.name(),
             "verbs": VERBS,
-            "shortNames": [kind.short()],
-            "categories": ["istio-io", "networking-istio-io"],
+            "shortNames": kind.short().into_iter().collect::<Vec<_>>(),
+            "categories": ["istio-io", format!("{}-istio-io", group.split('.').next().unwrap_or_default())],
         })
     };
+    let kinds = Kind::ALL.into_iter().filter(|kind| kind.group() == group);
     json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",
-        "groupVersion": format!("{GROUP}/{version}"),
-        "resources": Kind::ALL.map(resource),
+        "groupVersion": format!("{group}/{version}"),
+        "resources": kinds.map(resource).collect::<Vec<_>>(),
     })
 }
 
@@ -99,13 +105,14 @@ pub(super) fn openapi() -> Response<Body> {
     bytes(&mut info, 2, KUBERNETES.as_bytes());
     bytes(&mut document, 2, &info);
     let mut paths = Vec::new();
-    for version in VERSIONS {
-        for kind in Kind::ALL {
-            let path = format!("/apis/{GROUP}/{version}/namespaces/{{namespace}}/{}/{{name}}", kind.plural());
-            bytes(&mut paths, 2, &path_item(&path, GROUP, version, kind.name()));
+    for (group, versions) in GROUPS {
+        for (version, kind) in versions.iter().flat_map(|v| Kind::ALL.map(|kind| (v, kind))).filter(|(_, k)| k.group() == group) {
+            let path = format!("/apis/{group}/{version}/namespaces/{{namespace}}/{}/{{name}}", kind.plural());
+            bytes(&mut paths, 2, &path_item(&path, group, version, kind.name()));
         }
     }
     bytes(&mut paths, 2, &path_item("/api/v1/namespaces/{name}", "", "v1", "Namespace"));
+    bytes(&mut paths, 2, &path_item("/api/v1/namespaces/{namespace}/secrets/{name}", "", "v1", "Secret"));
     bytes(&mut document, 8, &paths);
     let mut response = Response::new(Body::from(document));
     // Not the media type that was asked for: Go's parser refuses its '@'. The real server does the same.

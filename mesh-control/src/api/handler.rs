@@ -89,9 +89,9 @@ impl Shared {
             Endpoint::Version => discovery::version(),
             Endpoint::CoreVersions => discovery::core_versions(),
             Endpoint::Groups => discovery::groups(),
-            Endpoint::Group => discovery::group(),
+            Endpoint::Group(group) => discovery::group(group),
             Endpoint::CoreResources => discovery::core_resources(),
-            Endpoint::GroupResources(version) => discovery::group_resources(version),
+            Endpoint::GroupResources { group, version } => discovery::group_resources(group, version),
             Endpoint::Empty(kind) => json!({
                 "kind": kind, "apiVersion": "v1", "metadata": { "resourceVersion": self.store.version().to_string() }, "items": [],
             }),
@@ -143,8 +143,8 @@ impl Shared {
                 self.blocking(move |store| write::update(store, &key, version, &body, &options)).await
             }
             Method::PATCH => {
-                let patch = Patch::of(body::media_type(request.headers()));
-                let patch = patch.ok_or_else(|| ApiError::unsupported_media(Patch::ACCEPTED))?;
+                let patch = Patch::of(key.collection, body::media_type(request.headers()));
+                let patch = patch.ok_or_else(|| ApiError::unsupported_media(Patch::accepted(key.collection)))?;
                 let body = body::json(&body::read(request.into_body()).await?)?;
                 self.blocking(move |store| write::patch(store, (&key, version), patch, &body, &options)).await
             }

@@ -7,6 +7,7 @@ use super::status::{self, ApiError};
 use crate::istio::enforced::Abilities;
 use crate::istio::problem::{Path, Problems};
 use crate::istio::{self, Kind, resource::seconds};
+use crate::secret::{self, Secret};
 use crate::store::{self, Collection, Key, Stored};
 
 /// Metadata that is kept as the client gave it.
@@ -57,8 +58,10 @@ pub(super) fn key_of(collection: Collection, namespace: Option<&str>, body: &Val
     let given = body["metadata"]["namespace"].as_str().unwrap_or_default();
     let namespace = match (collection, namespace) {
         (Collection::Namespaces, _) => String::new(),
-        (Collection::Istio(_), Some(namespace)) => namespace.to_owned(),
-        (Collection::Istio(_), None) => return Err(ApiError::bad_request("an empty namespace may not be set during creation")),
+        (Collection::Secrets | Collection::Istio(_), Some(namespace)) => namespace.to_owned(),
+        (Collection::Secrets | Collection::Istio(_), None) => {
+            return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
+        }
     };
     if !given.is_empty() && given != namespace {
         return Err(ApiError::bad_request(
@@ -74,29 +77,55 @@ pub(super) fn created(key: &Key, version: &str, body: &Value, now: Timestamp) ->
     if body["metadata"]["resourceVersion"].as_str().is_some_and(|v| !v.is_empty()) {
         return Err(ApiError::bad_request("resourceVersion should not be set on objects to be created"));
     }
-    if let Collection::Istio(kind) = key.collection
-        && let Some(why) = kind.refusal()
-    {
-        return Err(ApiError::refused(key.collection, &key.name, why));
-    }
     check(key, version, body)?;
     let mut object = match key.collection {
         Collection::Namespaces => store::new_namespace(&key.name, now),
-        Collection::Istio(kind) => json!({
-            "apiVersion": api_version(key.collection, istio::VERSIONS[0]),
-            "kind": kind.name(),
-            "metadata": {
-                "name": key.name,
-                "namespace": key.namespace,
-                "uid": uuid::Uuid::new_v4().to_string(),
-                "generation": 1,
-                "creationTimestamp": seconds(now),
-            },
-            "spec": body["spec"],
-        }),
+        Collection::Secrets => {
+            let mut object = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": new_meta(key, now) });
+            put_secret(&mut object, body);
+            object
+        }
+        Collection::Istio(kind) => {
+            let mut meta = new_meta(key, now);
+            meta["generation"] = json!(1);
+            let version = api_version(key.collection, kind.version());
+            json!({ "apiVersion": version, "kind": kind.name(), "metadata": meta, "spec": body["spec"] })
+        }
     };
     keep(key, &mut object, &body["metadata"]);
     Ok(object)
+}
+
+fn new_meta(key: &Key, now: Timestamp) -> Value {
+    json!({
+        "name": key.name,
+        "namespace": key.namespace,
+        "uid": uuid::Uuid::new_v4().to_string(),
+        "creationTimestamp": seconds(now),
+    })
+}
+
+/// Writes what a client gave of a secret, in the form in which it is kept.
+fn put_secret(object: &mut Value, body: &Value) {
+    let (Some(fields), Value::Object(normal)) = (object.as_object_mut(), secret::normal(body)) else { return };
+    fields.shift_remove("immutable");
+    fields.extend(normal);
+}
+
+/// What may not change of a secret.
+fn check_secret_update(old: &Stored, body: &Value, version: &str) -> Result<(), ApiError> {
+    let (was, now) = (&old.object, secret::normal(body));
+    let mut problems = Problems::default();
+    if was["type"] != now["type"] {
+        problems.invalid(&Path::root("type"), now["type"].clone(), "field is immutable");
+    }
+    if was["immutable"] == true {
+        let why = "field is immutable when `immutable` is set";
+        for field in ["data", "immutable"].into_iter().filter(|field| was[field] != now[field]) {
+            problems.forbidden(&Path::root(field), why);
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(ApiError::problems(old.key.collection, version, &old.key.name, &problems)) }
 }
 
 /// The object after an update; `None` if nothing changes.
@@ -125,7 +154,11 @@ pub(super) fn updated(old: &Stored, version: &str, body: &Value) -> Result<Optio
     check(&old.key, version, body)?;
     let mut object = old.object.clone();
     keep(&old.key, &mut object, meta);
-    if *collection != Collection::Namespaces && object["spec"] != body["spec"] {
+    if *collection == Collection::Secrets {
+        check_secret_update(old, body, version)?;
+        put_secret(&mut object, body);
+    }
+    if matches!(collection, Collection::Istio(_)) && object["spec"] != body["spec"] {
         object["spec"] = body["spec"].clone();
         object["metadata"]["generation"] = json!(old.object["metadata"]["generation"].as_i64().unwrap_or(0) + 1);
     }
@@ -170,15 +203,22 @@ fn check_type(collection: Collection, version: &str, body: &Value) -> Result<(),
 fn check(key: &Key, version: &str, body: &Value) -> Result<(), ApiError> {
     let mut problems = Problems::default();
     let empty = Map::new();
+    let own: &[&str] = match key.collection {
+        Collection::Secrets => &["data", "stringData", "type", "immutable"],
+        Collection::Namespaces | Collection::Istio(_) => &["spec", "status"],
+    };
     for name in body.as_object().unwrap_or(&empty).keys() {
-        if !["apiVersion", "kind", "metadata", "spec", "status"].contains(&name.as_str()) {
+        if !(["apiVersion", "kind", "metadata"].contains(&name.as_str()) || own.contains(&name.as_str())) {
             problems.unknown(&Path::root(name));
         }
     }
     check_meta(key, &body["metadata"], &mut problems);
-    if let Collection::Istio(kind) = key.collection
-        && let Err(found) = istio::admit(kind, body)
-    {
+    let admitted = match key.collection {
+        Collection::Namespaces => Ok(()),
+        Collection::Secrets => Secret::read(body).map(|_secret| ()),
+        Collection::Istio(kind) => istio::admit(kind, body),
+    };
+    if let Err(found) = admitted {
         problems.extend(found);
     }
     if problems.is_empty() { Ok(()) } else { Err(ApiError::problems(key.collection, version, &key.name, &problems)) }
@@ -259,12 +299,14 @@ fn is_label(text: &str) -> bool {
 /// What is stored but not honoured yet.
 pub(super) fn warnings(key: &Key, object: &Value) -> Vec<String> {
     match key.collection {
-        Collection::Namespaces => vec![],
+        Collection::Namespaces | Collection::Secrets => vec![],
         Collection::Istio(kind) => unenforced(kind, object),
     }
 }
 
 fn unenforced(kind: Kind, object: &Value) -> Vec<String> {
     let found = istio::enforced::of_object(kind, object, Abilities::MESH_PROXY);
-    found.into_iter().map(|(path, why)| format!("{path}: {why}")).collect()
+    let (group, name) = (kind.group(), kind.name());
+    let old = kind.successor().map(|new| format!("{group} {name} is deprecated; use {new}"));
+    old.into_iter().chain(found.into_iter().map(|(path, why)| format!("{path}: {why}"))).collect()
 }

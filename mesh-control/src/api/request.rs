@@ -13,9 +13,12 @@ pub(super) enum Endpoint {
     Version,
     CoreVersions,
     Groups,
-    Group,
+    Group(&'static str),
     CoreResources,
-    GroupResources(&'static str),
+    GroupResources {
+        group: &'static str,
+        version: &'static str,
+    },
     OpenApi,
     /// A core resource that is always empty here: kubectl asks for it on the way (`describe`, `cluster-info`).
     Empty(&'static str),
@@ -46,20 +49,29 @@ impl Endpoint {
                 Some(Self::Objects { collection: Collection::Namespaces, version: "v1", namespace: None })
             }
             ["api", "v1", "namespaces", name] => Some(Self::Object { key: Key::namespace(name), version: "v1" }),
+            ["api", "v1", "secrets"] => Some(Self::Objects { collection: Collection::Secrets, version: "v1", namespace: None }),
+            ["api", "v1", "namespaces", namespace, "secrets"] => {
+                Some(Self::Objects { collection: Collection::Secrets, version: "v1", namespace: Some((*namespace).to_owned()) })
+            }
+            ["api", "v1", "namespaces", namespace, "secrets", name] => {
+                let key = Key { collection: Collection::Secrets, namespace: (*namespace).to_owned(), name: (*name).to_owned() };
+                Some(Self::Object { key, version: "v1" })
+            }
             ["apis"] => Some(Self::Groups),
-            ["apis", istio::GROUP] => Some(Self::Group),
-            ["apis", istio::GROUP, version, rest @ ..] => {
-                let version = istio::VERSIONS.into_iter().find(|v| v == version)?;
-                Self::istio(version, rest)
+            ["apis", group, rest @ ..] => {
+                let (group, versions) = istio::GROUPS.into_iter().find(|(name, _)| name == group)?;
+                let Some((version, rest)) = rest.split_first() else { return Some(Self::Group(group)) };
+                Self::istio(group, versions.iter().find(|v| *v == version)?, rest)
             }
             _ => None,
         }
     }
 
-    fn istio(version: &'static str, rest: &[&str]) -> Option<Self> {
-        let kind = |plural: &str| Kind::ALL.into_iter().find(|kind| kind.plural() == plural).map(Collection::Istio);
+    fn istio(group: &'static str, version: &'static str, rest: &[&str]) -> Option<Self> {
+        let mut kinds = Kind::ALL.into_iter().filter(|kind| kind.group() == group);
+        let mut kind = |plural: &str| kinds.find(|kind| kind.plural() == plural).map(Collection::Istio);
         match rest {
-            [] => Some(Self::GroupResources(version)),
+            [] => Some(Self::GroupResources { group, version }),
             [plural] => Some(Self::Objects { collection: kind(plural)?, version, namespace: None }),
             ["namespaces", namespace, plural] => {
                 Some(Self::Objects { collection: kind(plural)?, version, namespace: Some((*namespace).to_owned()) })

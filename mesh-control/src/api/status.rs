@@ -4,7 +4,7 @@ use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::istio::{self, Problems, problem::Class};
+use crate::istio::{Problems, problem::Class};
 use crate::store::{Collection, StoreError};
 
 /// A refusal.
@@ -19,8 +19,8 @@ pub(crate) struct ApiError {
 /// The API group of a collection; the core group is empty.
 pub(super) const fn group(collection: Collection) -> &'static str {
     match collection {
-        Collection::Namespaces => "",
-        Collection::Istio(_) => istio::GROUP,
+        Collection::Namespaces | Collection::Secrets => "",
+        Collection::Istio(kind) => kind.group(),
     }
 }
 
@@ -28,6 +28,7 @@ pub(super) const fn group(collection: Collection) -> &'static str {
 pub(super) const fn kind(collection: Collection) -> &'static str {
     match collection {
         Collection::Namespaces => "Namespace",
+        Collection::Secrets => "Secret",
         Collection::Istio(kind) => kind.name(),
     }
 }

@@ -10,6 +10,9 @@ use crate::store::Collection;
 /// A column: name, OpenAPI type, description, and where its value is in the object.
 type Column = (&'static str, &'static str, &'static str);
 
+/// Of a map the number of its entries is shown: what a secret holds is in no table.
+const DATA: &str = "/data";
+
 const fn columns(collection: Collection) -> &'static [Column] {
     match collection {
         Collection::Namespaces => &[("Status", "The status of the namespace", "/status/phase")],
@@ -18,7 +21,11 @@ const fn columns(collection: Collection) -> &'static [Column] {
             ("Hosts", "The destination hosts to which traffic is being sent", "/spec/hosts"),
         ],
         Collection::Istio(Kind::DestinationRule) => &[("Host", "The name of a service from the service registry", "/spec/host")],
-        Collection::Istio(Kind::Gateway) => &[],
+        Collection::Secrets => &[
+            ("Type", "Used to facilitate programmatic handling of secret data.", "/type"),
+            ("Data", "How many keys it has.", DATA),
+        ],
+        Collection::Istio(Kind::Gateway | Kind::DestinationPolicy) => &[],
         Collection::Istio(Kind::ServiceEntry) => &[
             ("Hosts", "The hosts associated with the ServiceEntry", "/spec/hosts"),
             ("Location", "Whether the service is external to the mesh or part of the mesh", "/spec/location"),
@@ -81,6 +88,7 @@ fn row(collection: Collection, version: &str, object: &Value, include: Include, 
     cells.extend(columns(collection).iter().map(|(_, _, pointer)| match object.pointer(pointer) {
         // As the API server prints arrays.
         Some(list @ Value::Array(_)) => Value::String(list.to_string()),
+        Some(Value::Object(map)) => json!(map.len()),
         Some(value) => value.clone(),
         None => Value::Null,
     }));

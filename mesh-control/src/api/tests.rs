@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::pki::{InitArgs, init};
 
+mod secrets;
+
 const GROUP: &str = "/apis/networking.istio.io/v1alpha3/namespaces/default";
 
 struct World {
@@ -187,10 +189,10 @@ async fn refusals_say_what_and_where() {
     assert_eq!(answer.code, StatusCode::BAD_REQUEST);
     assert!(answer.message().ends_with("strict decoding error: unknown field \"metadata.lables\", unknown field \"spec.bogus\""));
 
-    let entry = json!({ "apiVersion": "networking.istio.io/v1alpha3", "kind": "Gateway", "metadata": { "name": "e" } });
-    let answer = world.post(&format!("{GROUP}/gateways"), &entry).await;
-    assert_eq!(answer.code, StatusCode::FORBIDDEN);
-    assert!(answer.message().contains("Gateway is not enforced by this version; it is refused"), "{}", answer.message());
+    let edge = json!({ "apiVersion": "networking.istio.io/v1alpha3", "kind": "Gateway", "metadata": { "name": "e" }, "spec": { "servers": [] } });
+    let answer = world.post(&format!("{GROUP}/gateways"), &edge).await;
+    assert_eq!(answer.code, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(answer.message().ends_with("gateway must have at least one server"), "{}", answer.message());
 
     let answer = world.post("/apis/networking.istio.io/v1alpha3/namespaces/none/virtualservices", &vs("x")).await;
     assert_eq!(answer.message(), "namespaces \"none\" not found");

@@ -18,16 +18,27 @@ const MAX_WARNINGS: usize = 10;
 pub(super) enum Patch {
     Json,
     Merge,
+    /// Without lists it is a merge: the core kinds here have none, and directives for them are refused.
+    Strategic,
 }
 
 impl Patch {
     /// The types that are taken, as a refusal lists them.
-    pub(super) const ACCEPTED: &'static str = "application/json-patch+json, application/merge-patch+json";
+    pub(super) const fn accepted(collection: Collection) -> &'static str {
+        match collection {
+            Collection::Istio(_) => "application/json-patch+json, application/merge-patch+json",
+            Collection::Namespaces | Collection::Secrets => {
+                "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
+            }
+        }
+    }
 
-    pub(super) fn of(media_type: &str) -> Option<Self> {
+    /// kubectl sends strategic patches for kinds that it has compiled in.
+    pub(super) fn of(collection: Collection, media_type: &str) -> Option<Self> {
         match media_type {
             "application/json-patch+json" => Some(Self::Json),
             "application/merge-patch+json" => Some(Self::Merge),
+            "application/strategic-merge-patch+json" if !matches!(collection, Collection::Istio(_)) => Some(Self::Strategic),
             _ => None,
         }
     }
@@ -83,7 +94,10 @@ pub(super) fn patch(
     change(store, key, version, options, |old| {
         let mut object = shown(old, version);
         match patch {
-            Patch::Merge => json_patch::merge(&mut object, body),
+            Patch::Strategic if has_directive(body) => {
+                return Err(ApiError::bad_request("directives ($patch, ...) of strategic merge patches are not supported"));
+            }
+            Patch::Merge | Patch::Strategic => json_patch::merge(&mut object, body),
             Patch::Json => {
                 let patch: json_patch::Patch = serde_json::from_value(body.clone())
                     .map_err(|e| ApiError::bad_request(format!("the JSON patch cannot be read: {e}")))?;
@@ -94,6 +108,11 @@ pub(super) fn patch(
         }
         Ok(object)
     })
+}
+
+fn has_directive(patch: &Value) -> bool {
+    let fields = || patch.as_object().into_iter().flatten();
+    fields().any(|(name, value)| name.starts_with('$') || (value.is_object() && has_directive(value)))
 }
 
 /// Replaces an object by what `next` makes of it.

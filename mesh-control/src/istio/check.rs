@@ -3,7 +3,9 @@
 //! The texts are those of istio/istio `pkg/config/validation`; only the field in front is new. A rule of ours that Istio does not have is
 //! marked so: it refuses what would be stored without effect.
 
+mod destination_policy;
 mod fault;
+mod gateway;
 mod http;
 mod policy;
 mod service_entry;
@@ -16,7 +18,7 @@ use std::collections::BTreeSet;
 
 use super::problem::{Path, Problems};
 use super::resource::Spec;
-use super::{DestinationRule, Gateway, VirtualService};
+use super::{DestinationRule, VirtualService};
 
 impl Spec for VirtualService {
     fn check(&self, at: &Path<'_>, problems: &mut Problems) {
@@ -102,15 +104,6 @@ impl Spec for DestinationRule {
         export_to(&self.export_to, &at.field("exportTo"), problems);
         if let Some(selector) = &self.workload_selector {
             text::labels(&selector.match_labels, &at.field("workloadSelector").field("matchLabels"), problems);
-        }
-    }
-}
-
-/// Refused whole by the API until they are enforced; their rules come with that.
-impl Spec for Gateway {
-    fn check(&self, at: &Path<'_>, problems: &mut Problems) {
-        if self.servers.is_empty() {
-            problems.required(&at.field("servers"), "gateway must have at least one server");
         }
     }
 }

@@ -3,6 +3,7 @@
 //! What depends on other objects or on what runs (a host that no service has) only the compiler can know; everything else stands here,
 //! and the code that would honour a field has to take its line away from here.
 
+mod gateway;
 mod http;
 mod net;
 #[cfg(test)]
@@ -14,7 +15,7 @@ pub(crate) use http::grpc_code;
 
 use super::destination_rule::{SimpleLb, TrafficPolicy};
 use super::service_entry::{Location, Resolution};
-use super::{DestinationRule, Kind, Resource, ServiceEntry, VirtualService};
+use super::{DestinationPolicy, DestinationRule, Gateway, Kind, Resource, ServiceEntry, VirtualService};
 
 /// What the proxies take. One refused field costs every route of its port, so what they do not take is reported and not sent.
 #[derive(Clone, Copy, Debug)]
@@ -36,6 +37,8 @@ pub(crate) struct Abilities {
     pub(crate) hash: bool,
     /// `retry_priority` of retries.
     pub(crate) previous_priorities: bool,
+    /// Filter chains by server name, and by labels and namespace of the asking pod.
+    pub(crate) filter_chains: bool,
 }
 
 impl Abilities {
@@ -49,6 +52,7 @@ impl Abilities {
         cors: false,
         hash: false,
         previous_priorities: false,
+        filter_chains: false,
     };
     /// Those of a proxy that takes everything.
     #[cfg(test)]
@@ -61,6 +65,7 @@ impl Abilities {
         cors: true,
         hash: true,
         previous_priorities: true,
+        filter_chains: true,
     };
 }
 
@@ -102,8 +107,8 @@ pub(crate) fn of_object(kind: Kind, object: &Value, can: Abilities) -> Vec<(Stri
         Kind::VirtualService => Resource::<VirtualService>::try_from(object).map(|rule| rule.spec.unenforced(can)),
         Kind::DestinationRule => Resource::<DestinationRule>::try_from(object).map(|rule| rule.spec.unenforced(can)),
         Kind::ServiceEntry => Resource::<ServiceEntry>::try_from(object).map(|entry| entry.spec.unenforced(can)),
-        // Refused whole.
-        Kind::Gateway => Ok(Vec::new()),
+        Kind::Gateway => Resource::<Gateway>::try_from(object).map(|gateway| gateway.spec.unenforced(can)),
+        Kind::DestinationPolicy => Resource::<DestinationPolicy>::try_from(object).map(|rule| rule.spec.unenforced(can)),
     }
     // What does not parse was refused before anybody could be warned of it.
     .unwrap_or_default()
@@ -121,6 +126,16 @@ impl Enforced for DestinationRule {
         }
         found.export_to(&self.export_to);
         found.if_set("spec.workloadSelector".to_owned(), self.workload_selector.is_some());
+    }
+}
+
+/// The policy has effect as a DestinationRule's would.
+impl Enforced for DestinationPolicy {
+    fn look(&self, _can: Abilities, found: &mut Findings) {
+        policy("spec (as trafficPolicy)", &self.policy, found);
+        found.if_set("spec.source".to_owned(), self.written.source.is_some());
+        let labels = self.written.destination.as_ref().is_some_and(|to| !to.labels.is_empty());
+        found.if_set("spec.destination.labels".to_owned(), labels);
     }
 }
 

@@ -1,4 +1,4 @@
-//! `Gateway` as Istio's proto declares it; the API refuses it until it is enforced.
+//! `Gateway` as Istio's proto declares it (networking/v1alpha3/gateway.proto).
 
 use std::collections::BTreeMap;
 
@@ -24,6 +24,42 @@ message! {
 message! {
     /// A port with its protocol.
     Port { number: u32 = required, protocol: String = required, name: String = required, target_port: u32, }
+}
+
+/// What a server of a gateway speaks.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum ServerProtocol {
+    /// HTTP in the clear, gRPC and HTTP/2 among it.
+    Http,
+    /// HTTP inside TLS.
+    Https,
+    /// Anything inside TLS.
+    Tls,
+    /// Anything.
+    Tcp,
+}
+
+impl Port {
+    /// `None` if Istio knows no such protocol.
+    pub(crate) fn protocol(&self) -> Option<ServerProtocol> {
+        match self.protocol.to_ascii_uppercase().as_str() {
+            "HTTP" | "HTTP2" | "GRPC" | "GRPC-WEB" => Some(ServerProtocol::Http),
+            "HTTPS" => Some(ServerProtocol::Https),
+            "TLS" => Some(ServerProtocol::Tls),
+            "TCP" | "MONGO" | "REDIS" | "MYSQL" => Some(ServerProtocol::Tcp),
+            _ => None,
+        }
+    }
+}
+
+impl ServerProtocol {
+    pub(crate) const fn is_tls(self) -> bool {
+        matches!(self, Self::Https | Self::Tls)
+    }
+
+    pub(crate) const fn is_http(self) -> bool {
+        matches!(self, Self::Http | Self::Https)
+    }
 }
 
 enumeration! {

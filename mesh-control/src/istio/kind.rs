@@ -1,10 +1,8 @@
 //! The Istio kinds as the API names them: one row per kind, so that discovery, paths, tables and refusals cannot disagree.
 
-/// The API group of all of them.
-pub(crate) const GROUP: &str = "networking.istio.io";
-
-/// The versions served, the preferred one first. Their schemas are identical, so an object is stored once.
-pub(crate) const VERSIONS: [&str; 3] = ["v1", "v1beta1", "v1alpha3"];
+/// The API groups, each with the versions served, the preferred one first. Their schemas are identical, so an object is stored once.
+pub(crate) const GROUPS: [(&str, &[&str]); 2] =
+    [("networking.istio.io", &["v1", "v1beta1", "v1alpha3"]), ("config.istio.io", &["v1alpha2"])];
 
 /// A kind of configuration.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -13,11 +11,34 @@ pub(crate) enum Kind {
     DestinationRule,
     Gateway,
     ServiceEntry,
+    /// What Istio had before 0.8 instead of DestinationRule.
+    DestinationPolicy,
 }
 
 impl Kind {
     /// All of them, in the order of discovery.
-    pub(crate) const ALL: [Self; 4] = [Self::DestinationRule, Self::Gateway, Self::ServiceEntry, Self::VirtualService];
+    pub(crate) const ALL: [Self; 5] =
+        [Self::DestinationRule, Self::Gateway, Self::ServiceEntry, Self::VirtualService, Self::DestinationPolicy];
+
+    /// The API group and its versions.
+    const fn served(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::VirtualService | Self::DestinationRule | Self::Gateway | Self::ServiceEntry => GROUPS[0],
+            Self::DestinationPolicy => GROUPS[1],
+        }
+    }
+
+    /// `networking.istio.io`.
+    #[must_use]
+    pub(crate) const fn group(self) -> &'static str {
+        self.served().0
+    }
+
+    /// The version in which objects are stored.
+    #[must_use]
+    pub(crate) const fn version(self) -> &'static str {
+        self.served().1[0]
+    }
 
     /// `VirtualService`.
     #[must_use]
@@ -27,6 +48,7 @@ impl Kind {
             Self::DestinationRule => "DestinationRule",
             Self::Gateway => "Gateway",
             Self::ServiceEntry => "ServiceEntry",
+            Self::DestinationPolicy => "DestinationPolicy",
         }
     }
 
@@ -38,6 +60,7 @@ impl Kind {
             Self::DestinationRule => "destinationrules",
             Self::Gateway => "gateways",
             Self::ServiceEntry => "serviceentries",
+            Self::DestinationPolicy => "destinationpolicies",
         }
     }
 
@@ -49,28 +72,28 @@ impl Kind {
             Self::DestinationRule => "destinationrule",
             Self::Gateway => "gateway",
             Self::ServiceEntry => "serviceentry",
+            Self::DestinationPolicy => "destinationpolicy",
         }
     }
 
     /// `vs`.
     #[must_use]
-    pub(crate) const fn short(self) -> &'static str {
+    pub(crate) const fn short(self) -> Option<&'static str> {
         match self {
-            Self::VirtualService => "vs",
-            Self::DestinationRule => "dr",
-            Self::Gateway => "gw",
-            Self::ServiceEntry => "se",
+            Self::VirtualService => Some("vs"),
+            Self::DestinationRule => Some("dr"),
+            Self::Gateway => Some("gw"),
+            Self::ServiceEntry => Some("se"),
+            Self::DestinationPolicy => None,
         }
     }
 
-    /// Why objects of this kind are refused; `None` if the mesh enforces them.
+    /// What to write instead of a kind that Istio has given up.
     #[must_use]
-    pub(crate) const fn refusal(self) -> Option<&'static str> {
+    pub(crate) const fn successor(self) -> Option<&'static str> {
         match self {
-            Self::VirtualService | Self::DestinationRule | Self::ServiceEntry => None,
-            Self::Gateway => {
-                Some("Gateway is not enforced by this version; it is refused so that nothing is stored without effect")
-            }
+            Self::DestinationPolicy => Some("networking.istio.io/v1 DestinationRule"),
+            Self::VirtualService | Self::DestinationRule | Self::Gateway | Self::ServiceEntry => None,
         }
     }
 }

@@ -7,14 +7,10 @@ use crate::istio::virtual_service::{Headers, HttpFaultInjection, HttpMatchReques
 
 impl Enforced for VirtualService {
     fn look(&self, can: Abilities, found: &mut Findings) {
-        for (i, gateway) in self.gateways.iter().enumerate().filter(|(_, gateway)| *gateway != "mesh") {
-            let why = format!("there is no gateway {gateway}; the rule has no effect at gateways");
-            found.tell(format!("spec.gateways[{i}]"), &why);
-        }
         for (i, route) in self.http.iter().enumerate() {
             http(route, &format!("spec.http[{i}]"), can, found);
         }
-        net::routes(self, found);
+        net::routes(self, can, found);
         found.export_to(&self.export_to);
     }
 }
@@ -49,9 +45,6 @@ fn http(rule: &HttpRoute, at: &str, can: Abilities, found: &mut Findings) {
 }
 
 fn condition(block: &HttpMatchRequest, at: &str, can: Abilities, found: &mut Findings) {
-    if !block.gateways.is_empty() && !block.gateways.iter().any(|gateway| gateway == "mesh") {
-        found.tell(format!("{at}.gateways"), "names no gateway that exists, so the block matches nothing");
-    }
     if !block.gateways.is_empty() {
         // Istio does not look at them in a block that names gateways (sourceMatchHTTP).
         let why = "is not looked at in a block with gateways";

@@ -24,7 +24,7 @@ fn virtual_services() {
             json!({ "route": to, "fault": { "abort": { "httpStatus": 500 }, "delay": { "percent": 0, "fixedDelay": "1s" } } }),
             vec!["fault.delay", "fault.abort"],
         ),
-        (json!({ "route": to, "match": [{ "gateways": ["edge"] }] }), vec!["match[0].gateways"]),
+        (json!({ "route": to, "match": [{ "gateways": ["edge"] }] }), vec![]),
         (json!({ "route": to, "match": [{ "gateways": ["mesh"], "sourceNamespace": "x" }] }), vec!["match[0].sourceNamespace"]),
         (json!({ "route": to, "match": [{ "sourceNamespace": "x" }] }), vec!["match[0].sourceNamespace"]),
     ] {
@@ -32,7 +32,7 @@ fn virtual_services() {
         assert_eq!(told(Kind::VirtualService, &json!({ "hosts": ["a"], "http": [http] })), expected, "{http}");
     }
     let spec = json!({ "hosts": ["a"], "gateways": ["edge", "mesh"], "http": [{ "route": to }], "exportTo": ["*"] });
-    assert_eq!(told(Kind::VirtualService, &spec), ["spec.gateways[0]"]);
+    assert_eq!(told(Kind::VirtualService, &spec), Vec::<String>::new(), "what exists only the compiler knows");
 }
 
 #[test]
