@@ -10,10 +10,12 @@ mod answer;
 mod cluster;
 mod cors;
 mod delegate;
+mod edges;
 mod egress;
 mod entrance;
 mod envoy;
 mod fault;
+mod gateway;
 mod hash;
 mod headers;
 mod index;
@@ -25,6 +27,7 @@ mod policy;
 mod report;
 mod retry;
 mod route;
+mod source;
 mod tcp;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -41,7 +44,7 @@ use crate::istio::virtual_service::Destination;
 use envoy::versioned;
 use index::Index;
 use mesh_xds::agent::{EGRESS, MESH, MESH_NAME, Mode, OutboundPolicy, SERVICE, Transport, WORKLOAD};
-use mesh_xds::names::{CLUSTER, ClusterName, ENDPOINT, LISTENER, ROUTE};
+use mesh_xds::names::{CLUSTER, ClusterName, ENDPOINT, LISTENER, ROUTE, SECRET};
 use mesh_xds::node::{Node, Role};
 use mesh_xds::server::{Snapshot, Versioned};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -100,6 +103,7 @@ pub(crate) struct Compiled {
     assignments: BTreeMap<ClusterName, Option<Labels>>,
     /// Nodes that see some services' endpoints otherwise than the rest does.
     local: HashMap<IpAddr, BTreeSet<String>>,
+    edges: edges::Edges,
     /// Fields of rules that have no effect.
     pub(crate) unsupported: Vec<Unsupported>,
 }
@@ -126,9 +130,12 @@ pub(crate) fn compile(
     let carrying = carrying(registry, linger, before);
     let index = Index::new(&carrying, config, settings, &mut unsupported);
     let egress = egress::all(&index, config, &mut unsupported);
-    unsupported.sort();
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
     let (listeners, routes) = (compiler.listeners(), compiler.routes());
+    gateway::missing(config, &mut unsupported);
+    let edges = edges::Edges::new(&mut compiler, &carrying, config, &mut unsupported, &before.edges);
+    unsupported.sort();
+    unsupported.dedup();
     let (assignments, mut clusters, endpoints) = compiler.clusters();
     if settings.outbound == OutboundPolicy::AllowAny && settings.abilities.original_dst {
         clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough()));
@@ -153,6 +160,7 @@ pub(crate) fn compile(
         endpoints: share(&before.endpoints, endpoints),
         assignments,
         local: local(&carrying),
+        edges,
         carrying: carrying.clone(),
         unsupported,
     }
@@ -180,12 +188,16 @@ impl Compiled {
                 (EGRESS, self.egress.clone()),
             ],
             Role::Dns => vec![(MESH, self.mesh.clone()), (SERVICE, self.names.clone()), (EGRESS, self.egress.clone())],
-            Role::Node => vec![
-                (LISTENER, self.listeners.clone()),
-                (ROUTE, self.routes.clone()),
-                (CLUSTER, self.clusters.clone()),
-                (ENDPOINT, self.endpoints_at(node.address)),
-            ],
+            Role::Node => {
+                let edge = self.edges.of(&node.labels);
+                vec![
+                    (LISTENER, both(&self.listeners, &edge.listeners)),
+                    (ROUTE, both(&self.routes, &edge.routes)),
+                    (CLUSTER, self.clusters.clone()),
+                    (ENDPOINT, self.endpoints_at(node.address)),
+                    (SECRET, edge.secrets.clone()),
+                ]
+            }
             // Nothing is meant for them yet, and nothing is safer than something that was meant for others.
             Role::Gateway | Role::Sidecar => Vec::new(),
         };
@@ -240,21 +252,24 @@ impl Compiler<'_, '_> {
     }
 
     fn listeners(&mut self) -> BTreeMap<String, Versioned> {
-        let mut listeners: Vec<_> =
-            self.http_ports().into_keys().map(|port| listener::http(port, self.settings.abilities)).collect();
-        let (index, abilities) = (self.index, self.settings.abilities);
+        let can = self.settings.abilities;
+        let listeners = self.http_ports().into_keys().map(|port| listener::http(port, can));
+        let mut listeners: BTreeMap<_, _> = listeners.map(|listener| (listener.name.clone(), versioned(&listener))).collect();
+        let index = self.index;
         for service in index.registry.services.values() {
-            let is_tcp_proxy = |port: &&Port| port.mode == Mode::Proxy && !sees_requests(abilities, port);
+            let is_tcp_proxy = |port: &&Port| port.mode == Mode::Proxy && !sees_requests(can, port);
             let ports = service.ports.iter().filter(|((_, transport), _)| *transport == Transport::Tcp);
-            let rule = index.virtual_service(service).map(|rule| &rule.spec);
-            for ((number, _), _) in ports.filter(|(_, port)| is_tcp_proxy(port)) {
-                listeners.extend(service.addresses.iter().map(|vip| {
-                    let dialled = tcp::Dialled { address: *vip, port: *number };
-                    listener::tcp(dialled, tcp::filter(self, rule, dialled, &service.name))
-                }));
+            let rule = index.virtual_service(service);
+            for ((number, _), port) in ports.filter(|(_, port)| is_tcp_proxy(port)) {
+                let tls = matches!(port.protocol, Protocol::Tls | Protocol::Https);
+                for address in &service.addresses {
+                    let dialled = tcp::Dialled { address: *address, port: *number };
+                    let chains = tcp::chains(self, rule, dialled, (&service.name, tls));
+                    listeners.insert(format!("{address}_{number}"), listener::tcp(dialled, chains));
+                }
             }
         }
-        listeners.into_iter().map(|listener| (listener.name.clone(), versioned(&listener))).collect()
+        listeners
     }
 
     fn routes(&mut self) -> BTreeMap<String, Versioned> {
@@ -342,6 +357,15 @@ fn carrying(registry: &Arc<Registry>, linger: &BTreeSet<PortKey>, before: &Compi
         }
     }
     Arc::new(carrying)
+}
+
+/// Two sets of resources, whose names differ.
+fn both(one: &Resources, other: &Resources) -> Resources {
+    if other.is_empty() {
+        return one.clone();
+    }
+    let resources = one.iter().chain(other.iter());
+    Arc::new(resources.map(|(name, resource)| (name.clone(), resource.clone())).collect())
 }
 
 /// The new value, or the old one if it is equal.

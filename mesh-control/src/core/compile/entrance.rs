@@ -18,7 +18,6 @@ pub(super) struct Entrance<'e> {
 pub(super) enum At<'e> {
     /// Of services, as pods dial them. Which pod asks is known per request only: one proxy serves all pods of a node.
     Mesh,
-    #[cfg_attr(not(test), expect(dead_code, reason = "Gateways are refused until they are compiled"))]
     /// Of gateways, by their full names `NAMESPACE/NAME`, at proxies with these labels.
     Gateway { names: &'e BTreeSet<String>, labels: &'e BTreeMap<String, String>, tls: bool },
 }

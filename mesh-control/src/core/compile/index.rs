@@ -5,7 +5,7 @@ use super::{Settings, Unsupported};
 use crate::core::names;
 use crate::core::registry::{Registry, Service};
 use crate::istio::destination_rule::{Subset, TrafficPolicy};
-use crate::istio::{Config, DestinationRule, Resource, VirtualService};
+use crate::istio::{Config, DestinationPolicy, DestinationRule, Resource, VirtualService};
 use std::collections::{BTreeMap, HashMap};
 
 /// What hosts in rules mean.
@@ -62,6 +62,9 @@ impl<'a> Index<'a> {
         }
         for rule in &config.destination_rules {
             index.add_destination_rule(rule, report);
+        }
+        for rule in &config.destination_policies {
+            index.add_destination_policy(rule, report);
         }
         index
     }
@@ -131,6 +134,23 @@ impl<'a> Index<'a> {
             } else {
                 merged.subsets.insert(&subset.name, subset);
             }
+        }
+    }
+
+    /// The old form gives way to any DestinationRule with a policy.
+    fn add_destination_policy(&mut self, rule: &'a Resource<DestinationPolicy>, report: &mut Vec<Unsupported>) {
+        let mut tell = |why: &str| {
+            report.push(Unsupported::new("DestinationPolicy", &rule.meta, "spec.destination".to_owned(), why));
+        };
+        let resolved = self.resolve(&rule.spec.host);
+        if !self.registry.services.keys().any(|name| matches(&resolved, name)) {
+            tell(&format!("no service is called {resolved}"));
+        }
+        let merged = self.destination_rules.entry(resolved).or_default();
+        if merged.policy.is_some() {
+            tell("a DestinationRule or an older DestinationPolicy for this host has a policy");
+        } else {
+            merged.policy = Some(&rule.spec.policy);
         }
     }
 }

@@ -28,6 +28,9 @@ pub(super) fn ruled(registry: &Arc<Registry>, config: &Config, settings: &Settin
             policies.entry(names.resolve(&rule.spec.host)).or_insert(policy);
         }
     }
+    for rule in &config.destination_policies {
+        policies.entry(names.resolve(&rule.spec.host)).or_insert(&rule.spec.policy);
+    }
     if routes.is_empty() && policies.is_empty() {
         return registry.clone();
     }

@@ -28,6 +28,8 @@ pub(super) fn of_rules(config: &Config, can: Abilities) -> Vec<Unsupported> {
     of_kind("VirtualService", &config.virtual_services, can, &mut all);
     of_kind("DestinationRule", &config.destination_rules, can, &mut all);
     of_kind("ServiceEntry", &config.service_entries, can, &mut all);
+    of_kind("Gateway", &config.gateways, can, &mut all);
+    of_kind("DestinationPolicy", &config.destination_policies, can, &mut all);
     all
 }
 

@@ -1,36 +1,185 @@
-//! What a TCP connection to a VIP becomes: the destinations of the first route that holds for it.
+//! What a TCP connection becomes: the destinations of the first route that holds for it.
 //!
-//! A listener stands for one address and one port, so port and destination subnets are settled here.
+//! A listener of the mesh stands for one address and one port, one of a gateway for a port, so port and destination subnets are settled
+//! here. Server names, and who asks, are conditions of filter chains.
 
 use super::Compiler;
-use super::envoy::{pack_any, tcp_proxy};
+use super::entrance::gateway;
+use super::envoy::{Any, listener, pack_any, tcp_proxy};
 use super::mode::in_mesh;
-use crate::istio::virtual_service::{L4MatchAttributes, RouteDestination, VirtualService};
-use envoy_types::pb::google::protobuf::Any;
+use crate::istio::Resource;
+use crate::istio::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
 use mesh_xds::names::ClusterName;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use tcp_proxy::tcp_proxy::{ClusterSpecifier, WeightedCluster, weighted_cluster::ClusterWeight};
 
 /// Envoy's name of the filter.
 pub(super) const FILTER: &str = "envoy.filters.network.tcp_proxy";
 
-/// Where a connection was going.
+/// Where a pod's connection was going.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dialled {
     pub(super) address: IpAddr,
     pub(super) port: u16,
 }
 
-/// The filter for a port of a service: by the first TCP route that holds, else to the service itself.
-pub(super) fn filter(c: &mut Compiler<'_, '_>, rule: Option<&VirtualService>, to: Dialled, service: &str) -> Any {
-    let route = rule.and_then(|rule| rule.tcp.iter().find(|route| holds(&route.r#match, to)));
-    if let Some(route) = route {
-        return forward(c, &route.route, to.port);
+/// Where connections come in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Place<'p> {
+    /// At an address of a service.
+    Mesh(Dialled),
+    /// At a port of the gateway with this full name, at proxies with these labels.
+    Gateway { name: &'p str, labels: &'p BTreeMap<String, String>, port: u16 },
+}
+
+/// Who must ask, as far as that is open: one proxy serves all pods of a node. Empty: anybody.
+#[derive(Clone, Debug, Default, Eq, Ord, PartialEq, PartialOrd)]
+pub(super) struct Source {
+    pub(super) labels: BTreeMap<String, String>,
+    pub(super) namespace: String,
+}
+
+/// A way of serving connections to an address of a service.
+#[derive(Clone, Debug)]
+pub(super) struct Chain {
+    /// Server names; empty: any, also none.
+    pub(super) names: BTreeSet<String>,
+    pub(super) source: Source,
+    pub(super) filter: Any,
+}
+
+/// The chains of a port of a service, what is asked first first: by TLS routes if TLS is spoken, by TCP routes, else to the service itself.
+pub(super) fn chains(
+    c: &mut Compiler<'_, '_>,
+    rule: Option<&Resource<VirtualService>>,
+    to: Dialled,
+    (service, tls): (&str, bool),
+) -> Vec<Chain> {
+    let mut chains = Chains { by_chain: c.settings.abilities.filter_chains, ..Default::default() };
+    if let Some(rule) = rule {
+        let (place, namespace) = (Place::Mesh(to), rule.meta.namespace.as_str());
+        for route in rule.spec.tls.iter().filter(|_| tls) {
+            for block in &route.r#match {
+                let names: BTreeSet<_> = block.sni_hosts.iter().map(|name| name.to_ascii_lowercase()).collect();
+                if let Some(source) = place.source(&Block::of_tls(block), namespace) {
+                    chains.add(c, names, source, (&route.route, to.port));
+                }
+            }
+        }
+        for route in &rule.spec.tcp {
+            let always = route.r#match.is_empty().then(Source::default);
+            let sources = route.r#match.iter().filter_map(|block| place.source(&Block::of(block), namespace));
+            for source in always.into_iter().chain(sources) {
+                chains.add(c, BTreeSet::new(), source, (&route.route, to.port));
+            }
+        }
     }
-    let name = ClusterName { port: to.port, subset: String::new(), host: service.to_owned() };
-    let cluster = name.to_string();
-    c.used.insert(name);
-    proxy(cluster.clone(), ClusterSpecifier::Cluster(cluster))
+    if !chains.all_taken {
+        let name = ClusterName { port: to.port, subset: String::new(), host: service.to_owned() };
+        let cluster = name.to_string();
+        c.used.insert(name);
+        let filter = proxy(cluster.clone(), ClusterSpecifier::Cluster(cluster));
+        chains.list.push(Chain { names: BTreeSet::new(), source: Source::default(), filter });
+    }
+    chains.list
+}
+
+/// Chains in the making.
+#[derive(Default)]
+struct Chains {
+    list: Vec<Chain>,
+    /// The proxy chooses among chains.
+    by_chain: bool,
+    /// Nothing is left for a chain behind the last.
+    all_taken: bool,
+}
+
+impl Chains {
+    /// The first of two chains with the same conditions has them.
+    fn add(
+        &mut self,
+        c: &mut Compiler<'_, '_>,
+        names: BTreeSet<String>,
+        source: Source,
+        (route, port): (&[RouteDestination], u16),
+    ) {
+        let conditional = !names.is_empty() || source != Source::default();
+        let same = |chain: &Chain| chain.names == names && chain.source == source;
+        if self.all_taken || (conditional && !self.by_chain) || self.list.iter().any(same) {
+            return;
+        }
+        self.all_taken = !conditional;
+        self.list.push(Chain { names, source, filter: forward(c, route, port) });
+    }
+}
+
+/// What TCP and TLS blocks have in common.
+struct Block<'b> {
+    subnets: &'b [String],
+    port: u32,
+    labels: &'b BTreeMap<String, String>,
+    namespace: &'b str,
+    gateways: &'b [String],
+}
+
+impl<'b> Block<'b> {
+    fn of(block: &'b L4MatchAttributes) -> Self {
+        let L4MatchAttributes { destination_subnets, port, source_labels, gateways, source_namespace, .. } = block;
+        Self { subnets: destination_subnets, port: *port, labels: source_labels, namespace: source_namespace, gateways }
+    }
+
+    fn of_tls(block: &'b TlsMatchAttributes) -> Self {
+        let TlsMatchAttributes { destination_subnets, port, source_labels, gateways, source_namespace, .. } = block;
+        Self { subnets: destination_subnets, port: *port, labels: source_labels, namespace: source_namespace, gateways }
+    }
+}
+
+impl Place<'_> {
+    /// Do connections that come in here have a block that holds? None at all means: always.
+    pub(super) fn takes(&self, blocks: &[L4MatchAttributes], namespace: &str) -> bool {
+        blocks.is_empty() || blocks.iter().any(|block| self.source(&Block::of(block), namespace).is_some())
+    }
+
+    /// The same for a block of a TLS route.
+    pub(super) fn takes_tls(&self, block: &TlsMatchAttributes, namespace: &str) -> bool {
+        self.source(&Block::of_tls(block), namespace).is_some()
+    }
+
+    /// The condition on who asks that is left of a block of a rule in `namespace`; `None` if the block cannot hold here.
+    fn source(&self, block: &Block<'_>, namespace: &str) -> Option<Source> {
+        let (port, here, at) = match self {
+            Place::Mesh(to) => (to.port, in_mesh(block.gateways), among(block.subnets, to.address)),
+            Place::Gateway { name, port, .. } => {
+                let named = block.gateways.iter().any(|other| gateway(other, namespace) == *name);
+                // Which address of its node a client dialled is not known to a gateway.
+                (*port, block.gateways.is_empty() || named, block.subnets.is_empty())
+            }
+        };
+        if !here || !at || (block.port != 0 && block.port != u32::from(port)) {
+            return None;
+        }
+        // As with requests: a block that names gateways is not bound to sources.
+        if !block.gateways.is_empty() {
+            return Some(Source::default());
+        }
+        match self {
+            Place::Mesh(_) => Some(Source { labels: block.labels.clone(), namespace: block.namespace.to_owned() }),
+            Place::Gateway { labels, .. } => {
+                let holds = block.labels.iter().all(|(key, value)| labels.get(key) == Some(value));
+                (holds && block.namespace.is_empty()).then(Source::default)
+            }
+        }
+    }
+}
+
+/// The match of a chain for some server names; `*` among them is any, also none.
+pub(super) fn server_names(names: &BTreeSet<String>) -> listener::FilterChainMatch {
+    let any = names.contains("*");
+    listener::FilterChainMatch {
+        server_names: if any { Vec::new() } else { names.iter().cloned().collect() },
+        ..Default::default()
+    }
 }
 
 /// The filter for the destinations of a route; `port` is where a destination without a port goes.
@@ -57,22 +206,8 @@ fn proxy(stat_prefix: String, cluster: ClusterSpecifier) -> Any {
     pack_any(tcp_proxy::TcpProxy { stat_prefix, cluster_specifier: Some(cluster), ..Default::default() })
 }
 
-/// Does one of the blocks hold? None at all means: always.
-fn holds(blocks: &[L4MatchAttributes], to: Dialled) -> bool {
-    blocks.is_empty() || blocks.iter().any(|block| of_mesh(block, to))
-}
-
-fn of_mesh(block: &L4MatchAttributes, to: Dialled) -> bool {
-    let sources = block.source_labels.is_empty() && block.source_namespace.is_empty();
-    in_mesh(&block.gateways)
-        && (block.port == 0 || block.port == u32::from(to.port))
-        && among(&block.destination_subnets, to.address)
-        // As with requests: a block that names gateways is not bound to sources.
-        && (sources || !block.gateways.is_empty())
-}
-
 /// Is the address in one of the networks? None at all means: any address.
-pub(super) fn among(networks: &[String], address: IpAddr) -> bool {
+fn among(networks: &[String], address: IpAddr) -> bool {
     networks.is_empty() || networks.iter().any(|network| contains(network, address))
 }
 

@@ -102,3 +102,34 @@ fn the_first_tcp_route_that_holds_is_taken() {
         assert!(found == want || found.contains(&format!("|{want}|")), "{first}: {found}");
     }
 }
+
+#[test]
+fn server_names_and_sources_choose_chains() {
+    let sni = |host: &str, subset: &str| json!({"match": [{"sniHosts": [host]}], "route": [to("reviews", subset)]});
+    let labels = json!({"app": "x", "b": "1", "c": "2", "d": "3", "e": "4"});
+    let own = json!({"match": [{"sourceLabels": labels}, {"sourceNamespace": "shop"}], "route": [to("reviews", "v1")]});
+    let spec = json!({"hosts": ["reviews"], "tls": [sni("reviews", "v1"), sni("reviews", "v2")], "tcp": [own]});
+    let rules = [subsets("reviews", &["v1", "v2"]), rule("VirtualService", "v", 1, spec)];
+    let chains = |protocol: Protocol| {
+        let compiled = compiled(&speaking(protocol), &rules);
+        decode::<listener::Listener>(&compiled, LISTENER, LISTENER_NAME).filter_chains
+    };
+    let names = |chain: &listener::FilterChain| chain.filter_chain_match.as_ref().map(|found| found.server_names.clone());
+    let tls = chains(Protocol::Tls);
+    assert_eq!(tls.iter().map(names).collect::<Vec<_>>(), [Some(vec!["reviews".to_owned()]), None, None, None]);
+    let opaque = chains(Protocol::Mysql);
+    assert_eq!(opaque.len(), 3, "nobody looks for server names where no TLS is spoken");
+    let metadata: Vec<_> = opaque.iter().map(|chain| chain.metadata.clone().unwrap_or_default().filter_metadata).collect();
+    assert_eq!(metadata[0]["mesh.source.labels"].fields.len(), 5);
+    assert_eq!(metadata[1]["mesh.source.namespace"].fields.keys().collect::<Vec<_>>(), ["namespace"]);
+    assert!(metadata[2].is_empty());
+    let version = || {
+        compiled(&speaking(Protocol::Mysql), &rules).snapshot(&node("node~10.0.0.0~n~mesh")).types[LISTENER][LISTENER_NAME]
+            .version
+            .clone()
+    };
+    assert_eq!(version(), version(), "whatever order a map has");
+    let other = Settings { abilities: Abilities { filter_chains: false, ..Abilities::ALL }, ..settings() };
+    let plain = compile(&Arc::new(speaking(Protocol::Tls)), &config(&rules), &other, &BTreeSet::new(), &Compiled::default());
+    assert_eq!(decode::<listener::Listener>(&plain, LISTENER, LISTENER_NAME).filter_chains.len(), 1);
+}
