@@ -202,3 +202,78 @@ fn objects_are_watched_labelled_edited_and_patched() {
     let seen = watch.wait_with_output().unwrap();
     assert!(String::from_utf8_lossy(&seen.stdout).lines().count() >= 3, "{seen:?}");
 }
+
+/// The form of walkthroughs 001 and 004, and of the ingress task of walkthrough 002.
+const EDGE: &str = "apiVersion: networking.istio.io/v1alpha3
+kind: Gateway
+metadata:
+  name: app-gateway
+spec:
+  selector:
+    istio: ingressgateway
+  servers:
+  - port:
+      number: 80
+      name: http
+      protocol: HTTP
+    hosts:
+    - \"*\"
+  - port:
+      number: 443
+      name: https
+      protocol: HTTPS
+    tls:
+      mode: SIMPLE
+      credentialName: httpbin-credential
+    hosts:
+    - httpbin.example.com
+---
+apiVersion: config.istio.io/v1alpha2
+kind: DestinationPolicy
+metadata:
+  name: policy
+spec:
+  destination:
+    name: myweb-service
+  circuitBreaker:
+    simpleCb:
+      httpMaxRequests: 1
+      httpMaxPendingRequests: 1
+      sleepWindow: 5s
+";
+
+#[test]
+fn gateways_certificates_and_old_policies_come_and_go() {
+    let world = World::new();
+    world.file("edge.yaml", EDGE);
+    let applied = world.ok("apply -f edge.yaml");
+    assert!(applied.contains("gateway.networking.istio.io/app-gateway created"), "{applied}");
+    assert!(applied.contains("destinationpolicy.config.istio.io/policy created"), "{applied}");
+    assert!(applied.contains("DestinationPolicy is deprecated; use networking.istio.io/v1 DestinationRule"), "{applied}");
+    assert!(world.ok("get gw").starts_with("NAME          AGE"), "{}", world.ok("get gw"));
+    assert!(world.ok("get destinationpolicies -o name").contains("policy"));
+
+    let key = rcgen::KeyPair::generate().unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["httpbin.example.com".to_owned()]).unwrap().self_signed(&key).unwrap();
+    world.file("tls.crt", &certificate.pem());
+    world.file("tls.key", &key.serialize_pem());
+    world.ok("create -n istio-system secret tls httpbin-credential --cert=tls.crt --key=tls.key");
+    world.ok("create secret generic both --from-file=cert=tls.crt --from-file=key=tls.key --from-literal=note=x");
+    let words = world.ok("get secrets -A");
+    let words: Vec<_> = words.lines().map(|line| line.split_whitespace().take(4).collect::<Vec<_>>()).collect();
+    assert_eq!(words[0], ["NAMESPACE", "NAME", "TYPE", "DATA"]);
+    assert!(words.contains(&vec!["istio-system", "httpbin-credential", "kubernetes.io/tls", "2"]), "{words:?}");
+    assert!(words.contains(&vec!["default", "both", "Opaque", "3"]), "{words:?}");
+    world.file("secret.yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: plain\nstringData:\n  a: s3cret\n");
+    world.ok("apply -f secret.yaml");
+    world.file("secret.yaml", "apiVersion: v1\nkind: Secret\nmetadata:\n  name: plain\nstringData:\n  a: other\n");
+    assert!(world.ok("apply -f secret.yaml").contains("configured"));
+    assert_eq!(world.ok("get secret plain -o jsonpath={.data.a}"), "b3RoZXI=");
+    world.ok("delete secret plain both");
+    world.ok("delete -f edge.yaml");
+    let log = fs::read_to_string(world.path("log")).unwrap();
+    assert!(!log.contains("s3cret") && !log.contains("PRIVATE KEY"), "{log}");
+
+    world.ok("label namespace default istio-injection=enabled");
+    assert!(world.ok("get namespace -L istio-injection").contains("enabled"));
+}
