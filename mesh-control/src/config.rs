@@ -70,6 +70,9 @@ pub(crate) struct ServeArgs {
     /// What a rule's retries mean without retryOn
     #[arg(long, env = "MESH_RETRY_ON_DEFAULT", value_enum, default_value_t)]
     pub(crate) retry_on_default: RetryOnDefault,
+    /// File on each node with the authorities that TLS to a service trusts where a DestinationRule names none
+    #[arg(long, env = "MESH_SYSTEM_CA_FILE", value_name = "FILE", default_value = "/etc/ssl/certs/ca-certificates.crt")]
+    pub(crate) system_ca_file: String,
     /// Address at which workloads could reach this process, if it is on none of the nodes that run something; its API and xDS ports
     /// there are refused to them
     #[arg(long, env = "MESH_ADVERTISE", value_name = "ADDRESS", value_delimiter = ',')]

@@ -172,6 +172,7 @@ fn settings(args: &ServeArgs) -> Settings {
         outbound: args.outbound_traffic_policy.into(),
         default_lb: args.default_load_balancer,
         retry_on_default: args.retry_on_default,
+        system_ca: args.system_ca_file.clone(),
         vip_ranges: args.vip_range.clone(),
         zones: args.zone.clone(),
         own_ports: everywhere.iter().map(SocketAddr::port).collect(),

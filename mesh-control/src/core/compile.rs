@@ -61,6 +61,8 @@ pub(crate) struct Settings {
     pub(crate) outbound: OutboundPolicy,
     pub(crate) default_lb: DefaultLb,
     pub(crate) retry_on_default: RetryOnDefault,
+    /// On nodes: whom TLS to outside services trusts where a rule names no authority.
+    pub(crate) system_ca: String,
     pub(crate) vip_ranges: Vec<String>,
     pub(crate) zones: Vec<String>,
     /// Our own ports that no workload may dial, on every node's address and on these.
@@ -291,6 +293,9 @@ impl Compiler<'_, '_> {
             let (Some(port), true) = (port, name.subset.is_empty() || subset.is_some()) else { continue };
             let labels = subset.map(|subset| subset.labels.clone());
             clusters.insert(name.to_string(), versioned(&cluster::cluster(name, port, rule, self.settings)));
+            if !cluster::has_endpoints(name, rule, self.settings) {
+                continue;
+            }
             endpoints.insert(name.to_string(), versioned(&cluster::assignment(name, port, labels.as_ref(), None)));
             assignments.insert(name.clone(), labels);
         }

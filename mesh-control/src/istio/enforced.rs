@@ -6,6 +6,7 @@
 mod gateway;
 mod http;
 mod net;
+mod policy;
 #[cfg(test)]
 mod tests;
 
@@ -13,7 +14,6 @@ use serde_json::Value;
 
 pub(crate) use http::grpc_code;
 
-use super::destination_rule::{SimpleLb, TrafficPolicy};
 use super::service_entry::{Location, Resolution};
 use super::{DestinationPolicy, DestinationRule, Gateway, Kind, Resource, ServiceEntry, VirtualService};
 
@@ -35,6 +35,14 @@ pub(crate) struct Abilities {
     pub(crate) cors: bool,
     /// Hash policies of routes, and balancers that use them.
     pub(crate) hash: bool,
+    /// `slow_start_config` of balancers.
+    pub(crate) warmup: bool,
+    /// Limits on connections, waiting requests and retries, retry budgets, keep-alive probes, the longest life of a connection.
+    pub(crate) pool: bool,
+    /// `outlier_detection`, and with it a panic threshold above 0.
+    pub(crate) outlier: bool,
+    /// Transport socket TLS of clusters, with files.
+    pub(crate) upstream_tls: bool,
     /// `retry_priority` of retries.
     pub(crate) previous_priorities: bool,
     /// Filter chains by server name, and by labels and namespace of the asking pod.
@@ -51,6 +59,10 @@ impl Abilities {
         source_namespace: false,
         cors: false,
         hash: false,
+        warmup: false,
+        pool: false,
+        outlier: false,
+        upstream_tls: false,
         previous_priorities: false,
         filter_chains: false,
     };
@@ -64,6 +76,10 @@ impl Abilities {
         source_namespace: true,
         cors: true,
         hash: true,
+        warmup: true,
+        pool: true,
+        outlier: true,
+        upstream_tls: true,
         previous_priorities: true,
         filter_chains: true,
     };
@@ -112,59 +128,6 @@ pub(crate) fn of_object(kind: Kind, object: &Value, can: Abilities) -> Vec<(Stri
     }
     // What does not parse was refused before anybody could be warned of it.
     .unwrap_or_default()
-}
-
-impl Enforced for DestinationRule {
-    fn look(&self, _can: Abilities, found: &mut Findings) {
-        if let Some(of_host) = &self.traffic_policy {
-            policy("spec.trafficPolicy", of_host, found);
-        }
-        for (i, subset) in self.subsets.iter().enumerate() {
-            if let Some(of_subset) = &subset.traffic_policy {
-                policy(&format!("spec.subsets[{i}].trafficPolicy"), of_subset, found);
-            }
-        }
-        found.export_to(&self.export_to);
-        found.if_set("spec.workloadSelector".to_owned(), self.workload_selector.is_some());
-    }
-}
-
-/// The policy has effect as a DestinationRule's would.
-impl Enforced for DestinationPolicy {
-    fn look(&self, _can: Abilities, found: &mut Findings) {
-        policy("spec (as trafficPolicy)", &self.policy, found);
-        found.if_set("spec.source".to_owned(), self.written.source.is_some());
-        let labels = self.written.destination.as_ref().is_some_and(|to| !to.labels.is_empty());
-        found.if_set("spec.destination.labels".to_owned(), labels);
-    }
-}
-
-fn policy(at: &str, policy: &TrafficPolicy, found: &mut Findings) {
-    if let Some(balancer) = &policy.load_balancer {
-        let at = format!("{at}.loadBalancer");
-        found.if_set(format!("{at}.simple"), balancer.simple == Some(SimpleLb::Passthrough));
-        found.if_set(format!("{at}.consistentHash"), balancer.consistent_hash.is_some());
-        found.if_set(format!("{at}.localityLbSetting"), balancer.locality_lb_setting.is_some());
-        found.if_set(format!("{at}.zoneAwareLbSetting"), balancer.zone_aware_lb_setting.is_some());
-        found.if_set(format!("{at}.warmupDurationSecs"), balancer.warmup_duration_secs.is_some());
-        found.if_set(format!("{at}.warmup"), balancer.warmup.is_some());
-    }
-    if let Some(pool) = &policy.connection_pool {
-        if let Some(tcp) = &pool.tcp {
-            let at = format!("{at}.connectionPool.tcp");
-            found.if_set(format!("{at}.maxConnections"), tcp.max_connections != 0);
-            found.if_set(format!("{at}.tcpKeepalive"), tcp.tcp_keepalive.is_some());
-            found.if_set(format!("{at}.maxConnectionDuration"), tcp.max_connection_duration.is_some());
-            found.if_set(format!("{at}.idleTimeout"), tcp.idle_timeout.is_some());
-        }
-        found.if_set(format!("{at}.connectionPool.http"), pool.http.is_some());
-    }
-    found.if_set(format!("{at}.outlierDetection"), policy.outlier_detection.is_some());
-    found.if_set(format!("{at}.tls"), policy.tls.is_some());
-    found.if_set(format!("{at}.portLevelSettings"), !policy.port_level_settings.is_empty());
-    found.if_set(format!("{at}.tunnel"), policy.tunnel.is_some());
-    found.if_set(format!("{at}.proxyProtocol"), policy.proxy_protocol.is_some());
-    found.if_set(format!("{at}.retryBudget"), policy.retry_budget.is_some());
 }
 
 impl Enforced for ServiceEntry {

@@ -1,18 +1,18 @@
-//! Clusters, their endpoints, and the policy that a DestinationRule gives them.
+//! Clusters with the policy that DestinationRules give them, and their endpoints.
 
-use super::envoy::{self, cluster, core, duration, endpoint, uint, upstreams};
+mod balance;
+mod outlier;
+mod pool;
+mod tls;
+
+use super::envoy::{self, cluster, core, endpoint, percentage, uint};
 use super::index::Merged;
-use super::{Abilities, Settings};
-use crate::core::registry::{Endpoint, Health, Port, Protocol};
-use crate::istio::destination_rule::{SimpleLb, TrafficPolicy};
+use super::{Settings, policy};
+use crate::core::registry::{Endpoint, Health, Port};
 use clap::ValueEnum;
 use mesh_xds::names::ClusterName;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::Duration;
-
-/// Istio's default; a DestinationRule may say otherwise.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Balancing where no DestinationRule chooses.
 ///
@@ -41,62 +41,34 @@ impl DefaultLb {
 
 /// The cluster of a port, or of a subset of it.
 pub(super) fn cluster(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>, settings: &Settings) -> cluster::Cluster {
-    let subset = rule.and_then(|rule| rule.subsets.get(name.subset.as_str()));
-    let policies = [subset.and_then(|subset| subset.traffic_policy.as_ref()), rule.and_then(|rule| rule.policy)];
+    let (policy, can) = (policy::effective(rule, &name.subset, name.port), settings.abilities);
     let eds = cluster::cluster::EdsClusterConfig { eds_config: Some(envoy::ads()), service_name: name.to_string() };
-    cluster::Cluster {
+    let mut found = cluster::Cluster {
         name: name.to_string(),
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(cluster::cluster::DiscoveryType::Eds.into())),
         eds_cluster_config: Some(eds),
-        connect_timeout: Some(duration(connect_timeout(&policies))),
-        lb_policy: lb_policy(&policies, settings.default_lb).into(),
-        circuit_breakers: Some(unlimited()),
-        typed_extension_protocol_options: upstream_protocol(port.protocol, settings.abilities),
-        ..Default::default()
-    }
-}
-
-/// The subset's block wins over the host's, block by block.
-fn lb_policy(policies: &[Option<&TrafficPolicy>], default: DefaultLb) -> cluster::cluster::LbPolicy {
-    let settings = policies.iter().flatten().find_map(|policy| policy.load_balancer.as_ref());
-    match settings.and_then(|settings| settings.simple) {
-        Some(SimpleLb::RoundRobin) => cluster::cluster::LbPolicy::RoundRobin,
-        Some(SimpleLb::Random) => cluster::cluster::LbPolicy::Random,
-        Some(SimpleLb::LeastConn | SimpleLb::LeastRequest) => cluster::cluster::LbPolicy::LeastRequest,
-        None | Some(SimpleLb::Unspecified | SimpleLb::Passthrough) => default.policy(),
-    }
-}
-
-fn connect_timeout(policies: &[Option<&TrafficPolicy>]) -> Duration {
-    let pool = policies.iter().flatten().find_map(|policy| policy.connection_pool.as_ref());
-    pool.and_then(|pool| pool.tcp.as_ref()).and_then(|tcp| tcp.connect_timeout).unwrap_or(CONNECT_TIMEOUT)
-}
-
-/// Istio's thresholds; Envoy's own (1,024 and 3 retries) would be limits that nobody asked for.
-fn unlimited() -> cluster::CircuitBreakers {
-    let thresholds = cluster::circuit_breakers::Thresholds {
-        max_connections: uint(u32::MAX),
-        max_pending_requests: uint(u32::MAX),
-        max_requests: uint(u32::MAX),
-        max_retries: uint(u32::MAX),
         ..Default::default()
     };
-    cluster::CircuitBreakers { thresholds: vec![thresholds], ..Default::default() }
+    pool::apply(&mut found, &policy, port.protocol, can);
+    balance::apply(&mut found, policy.load_balancer, settings.default_lb, can);
+    let outliers = policy.outlier_detection.filter(|_| can.outlier);
+    found.outlier_detection = outliers.map(outlier::detection);
+    // Endpoints that Marathon knows to be unhealthy are listed, so below Envoy's threshold of 50 % it would ask them too.
+    let least = outliers.map_or(0, |rule| rule.min_health_percent);
+    let common =
+        cluster::cluster::CommonLbConfig { healthy_panic_threshold: Some(percentage(least.into())), ..Default::default() };
+    found.common_lb_config = Some(common);
+    if let Some(rule) = policy.tls.filter(|_| can.upstream_tls) {
+        let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
+        found.transport_socket = tls::socket(rule, pool::speaks_http2(http, port.protocol, can), &settings.system_ca);
+    }
+    found
 }
 
-/// HTTP/2 is spoken to ports that are declared so; without ALPN nothing else could tell.
-fn upstream_protocol(protocol: Protocol, abilities: Abilities) -> HashMap<String, envoy_types::pb::google::protobuf::Any> {
-    use upstreams::http_protocol_options::{ExplicitHttpConfig, UpstreamProtocolOptions, explicit_http_config::ProtocolConfig};
-    if !abilities.http2 || !matches!(protocol, Protocol::Http2 | Protocol::Grpc) {
-        return HashMap::new();
-    }
-    let explicit =
-        ExplicitHttpConfig { protocol_config: Some(ProtocolConfig::Http2ProtocolOptions(core::Http2ProtocolOptions::default())) };
-    let options = upstreams::HttpProtocolOptions {
-        upstream_protocol_options: Some(UpstreamProtocolOptions::ExplicitHttpConfig(explicit)),
-        ..Default::default()
-    };
-    HashMap::from([("envoy.extensions.upstreams.http.v3.HttpProtocolOptions".to_owned(), envoy::pack_any(options))])
+/// Are there endpoints to tell of?
+pub(super) fn has_endpoints(name: &ClusterName, rule: Option<&Merged<'_>>, settings: &Settings) -> bool {
+    let policy = policy::effective(rule, &name.subset, name.port);
+    !balance::is_original(policy.load_balancer, settings.abilities)
 }
 
 /// The endpoints of a port as a node dials them, those of a subset only if there is one.

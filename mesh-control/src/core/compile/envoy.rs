@@ -13,10 +13,11 @@ pub(super) use envoy_types::pb::envoy::extensions::filters::network::http_connec
 pub(super) use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp_proxy;
 pub(super) use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 pub(super) use envoy_types::pb::envoy::extensions::retry::priority::previous_priorities::v3::PreviousPrioritiesConfig;
+pub(super) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub(super) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 pub(super) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-pub(super) use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, fractional_percent::DenominatorType};
-pub(super) use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value};
+pub(super) use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, Percent, fractional_percent::DenominatorType};
+pub(super) use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value, UInt64Value};
 pub(super) use envoy_types::util::pack_any;
 
 use bytes::Bytes;
@@ -84,6 +85,10 @@ pub(super) const fn uint(value: u32) -> Option<UInt32Value> {
 
 pub(super) fn regex(regex: &str) -> matcher::RegexMatcher {
     matcher::RegexMatcher { regex: regex.to_owned(), ..Default::default() }
+}
+
+pub(super) const fn percentage(value: f64) -> Percent {
+    Percent { value }
 }
 
 /// Istio's resolution is a ten-thousandth of a per cent, which is Envoy's MILLION.

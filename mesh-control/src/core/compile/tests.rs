@@ -51,6 +51,7 @@ pub(crate) fn settings() -> Settings {
         own_addresses: Vec::new(),
         protect: vec!["10.9.9.9:8080".parse().expect("address")],
         retry_on_default: RetryOnDefault::default(),
+        system_ca: "/system.pem".to_owned(),
         abilities: Abilities::ALL,
     }
 }
@@ -238,7 +239,7 @@ fn weights_rewrites_retries_and_unknown_subsets() {
 fn what_is_not_in_force_is_told() {
     let http = json!([{"match": [{"port": 1}], "route": [to("reviews", "v1")]}]);
     let policy = json!({"host": "reviews", "subsets": [{"name": "v1", "labels": {"version": "v1"}}],
-        "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}, "outlierDetection": {"consecutiveErrors": 1}}});
+        "trafficPolicy": {"loadBalancer": {"simple": "RANDOM"}, "outlierDetection": {"outlierDetectionHttpErrorCodes": [418]}}});
     let rules = [
         rule("DestinationRule", "d", 0, policy),
         virtual_service("v", 1, "reviews", http),
@@ -246,7 +247,7 @@ fn what_is_not_in_force_is_told() {
     ];
     let compiled = compiled(&reviews(&["v1"]), &rules);
     let told: Vec<_> = compiled.unsupported.iter().map(|u| (u.name.as_str(), u.field.as_str())).collect();
-    assert_eq!(told, [("d", "spec.trafficPolicy.outlierDetection"), ("w", "spec.hosts[0]"),]);
+    assert_eq!(told, [("d", "spec.trafficPolicy.outlierDetection.outlierDetectionHttpErrorCodes"), ("w", "spec.hosts[0]"),]);
     let routes = routes(&compiled, REVIEWS);
     assert_eq!(cluster_of(&routes[0]), format!("outbound|9080||{REVIEWS}"), "the default route");
     let cluster: envoy::cluster::Cluster = decode(&compiled, CLUSTER, &format!("outbound|9080||{REVIEWS}"));
@@ -338,6 +339,7 @@ fn service_entries_are_what_nodes_let_out() {
 mod edge;
 mod http;
 mod net;
+mod policy;
 
 mod properties {
     use super::*;
