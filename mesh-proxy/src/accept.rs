@@ -26,10 +26,10 @@ pub async fn accept(pod: Rc<Pod>, socket: OwnedFd) {
     pod.shared.may_accept().await;
     loop {
         match listener.accept().await {
-            Ok((stream, _peer)) => {
+            Ok((stream, client)) => {
                 metrics.connections.inc();
                 match Guest::enter(&pod) {
-                    Some(guest) => drop(tokio::task::spawn_local(serve(guest, stream, own))),
+                    Some(guest) => drop(tokio::task::spawn_local(serve(guest, stream, client, own))),
                     None => metrics.refuse("connection_limit"),
                 }
             }
@@ -43,7 +43,7 @@ pub async fn accept(pod: Rc<Pod>, socket: OwnedFd) {
     }
 }
 
-async fn serve(guest: Guest, stream: TcpStream, own: SocketAddr) {
+async fn serve(guest: Guest, stream: TcpStream, client: SocketAddr, own: SocketAddr) {
     let shared = guest.pod().shared.clone();
     // The socket that the agent listens on is transparent: the local address is where the client wanted to go.
     let Ok(destination) = stream.local_addr() else { return };
@@ -63,7 +63,7 @@ async fn serve(guest: Guest, stream: TcpStream, own: SocketAddr) {
             let idle = http::idle_timeout(serve);
             // Each request loads the snapshot of its own time.
             drop(config);
-            http::serve(Connection { guest, destination }, stream, idle).await;
+            http::serve(Connection { guest, client, destination }, stream, idle).await;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 mod http;
 
-use crate::core::balance::{Endpoint, Policy, Usable};
+use crate::core::balance::Balancer;
 use crate::core::route::RouteTable;
 pub use http::HttpOptions;
 use std::collections::HashMap;
@@ -69,6 +69,8 @@ pub struct Tcp {
     pub targets: Vec<(Arc<str>, u32)>,
     /// Attempts to connect, at least 1.
     pub connect_attempts: u32,
+    /// The balancer's hash is that of the client's address.
+    pub hash_source_ip: bool,
 }
 
 /// A set of endpoints and how to use them.
@@ -78,8 +80,6 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// For metrics: the service's host and port, and the subset, if the name is Istio's.
     pub service: Option<mesh_xds::names::ClusterName>,
-    /// How an endpoint is chosen.
-    pub policy: Policy,
     /// Limit of a connection attempt.
     pub connect_timeout: Duration,
     /// An idle connection is closed after this.
@@ -88,10 +88,8 @@ pub struct Cluster {
     pub max_requests_per_connection: Option<u32>,
     /// Concurrent requests of one pod to this cluster.
     pub max_requests: Option<u32>,
-    /// All of them, also what may not be chosen.
-    pub endpoints: Vec<Endpoint>,
-    /// What may be chosen.
-    pub usable: Usable,
+    /// The endpoints, and how one is chosen.
+    pub balancer: Balancer,
 }
 
 #[cfg(test)]
@@ -102,7 +100,7 @@ mod tests {
     fn an_exact_listener_goes_before_a_wildcard() {
         let listener = |address: &str| {
             let address: SocketAddr = address.parse().expect("address");
-            let serve = Serve::Tcp(Tcp { targets: vec![("c".into(), 1)], connect_attempts: 1 });
+            let serve = Serve::Tcp(Tcp { targets: vec![("c".into(), 1)], connect_attempts: 1, hash_source_ip: false });
             (address, Arc::new(Listener { name: address.to_string(), address, serve }))
         };
         let listeners = ["11.0.0.1:80", "0.0.0.0:80", "[::]:81", "0.0.0.0:81"].map(listener);

@@ -6,6 +6,7 @@ pub mod at;
 pub mod cluster;
 mod common;
 mod fault;
+mod hash;
 pub mod hcm;
 pub mod listener;
 mod retry;

@@ -4,6 +4,7 @@ pub mod balance;
 pub mod detect;
 pub mod fault;
 pub mod flags;
+pub mod hash;
 pub mod headers;
 pub mod matching;
 pub mod peer;

@@ -32,6 +32,8 @@ use tokio::net::TcpStream;
 pub struct Connection {
     /// Keeps the count of the pod's connections.
     pub guest: Guest,
+    /// Its own end.
+    pub client: SocketAddr,
     /// Where the client wanted to go.
     pub destination: SocketAddr,
 }

@@ -1,5 +1,6 @@
 //! What all threads see: the snapshot in force, metrics, and what `/status` tells. Locks here are for pods that come and go, never for requests.
 
+use crate::clock;
 use crate::config::Config;
 use crate::core::stock::TOTAL;
 use crate::drain::Drain;
@@ -81,7 +82,7 @@ pub struct PodStatus {
 impl Shared {
     /// Puts what the control plane sent in force, for all requests from now on.
     pub fn publish(&self, state: &mut State) {
-        self.config.store(Arc::new(state.config()));
+        self.config.store(Arc::new(state.config(clock::now())));
         self.changed.send_modify(|changed| *changed += 1);
         let mut progress = self.progress.lock();
         progress.config_seen = true;

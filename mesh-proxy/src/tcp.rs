@@ -1,6 +1,8 @@
 //! A captured connection without HTTP: to one endpoint, byte by byte, each direction closed on its own.
 
 use crate::config::{Config, Tcp};
+use crate::core::balance::Ask;
+use crate::core::hash::source_ip;
 use crate::pod::Guest;
 use rand::Rng;
 use tokio::net::TcpStream;
@@ -21,9 +23,11 @@ pub async fn serve(guest: Guest, mut stream: TcpStream, config: &Config, tcp: &T
     let Some(cluster) = chosen.and_then(|(name, _)| config.clusters.get(name)) else {
         return metrics.refuse("no_cluster");
     };
+    let (Ok(client), Ok(original)) = (stream.peer_addr(), stream.local_addr()) else { return };
+    let ask = Ask { hash: tcp.hash_source_ip.then(|| source_ip(client.ip())), original };
     let upstream = pod.upstream(&cluster.name);
     for _ in 0..tcp.connect_attempts {
-        let Some(address) = pod.with_rng(|rng| upstream.pick(cluster, &[], 0, rng)) else {
+        let Some(address) = pod.with_rng(|rng| upstream.pick(cluster, &ask, &[], 0, rng)) else {
             return metrics.refuse(mesh_common::reason::Reason::NoBackend.label());
         };
         // Counts the connection at the endpoint while it lasts.

@@ -25,8 +25,8 @@ pub(super) fn clusters(config: &Config) -> String {
     for cluster in sorted(config) {
         let name = &cluster.name;
         // Writing to a string does not fail.
-        let _ = writeln!(out, "{name}::policy::{:?}", cluster.policy);
-        for endpoint in &cluster.endpoints {
+        let _ = writeln!(out, "{name}::policy::{:?}", cluster.balancer.settings().policy);
+        for endpoint in &cluster.balancer.members().endpoints {
             let _ = writeln!(out, "{name}::{}::weight::{}", endpoint.address, endpoint.weight);
             let _ = writeln!(out, "{name}::{}::health::{:?}", endpoint.address, endpoint.health);
         }
@@ -105,11 +105,11 @@ fn cluster(cluster: &Arc<Cluster>) -> Value {
     let endpoint = |e: &crate::core::balance::Endpoint| json!({ "address": e.address.to_string(), "weight": e.weight, "health": format!("{:?}", e.health) });
     json!({
         "name": cluster.name,
-        "policy": format!("{:?}", cluster.policy),
+        "policy": format!("{:?}", cluster.balancer.settings().policy),
         "connect_timeout_ms": millis(Some(cluster.connect_timeout)),
         "idle_timeout_ms": millis(cluster.idle_timeout),
         "max_requests": cluster.max_requests,
         "max_requests_per_connection": cluster.max_requests_per_connection,
-        "endpoints": cluster.endpoints.iter().map(endpoint).collect::<Vec<_>>(),
+        "endpoints": cluster.balancer.members().endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }

@@ -7,7 +7,7 @@ mod protocol;
 
 use super::at::{At, Invalid};
 use super::common::{duration, over_ads, unpack};
-use crate::core::balance::{Endpoint, Policy};
+use crate::core::balance::{Members, Policy, Settings};
 pub use endpoints::load_assignment;
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use protocol::{HTTP_OPTIONS, IDLE_TIMEOUT};
@@ -24,8 +24,8 @@ pub struct Cluster {
     pub name: String,
     /// Where its endpoints are.
     pub endpoints: Source,
-    /// See [`crate::config::Cluster`].
-    pub policy: Policy,
+    /// How one of them is chosen.
+    pub balance: Settings,
     /// See [`crate::config::Cluster`].
     pub connect_timeout: Duration,
     /// See [`crate::config::Cluster`].
@@ -42,7 +42,7 @@ pub enum Source {
     /// From the ClusterLoadAssignment of this name.
     Named(String),
     /// From the cluster itself.
-    Inline(Vec<Endpoint>),
+    Inline(Members),
 }
 
 /// Reads a cluster.
@@ -54,11 +54,10 @@ pub fn cluster(at: &At<'_>, mut message: pb::Cluster) -> Result<Cluster, Invalid
     // For the eyes of operators and statistics only.
     message.alt_stat_name.clear();
     message.metadata = None;
-    let endpoints = source(at, &name, &mut message)?;
-    let policy = balance::policy(at, &mut message)?;
+    let balance = balance::settings(at, &mut message)?;
+    let endpoints = source(at, &name, balance.policy, &mut message)?;
     let timeout = message.connect_timeout.take().map(|timeout| duration(&at.field("connect_timeout"), &timeout));
     let connect_timeout = timeout.transpose()?.filter(|timeout| !timeout.is_zero()).unwrap_or(CONNECT_TIMEOUT);
-    balance::common_lb(&at.field("common_lb_config"), message.common_lb_config.take())?;
     let max_requests = limits::breakers(&at.field("circuit_breakers"), message.circuit_breakers.take())?;
     let (mut idle_timeout, mut max_requests_per_connection) = (Some(IDLE_TIMEOUT), None);
     for (kind, any) in take(&mut message.typed_extension_protocol_options) {
@@ -67,10 +66,10 @@ pub fn cluster(at: &At<'_>, mut message: pb::Cluster) -> Result<Cluster, Invalid
         (idle_timeout, max_requests_per_connection) = protocol::http_options(&at, unpack(&at, &any, HTTP_OPTIONS)?)?;
     }
     at.nothing_else(&message)?;
-    Ok(Cluster { name, endpoints, policy, connect_timeout, idle_timeout, max_requests_per_connection, max_requests })
+    Ok(Cluster { name, endpoints, balance, connect_timeout, idle_timeout, max_requests_per_connection, max_requests })
 }
 
-fn source(at: &At<'_>, name: &str, message: &mut pb::Cluster) -> Result<Source, Invalid> {
+fn source(at: &At<'_>, name: &str, policy: Policy, message: &mut pb::Cluster) -> Result<Source, Invalid> {
     use pb::cluster::{ClusterDiscoveryType, DiscoveryType};
     let kind = match message.cluster_discovery_type.take() {
         None => DiscoveryType::Static,
@@ -79,6 +78,9 @@ fn source(at: &At<'_>, name: &str, message: &mut pb::Cluster) -> Result<Source, 
         }
         Some(ClusterDiscoveryType::ClusterType(_)) => return Err(at.field("cluster_type").unsupported()),
     };
+    if (kind == DiscoveryType::OriginalDst) != (policy == Policy::OriginalDestination) {
+        return Err(at.field("lb_policy").value("CLUSTER_PROVIDED goes with type ORIGINAL_DST, and only with it"));
+    }
     match kind {
         DiscoveryType::Eds => {
             let at = at.field("eds_cluster_config");
@@ -91,6 +93,14 @@ fn source(at: &At<'_>, name: &str, message: &mut pb::Cluster) -> Result<Source, 
             let at = at.field("load_assignment");
             Ok(Source::Inline(load_assignment(&at, message.load_assignment.take().unwrap_or_default())?))
         }
-        other => Err(at.field("type").value(format_args!("{} is not supported; EDS and STATIC are", other.as_str_name()))),
+        DiscoveryType::OriginalDst => {
+            // How long hosts are remembered that nobody asks for. None are remembered here.
+            message.cleanup_interval = None;
+            Ok(Source::Inline(Members::default()))
+        }
+        other => {
+            let other = other.as_str_name();
+            Err(at.field("type").value(format_args!("{other} is not supported; EDS, STATIC and ORIGINAL_DST are")))
+        }
     }
 }

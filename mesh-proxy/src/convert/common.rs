@@ -70,17 +70,20 @@ pub(super) fn string(at: &At<'_>, message: matcher::StringMatcher) -> Result<Str
     Ok(StringMatch { pattern, ignore_case: message.ignore_case })
 }
 
-pub(super) fn header_match(at: &At<'_>, message: route::HeaderMatcher) -> Result<HeaderMatch, Invalid> {
-    use route::header_matcher::HeaderMatchSpecifier as Spec;
-    let key = match message.name.as_str() {
+/// A header by its name, or a pseudo header.
+pub(super) fn header_key(at: &At<'_>, name: &str) -> Result<HeaderKey, Invalid> {
+    Ok(match name {
         ":method" => HeaderKey::Method,
         ":authority" | "host" => HeaderKey::Authority,
         ":path" => HeaderKey::Path,
         ":scheme" => HeaderKey::Scheme,
-        name => {
-            HeaderKey::Name(name.parse().map_err(|_invalid| at.field("name").value(format_args!("{name:?} is no header name")))?)
-        }
-    };
+        name => HeaderKey::Name(name.parse().map_err(|_invalid| at.value(format_args!("{name:?} is no header name")))?),
+    })
+}
+
+pub(super) fn header_match(at: &At<'_>, message: route::HeaderMatcher) -> Result<HeaderMatch, Invalid> {
+    use route::header_matcher::HeaderMatchSpecifier as Spec;
+    let key = header_key(&at.field("name"), &message.name)?;
     let value = |pattern| HeaderTest::Value(StringMatch::new(pattern));
     let test = match message.header_match_specifier {
         None => HeaderTest::Present(true),

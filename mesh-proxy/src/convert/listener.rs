@@ -88,7 +88,8 @@ fn tcp_proxy(at: &At<'_>, mut message: tcp::TcpProxy) -> Result<Tcp, Invalid> {
             }
         }
     }
+    let hash_source_ip = super::hash::of_connection(&at.field("hash_policy"), take(&mut message.hash_policy))?;
     let connect_attempts = message.max_connect_attempts.take().map_or(1, |attempts| attempts.value.max(1));
     at.nothing_else(&message)?;
-    Ok(Tcp { targets, connect_attempts })
+    Ok(Tcp { targets, connect_attempts, hash_source_ip })
 }

@@ -4,7 +4,7 @@
 
 use super::at::{At, Invalid};
 use super::common::{header_matches, header_ops, limit, query_match, regex};
-use super::{fault, retry};
+use super::{fault, hash, retry};
 use crate::core::headers::HeaderOps;
 use crate::core::matching::{Pattern, StringMatch};
 use crate::core::retry::RetryPolicy;
@@ -204,9 +204,10 @@ fn forward(at: &At<'_>, mut message: pb::RouteAction, host_retry: Option<&pb::Re
     if message.cluster_not_found_response_code != 0 {
         return Err(at.field("cluster_not_found_response_code").unsupported());
     }
+    let hash = hash::policies(&at.field("hash_policy"), take(&mut message.hash_policy))?;
     message.max_grpc_timeout.take_if(|timeout| timeout.seconds == 0 && timeout.nanos == 0);
     at.nothing_else(&message)?;
-    Ok(Forward { targets, timeout, retry, path, host })
+    Ok(Forward { targets, timeout, retry, path, host, hash })
 }
 
 fn targets(at: &At<'_>, mut message: pb::WeightedCluster) -> Result<Vec<Target>, Invalid> {

@@ -1,5 +1,7 @@
 //! What is refused, and with which words; what must be taken.
 
+mod balance;
+
 use super::at::At;
 use super::{cluster, listener, route};
 use crate::core::balance::{Health, Policy};
@@ -24,8 +26,6 @@ fn refused_cluster(message: cds::Cluster) -> String {
 fn a_field_without_effect_is_refused_by_name() {
     let outlier = cds::Cluster { outlier_detection: Some(cds::OutlierDetection::default()), ..static_cluster() };
     assert_eq!(refused_cluster(outlier), "c: outlier_detection is not supported");
-    let ring = cds::Cluster { lb_policy: cds::cluster::LbPolicy::RingHash as i32, ..static_cluster() };
-    assert_eq!(refused_cluster(ring), "c: lb_policy: RING_HASH is not supported");
     let threshold = cds::circuit_breakers::Thresholds { max_connections: Some(UInt32Value { value: 1 }), ..Default::default() };
     let breakers = cds::CircuitBreakers { thresholds: vec![threshold], ..Default::default() };
     let text = refused_cluster(cds::Cluster { circuit_breakers: Some(breakers), ..static_cluster() });
@@ -48,7 +48,7 @@ fn defaults_are_envoys_and_limits_of_istio_say_nothing() {
     let breakers = cds::CircuitBreakers { thresholds: vec![threshold], ..Default::default() };
     let message = cds::Cluster { circuit_breakers: Some(breakers), ..static_cluster() };
     let cluster = cluster::cluster(&At::resource("c"), message).expect("taken");
-    assert_eq!((cluster.policy, cluster.max_requests), (Policy::RoundRobin, Some(7)));
+    assert_eq!((cluster.balance.policy, cluster.max_requests), (Policy::RoundRobin, Some(7)));
     assert_eq!((cluster.connect_timeout, cluster.idle_timeout), (Time::from_secs(5), Some(Time::from_secs(3600))));
 }
 
@@ -79,11 +79,10 @@ fn health_and_weights_of_endpoints() {
         endpoints: vec![eds::LocalityLbEndpoints { priority, ..locality.clone() }],
         ..Default::default()
     };
-    let taken = cluster::load_assignment(&At::resource("c"), load(0)).expect("taken");
+    let taken = cluster::load_assignment(&At::resource("c"), load(0)).expect("taken").endpoints;
     let seen: Vec<_> = taken.iter().map(|e| (e.health, e.weight)).collect();
-    assert_eq!(seen, [(Health::Healthy, 1), (Health::Unhealthy, 3), (Health::Degraded, 0)]);
-    let text = cluster::load_assignment(&At::resource("c"), load(1)).expect_err("refused").to_string();
-    assert_eq!(text, "c: endpoints[0].priority is not supported");
+    assert_eq!(seen, [(Health::Healthy, 1)], "the same address thrice is one endpoint");
+    assert_eq!(cluster::load_assignment(&At::resource("c"), load(1)).expect("taken").endpoints[0].priority, 1);
 }
 
 fn table(action: rds::RouteAction, change: impl FnOnce(&mut rds::Route)) -> Result<crate::core::route::RouteTable, String> {

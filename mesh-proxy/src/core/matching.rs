@@ -142,7 +142,7 @@ impl HeaderMatch {
 }
 
 impl HeaderKey {
-    fn value<'a>(&self, request: &RequestView<'a>) -> Option<Cow<'a, str>> {
+    pub(super) fn value<'a>(&self, request: &RequestView<'a>) -> Option<Cow<'a, str>> {
         match self {
             Self::Method => Some(Cow::Borrowed(request.method)),
             Self::Authority => Some(Cow::Borrowed(request.authority)),

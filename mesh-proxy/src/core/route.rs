@@ -5,6 +5,7 @@ mod host;
 mod tests;
 
 use super::fault::Fault;
+use super::hash::HashPolicy;
 use super::headers::HeaderOps;
 use super::matching::{HeaderMatch, QueryMatch, RequestView, StringMatch};
 use super::retry::RetryPolicy;
@@ -101,6 +102,8 @@ pub struct Forward {
     pub path: Option<PathRewrite>,
     /// Another host.
     pub host: Option<HeaderValue>,
+    /// What the balancer's hash is made of.
+    pub hash: Vec<HashPolicy>,
 }
 
 /// A cluster and its share.

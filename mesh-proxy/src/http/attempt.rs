@@ -9,6 +9,7 @@ use super::body::{Replay, RequestBody};
 use super::local::Local;
 use super::record::Record;
 use crate::config::Cluster;
+use crate::core::balance::Ask;
 use crate::core::flags::Flags;
 use crate::core::retry::{Outcome, RetryPolicy};
 use crate::pod::upstream::{Lease, Upstream};
@@ -29,6 +30,8 @@ pub(super) struct Call<'a> {
     pub(super) pod: &'a Rc<Pod>,
     pub(super) cluster: &'a Cluster,
     pub(super) upstream: &'a Upstream,
+    /// What the balancer goes by.
+    pub(super) ask: Ask,
     pub(super) policy: Option<&'a RetryPolicy>,
     /// The upstream sees the number of the attempt.
     pub(super) attempt_count: bool,
@@ -62,7 +65,7 @@ impl Call<'_> {
         loop {
             let again = self.policy.map_or(0, |policy| policy.other_host_attempts);
             let again = if stale > 0 { again.max(OTHER_HOST) } else { again };
-            let picked = self.pod.with_rng(|rng| self.upstream.pick(self.cluster, &tried, again, rng));
+            let picked = self.pod.with_rng(|rng| self.upstream.pick(self.cluster, &self.ask, &tried, again, rng));
             let Some(address) = picked else { return Err(Local::no_healthy_upstream()) };
             record.upstream = Some(address);
             if self.attempt_count {

@@ -7,8 +7,10 @@ use super::local::Local;
 use super::record::Record;
 use super::tunnel;
 use crate::config::{Config, Http, Serve};
+use crate::core::balance::Ask;
 use crate::core::fault::{Abort, Injected};
 use crate::core::flags::Flags;
+use crate::core::hash::{self, Asker, HashPolicy, Hashed};
 use crate::core::headers::{HeaderOps, remove_hop_by_hop};
 use crate::core::matching::RequestView;
 use crate::core::route::{Action, Forward, Route, Target, VirtualHost};
@@ -107,16 +109,20 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    fn decide(&self, parts: &Parts) -> Option<Decision<'a>> {
-        let pod = self.connection.guest.pod();
-        let view = RequestView {
+    fn view<'p>(&'p self, parts: &'p Parts) -> RequestView<'p> {
+        RequestView {
             method: parts.method.as_str(),
             authority: &self.authority,
             scheme: "http",
             path: parts.uri.path(),
             query: parts.uri.query(),
             headers: &parts.headers,
-        };
+        }
+    }
+
+    fn decide(&self, parts: &Parts) -> Option<Decision<'a>> {
+        let pod = self.connection.guest.pod();
+        let view = self.view(parts);
         let (host, route) = self.http.routes.find(&view, &pod.workload().labels)?;
         let target = match &route.action {
             Action::Forward(forward) => Some(pod.with_rng(|rng| forward.choose(rng))),
@@ -148,6 +154,7 @@ impl<'a> Exchange<'a> {
         let Some(_counted) = Counted::enter(&upstream.requests, cluster.max_requests) else {
             return local(Local::overflow(), server, &[], record);
         };
+        let hashed = self.hash(&parts, &forward.hash);
         let limit = timeout(&mut parts.headers, forward.timeout);
         self.prepare(&mut parts, decision, forward, target, limit);
         if client.is_some() {
@@ -159,6 +166,7 @@ impl<'a> Exchange<'a> {
             pod,
             cluster,
             upstream: &upstream,
+            ask: Ask { hash: hashed.hash, original: self.connection.destination },
             policy: forward.retry.as_ref(),
             attempt_count: decision.host.attempt_count,
             parts,
@@ -173,7 +181,7 @@ impl<'a> Exchange<'a> {
             },
             None => call.run(&mut record).await,
         };
-        match result {
+        match result.map(|answer| keep_at_host(answer, &hashed)) {
             Err(reply) => local(reply, server, &decision.route.response, record),
             Ok(answer) if tunnel::agreed(&answer) => match client {
                 Some(client) => tunnel::open(answer, client, pod, record),
@@ -186,6 +194,18 @@ impl<'a> Exchange<'a> {
                 respond(answer, server, ops, (began, deadline, cluster.max_requests_per_connection), record)
             }
         }
+    }
+
+    /// What consistent hashing goes by: the request as the client sent it.
+    fn hash(&self, parts: &Parts, policies: &[HashPolicy]) -> Hashed {
+        if policies.is_empty() {
+            return Hashed::default();
+        }
+        let request = self.view(parts);
+        hash::hash(
+            policies,
+            &Asker { request: &request, client: self.connection.client, destination: self.connection.destination },
+        )
     }
 
     /// Makes of the client's request what the upstream gets.
@@ -264,6 +284,14 @@ fn timeout(headers: &mut HeaderMap, route: Option<Duration>) -> Option<Duration>
         Some(millis) => Some(Duration::from_millis(millis)),
         None => route,
     }
+}
+
+/// Tells the client the cookies that were made for it.
+fn keep_at_host(mut answer: Answer, hashed: &Hashed) -> Answer {
+    for cookie in hashed.cookies.iter().filter_map(|cookie| HeaderValue::try_from(cookie).ok()) {
+        answer.0.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    answer
 }
 
 /// The upstream's answer, as the client gets it.

@@ -1,7 +1,8 @@
 //! What one pod knows of one cluster: whose turn it is, idle connections, requests in flight, counters.
 
+use crate::clock;
 use crate::config::Cluster;
-use crate::core::balance::Cursor;
+use crate::core::balance::{Ask, Cursor, Picking};
 use crate::core::flags::Flags;
 use crate::http::body::RequestBody;
 use crate::limits::IDLE_CONNECTIONS;
@@ -53,18 +54,19 @@ impl Upstream {
     }
 
     /// Chooses an endpoint; tries again, at most `again` times, while it is one of `tried`.
-    pub fn pick(&self, cluster: &Cluster, tried: &[SocketAddr], again: u32, rng: &mut dyn RngCore) -> Option<SocketAddr> {
+    pub fn pick(
+        &self,
+        cluster: &Cluster,
+        ask: &Ask,
+        tried: &[SocketAddr],
+        again: u32,
+        rng: &mut dyn RngCore,
+    ) -> Option<SocketAddr> {
         let endpoints = self.endpoints.borrow();
         let active = |address: SocketAddr| endpoints.get(&address).map_or(0, |endpoint| endpoint.active.get());
-        let mut cursor = self.cursor.borrow_mut();
-        let mut chosen = cursor.pick(cluster.policy, &cluster.usable, &active, rng)?;
-        for _ in 0..again {
-            if !tried.contains(&chosen) {
-                break;
-            }
-            chosen = cursor.pick(cluster.policy, &cluster.usable, &active, rng)?;
-        }
-        Some(chosen)
+        let balancer = &cluster.balancer;
+        let picking = Picking { ask: *ask, tried, again, now: clock::now(), active: &active };
+        self.cursor.borrow_mut().pick(balancer.settings(), balancer.view(), &picking, rng)
     }
 
     /// Counts a request to an endpoint, with an idle connection if `reuse` and there is one.
@@ -90,8 +92,8 @@ impl Upstream {
     pub(super) fn sweep(&self, cluster: Option<&Cluster>) {
         let now = Instant::now();
         self.endpoints.borrow_mut().retain(|address, endpoint| {
-            // Draining endpoints are not usable: what is idle there would be closed under the next request.
-            let cluster = cluster.filter(|cluster| cluster.usable.endpoints().iter().any(|e| e.address == *address));
+            // Draining endpoints take nothing: what is idle there would be closed under the next request.
+            let cluster = cluster.filter(|cluster| cluster.balancer.takes(*address));
             endpoint.retired.set(cluster.is_none());
             endpoint.idle.borrow_mut().retain(|idle| {
                 let in_time = cluster.is_some_and(|cluster| cluster.idle_timeout.is_none_or(|limit| now - idle.since < limit));

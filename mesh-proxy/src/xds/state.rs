@@ -6,7 +6,7 @@ use crate::convert::cluster::{self, Source};
 use crate::convert::hcm::Routes;
 use crate::convert::listener::{self, Serve};
 use crate::convert::route;
-use crate::core::balance::{Endpoint, Usable};
+use crate::core::balance::{Balancer, Members};
 use crate::core::route::RouteTable;
 use envoy_types::pb::envoy::config as pb;
 use mesh_xds::client::{Delivery, Resource};
@@ -14,6 +14,7 @@ use mesh_xds::names::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The last good version of every resource.
 #[derive(Default)]
@@ -21,7 +22,7 @@ pub struct State {
     listeners: BTreeMap<String, listener::Listener>,
     routes: BTreeMap<String, Arc<RouteTable>>,
     clusters: BTreeMap<String, cluster::Cluster>,
-    endpoints: BTreeMap<String, Vec<Endpoint>>,
+    endpoints: BTreeMap<String, Members>,
     versions: BTreeMap<String, BTreeMap<String, String>>,
     /// Type and name of what was answered with nothing that can be taken, and has no last good version: it is not waited for.
     absent: BTreeSet<(String, String)>,
@@ -147,8 +148,8 @@ impl State {
         &self.versions
     }
 
-    /// The snapshot. As in Envoy, a cluster waits for its endpoints and a listener for its routes.
-    pub fn config(&mut self) -> Config {
+    /// The snapshot, in force from `now` on. As in Envoy, a cluster waits for its endpoints and a listener for its routes.
+    pub fn config(&mut self, now: Duration) -> Config {
         self.generation += 1;
         let mut built = HashMap::new();
         for cluster in self.clusters.values() {
@@ -161,10 +162,14 @@ impl State {
             };
             let before = self.built.get(cluster.name.as_str());
             let entry = match before {
-                Some((same, in_force)) if same == cluster && in_force.endpoints == *endpoints => {
+                Some((same, in_force)) if same == cluster && in_force.balancer.members() == endpoints => {
                     (same.clone(), Arc::clone(in_force))
                 }
-                _ => (cluster.clone(), Arc::new(build(cluster, endpoints))),
+                _ => {
+                    let before = before.map(|(_, in_force)| &in_force.balancer);
+                    let balancer = Balancer::new(cluster.balance, endpoints.clone(), before, now);
+                    (cluster.clone(), Arc::new(build(cluster, balancer)))
+                }
             };
             built.insert(Arc::clone(&entry.1.name), entry);
         }
@@ -204,16 +209,14 @@ fn route_name(listener: &listener::Listener) -> Option<&str> {
     }
 }
 
-fn build(from: &cluster::Cluster, endpoints: &[Endpoint]) -> config::Cluster {
+fn build(from: &cluster::Cluster, balancer: Balancer) -> config::Cluster {
     config::Cluster {
         name: from.name.as_str().into(),
         service: from.name.parse().ok(),
-        policy: from.policy,
         connect_timeout: from.connect_timeout,
         idle_timeout: from.idle_timeout,
         max_requests_per_connection: from.max_requests_per_connection,
         max_requests: from.max_requests,
-        endpoints: endpoints.to_vec(),
-        usable: Usable::new(endpoints),
+        balancer,
     }
 }

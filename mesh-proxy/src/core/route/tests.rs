@@ -110,7 +110,7 @@ fn weights_hold_within_four_standard_deviations() {
     let target = |name: &str, weight| Target { cluster: name.into(), weight, fault: None, request: None, response: None };
     let weights = [1_u32, 3, 0, 96];
     let targets = weights.iter().enumerate().map(|(n, weight)| target(&n.to_string(), *weight)).collect();
-    let forward = Forward { targets, timeout: None, retry: None, path: None, host: None };
+    let forward = Forward { targets, timeout: None, retry: None, path: None, host: None, hash: Vec::new() };
     let mut rng = SmallRng::seed_from_u64(5);
     let mut seen = [0_u32; 4];
     for _ in 0..100_000 {
