@@ -43,6 +43,8 @@ pub(crate) struct Service {
     pub(crate) addresses: Vec<IpAddr>,
     /// By port and transport.
     pub(crate) ports: BTreeMap<(u16, Transport), Port>,
+    /// A ServiceEntry declares it, not Marathon.
+    pub(crate) of_entry: bool,
 }
 
 impl Service {

@@ -1,9 +1,11 @@
 //! Marathon's view into the registry.
 //!
 //! [`spec`] brings apps and pods of every age into one form, [`instance`] does so with tasks and pod instances, and here they meet: each
-//! declared port that has a service gives that service a port, and each running instance of it an endpoint. Specs count even without an
+//! declared port that has a service gives that service a port, and each running instance of it an endpoint. [`entry`] adds the services of
+//! ServiceEntries. Specs count even without an
 //! instance, so that a service that is scaled to zero stays a known name.
 
+pub(in crate::core) mod entry;
 mod instance;
 mod spec;
 #[cfg(test)]
@@ -12,6 +14,7 @@ mod tests;
 use super::allot::{Allotment, Want};
 use super::names;
 use super::registry::{Endpoint, Port, Protocol, Registry, Service, Workload};
+use crate::istio::{Resource, ServiceEntry};
 use crate::marathon::types::View;
 use instance::Running;
 use mesh_common::vip;
@@ -19,6 +22,7 @@ use mesh_xds::agent::{Mode, Transport};
 use spec::{Declared, Owner, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// Label of an app or pod: its namespace in Istio's sense.
 const NAMESPACE: &str = "istio.io/namespace";
@@ -28,7 +32,12 @@ const INJECT: &str = "sidecar.istio.io/inject";
 const MODE: &str = "mesh.io/mode";
 
 /// Translates everything. `before` is the last allotment of VIPs; the new one is returned beside the registry.
-pub(crate) fn translate(view: &View, vip_domain: &str, before: &Allotment) -> (Registry, Allotment) {
+pub(crate) fn translate(
+    view: &View,
+    entries: &[Arc<Resource<ServiceEntry>>],
+    vip_domain: &str,
+    before: &Allotment,
+) -> (Registry, Allotment) {
     let mut draft = Draft::default();
     for app in view.apps.values() {
         let spec = spec::of_app(app, &view.bridge_name);
@@ -51,6 +60,9 @@ pub(crate) fn translate(view: &View, vip_domain: &str, before: &Allotment) -> (R
             draft.run(spec, instance::of_pod(&pod.spec.id, spec, instance, &view.hosts));
         }
     }
+    for entry in entries {
+        draft.enter(entry);
+    }
     draft.finish(vip_domain, before)
 }
 
@@ -65,6 +77,8 @@ struct Draft {
 #[derive(Default)]
 struct DraftService {
     namespaces: BTreeSet<String>,
+    /// VIPs that it brings along.
+    addresses: BTreeSet<IpAddr>,
     ports: BTreeMap<(u16, Transport), DraftPort>,
 }
 
@@ -127,10 +141,14 @@ impl Draft {
             let (name, names) = match &owner {
                 Owner::Name(short) => (names::full(short, vip_domain), names::all(short, vip_domain, &service.namespaces)),
                 Owner::Address(address) => (address.to_string(), BTreeSet::from([address.to_string()])),
+                Owner::Host(host) => (host.clone(), BTreeSet::from([host.clone()])),
             };
             let ports = service.ports.into_iter().map(|(key, port)| (key, self.settle(&name, key, port))).collect();
-            finished.push((owner, Service { name, names, addresses: Vec::new(), ports }));
+            let of_entry = matches!(owner, Owner::Host(_));
+            let addresses = service.addresses.into_iter().collect();
+            finished.push((owner, Service { name, names, addresses, ports, of_entry }));
         }
+        self.problems.extend(entry::give_way(&mut finished));
         let allotment = addresses(&mut finished, vip_domain, before);
         let services = finished.into_iter().map(|(_, service)| (service.name.clone(), service)).collect();
         let mut registry = Registry { services, workloads: self.workloads, problems: self.problems };
@@ -168,11 +186,12 @@ fn addresses(services: &mut [(Owner, Service)], vip_domain: &str, before: &Allot
     for (owner, service) in services.iter() {
         match owner {
             Owner::Address(address) => drop(claimed.insert(*address)),
-            Owner::Name(short) => {
+            Owner::Host(_) if !service.addresses.is_empty() => claimed.extend(&service.addresses),
+            Owner::Name(_) | Owner::Host(_) => {
                 let v6 = |e: &Endpoint| e.at_home.is_ipv6();
                 let endpoints = || service.ports.values().flat_map(|port| &port.endpoints);
                 let want = Want { v4: endpoints().next().is_none() || endpoints().any(|e| !v6(e)), v6: endpoints().any(v6) };
-                wants.insert(vip::short_name(short, framework), want);
+                wants.insert(key(owner, framework), want);
             }
         }
     }
@@ -180,10 +199,20 @@ fn addresses(services: &mut [(Owner, Service)], vip_domain: &str, before: &Allot
     for (owner, service) in services {
         service.addresses = match owner {
             Owner::Address(address) => vec![*address],
-            Owner::Name(short) => allotment.of(&vip::short_name(short, framework)),
+            Owner::Host(_) if !service.addresses.is_empty() => continue,
+            Owner::Name(_) | Owner::Host(_) => allotment.of(&key(owner, framework)),
         };
     }
     allotment
+}
+
+/// What the hash of a VIP is taken of.
+fn key(owner: &Owner, framework: &str) -> String {
+    match owner {
+        Owner::Name(short) => vip::short_name(short, framework),
+        Owner::Host(host) => host.clone(),
+        Owner::Address(address) => address.to_string(),
+    }
 }
 
 /// Two services may share an alias (`a.b` in namespace `c`, and `a` in namespace `b.c`). A full name is nobody else's alias, and of two

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 pub(crate) use http::grpc_code;
 
-use super::service_entry::{Location, Resolution};
+use super::service_entry::Location;
 use super::{DestinationPolicy, DestinationRule, Gateway, Kind, Resource, ServiceEntry, VirtualService};
 
 /// What the proxies take. One refused field costs every route of its port, so what they do not take is reported and not sent.
@@ -137,25 +137,26 @@ impl Enforced for ServiceEntry {
         }
         for (i, port) in self.ports.iter().enumerate() {
             let mapped = port.target_port != 0 && port.target_port != port.number;
-            found.if_set(format!("spec.ports[{i}].targetPort"), mapped);
+            found.if_set(format!("spec.ports[{i}].targetPort"), mapped && !self.is_service());
         }
-        found.if_set("spec.location".to_owned(), self.location == Location::MeshInternal);
+        found.if_set("spec.location".to_owned(), self.location == Location::MeshInternal && !self.is_service());
         for (i, endpoint) in self.endpoints.iter().enumerate() {
             let at = format!("spec.endpoints[{i}]");
-            if self.resolution != Resolution::Static {
+            if endpoint.address.parse::<std::net::IpAddr>().is_err() {
                 found.tell(
                     format!("{at}.address"),
                     "is not used by this version: pods reach the addresses that DNS has for the hosts",
                 );
             }
-            found.if_set(format!("{at}.ports"), !endpoint.ports.is_empty());
-            found.if_set(format!("{at}.labels"), !endpoint.labels.is_empty());
+            if !self.is_service() {
+                found.if_set(format!("{at}.ports"), !endpoint.ports.is_empty());
+                found.if_set(format!("{at}.labels"), !endpoint.labels.is_empty());
+            }
             found.if_set(format!("{at}.network"), !endpoint.network.is_empty());
             found.if_set(format!("{at}.locality"), !endpoint.locality.is_empty());
             found.if_set(format!("{at}.weight"), endpoint.weight != 0);
             found.if_set(format!("{at}.serviceAccount"), !endpoint.service_account.is_empty());
         }
-        found.if_set("spec.workloadSelector".to_owned(), self.workload_selector.is_some());
         found.export_to(&self.export_to);
         found.if_set("spec.subjectAltNames".to_owned(), !self.subject_alt_names.is_empty());
     }

@@ -1,6 +1,7 @@
 //! `ServiceEntry` as Istio's proto declares it (networking/v1alpha3/service_entry.proto).
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use super::decode::{enumeration, message};
 
@@ -20,6 +21,21 @@ message! {
         workload_selector: Option<EntrySelector>,
         export_to: Vec<String>,
         subject_alt_names: Vec<String>,
+    }
+}
+
+impl ServiceEntry {
+    /// Are its endpoints known without asking DNS, so that the mesh can balance over them? A service has addresses, not networks.
+    pub(crate) fn is_service(&self) -> bool {
+        let is_address = |text: &str| text.parse::<IpAddr>().is_ok();
+        let known = match self.resolution {
+            Resolution::Static => true,
+            Resolution::Dns | Resolution::DnsRoundRobin => {
+                !self.endpoints.is_empty() && self.endpoints.iter().all(|endpoint| is_address(&endpoint.address))
+            }
+            Resolution::None | Resolution::DynamicDns => false,
+        };
+        known && self.addresses.iter().all(|address| is_address(address))
     }
 }
 

@@ -6,6 +6,7 @@
 use super::Unsupported;
 use super::envoy::versioned;
 use super::index::Index;
+use crate::core::translate::entry;
 use crate::istio::service_entry::{Resolution, ServiceEntry};
 use crate::istio::{Config, Resource};
 use mesh_xds::agent::{Egress, EgressPort, Transport};
@@ -23,40 +24,46 @@ pub(super) fn all(index: &Index<'_>, config: &Config, unsupported: &mut Vec<Unsu
     compiled.collect()
 }
 
-fn egress(index: &Index<'_>, entry: &Resource<ServiceEntry>, unsupported: &mut Vec<Unsupported>) -> Egress {
-    let spec = &entry.spec;
-    let mut hosts = BTreeSet::new();
+fn egress(index: &Index<'_>, rule: &Resource<ServiceEntry>, unsupported: &mut Vec<Unsupported>) -> Egress {
+    let spec = &rule.spec;
+    let (mut hosts, declared) = (BTreeSet::new(), spec.is_service());
     for (i, host) in spec.hosts.iter().enumerate() {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
-        if index.is_service(&host) {
+        if declared && index.registry.services.get(&host).is_some_and(|service| service.of_entry) {
+            // DNS has its VIP; what is let out are its endpoints.
+        } else if index.is_service(&host) {
             // Its answers are the mesh's own; learning from elsewhere would let a foreign answer open a way past its rules.
             let why = "is a service of the mesh, which needs no entry; it stays as it is";
-            unsupported.push(Unsupported::new("ServiceEntry", &entry.meta, format!("spec.hosts[{i}]"), why));
+            unsupported.push(Unsupported::new("ServiceEntry", &rule.meta, format!("spec.hosts[{i}]"), why));
         } else {
             hosts.insert(host);
         }
     }
-    let fixed = spec.addresses.iter().filter_map(|address| network(address));
-    // Under DNS, endpoints are names or addresses to use instead of the host's, which takes a proxy; but under STATIC they are the hosts.
-    let endpoints = spec.endpoints.iter().filter(|_| spec.resolution == Resolution::Static);
+    // The addresses of a service are its VIPs: nobody is there.
+    let fixed = spec.addresses.iter().filter(|_| !declared).filter_map(|address| network(address));
+    let endpoints = spec.endpoints.iter().filter(|_| declared || spec.resolution == Resolution::Static);
     let endpoints = endpoints.filter_map(|endpoint| network(&endpoint.address));
     Egress {
-        name: format!("{}/{}", entry.meta.namespace, entry.meta.name),
+        name: format!("{}/{}", rule.meta.namespace, rule.meta.name),
         hosts: hosts.into_iter().collect(),
-        ports: ports(spec),
+        ports: ports(spec, declared),
         addresses: fixed.chain(endpoints).collect::<BTreeSet<_>>().into_iter().collect(),
-        learn: spec.resolution != Resolution::Static,
+        learn: spec.resolution != Resolution::Static && !declared,
     }
 }
 
-fn ports(spec: &ServiceEntry) -> Vec<EgressPort> {
+fn ports(spec: &ServiceEntry, declared: bool) -> Vec<EgressPort> {
     let port = |port: &crate::istio::service_entry::ServicePort| {
         let protocol = if port.protocol.is_empty() { "TCP".to_owned() } else { port.protocol.to_ascii_uppercase() };
         let transport = if protocol == "UDP" { Transport::Udp } else { Transport::Tcp };
-        EgressPort { port: port.number, transport: transport.into(), protocol }
+        let numbers: BTreeSet<u32> =
+            if declared { entry::target_ports(spec, port).collect() } else { BTreeSet::from([port.number]) };
+        let one = move |number| EgressPort { port: number, transport: transport.into(), protocol: protocol.clone() };
+        numbers.into_iter().map(one).collect::<Vec<_>>()
     };
-    let mut ports: Vec<_> = spec.ports.iter().map(port).collect();
+    let mut ports: Vec<_> = spec.ports.iter().flat_map(port).collect();
     ports.sort_by_key(|port| (port.port, port.transport));
+    ports.dedup_by_key(|port| (port.port, port.transport));
     ports
 }
 

@@ -15,6 +15,14 @@ const REVIEWS: &str = "reviews.marathon.l4lb.thisdcos.directory";
 
 /// A pod per version of each service, in turns on nodes 10.0.0.0 and 10.0.0.1.
 fn shop(pods: &[(&str, &str)], network: &str) -> Registry {
+    shop_and(pods, network, &[])
+}
+
+fn shop_and(
+    pods: &[(&str, &str)],
+    network: &str,
+    entries: &[Arc<crate::istio::Resource<crate::istio::ServiceEntry>>],
+) -> Registry {
     let pod = |(n, (service, version)): (usize, &(&str, &str))| {
         let id = format!("/{service}-{version}");
         let status = json!({"id": id, "spec": {"id": id, "labels": {"version": version, "app": service, "zone": "a", "b": "c"},
@@ -27,7 +35,7 @@ fn shop(pods: &[(&str, &str)], network: &str) -> Registry {
         (id, Arc::new(serde_json::from_value::<PodStatus>(status).expect("pod")))
     };
     let view = View { pods: pods.iter().enumerate().map(pod).collect(), ..Default::default() };
-    translate(&view, "marathon.l4lb.thisdcos.directory", &Allotment::default()).0
+    translate(&view, entries, "marathon.l4lb.thisdcos.directory", &Allotment::default()).0
 }
 
 /// Some versions of reviews, and ratings.

@@ -53,11 +53,13 @@ impl Declared {
     }
 }
 
-/// Whose port it is: a named VIP (normalised, without framework and domain) or a literal one.
+/// Whose port it is: a named VIP (normalised, without framework and domain), a literal one, or a host.
 #[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(super) enum Owner {
     Name(String),
     Address(IpAddr),
+    /// Of a ServiceEntry.
+    Host(String),
 }
 
 pub(super) fn of_app(app: &App, bridge_name: &str) -> Spec {

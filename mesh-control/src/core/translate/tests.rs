@@ -22,7 +22,7 @@ fn view(apps: &[Value], pods: &[Value], versions: &[(&str, Value)]) -> View {
 }
 
 fn registry(view: &View) -> Registry {
-    translate(view, DOMAIN, &Allotment::default()).0
+    translate(view, &[], DOMAIN, &Allotment::default()).0
 }
 
 fn spec(id: &str, version: &str, network: &Value, endpoint: &Value) -> Value {

@@ -133,3 +133,62 @@ fn server_names_and_sources_choose_chains() {
     let plain = compile(&Arc::new(speaking(Protocol::Tls)), &config(&rules), &other, &BTreeSet::new(), &Compiled::default());
     assert_eq!(decode::<listener::Listener>(&plain, LISTENER, LISTENER_NAME).filter_chains.len(), 1);
 }
+
+#[test]
+fn an_entry_with_endpoints_is_a_service_with_rules() {
+    let endpoint =
+        |address: &str, version: &str| json!({"address": address, "labels": {"version": version}, "ports": {"web": 8080}});
+    let ports = json!([{"number": 80, "name": "web", "protocol": "HTTP"}, {"number": 5432, "name": "db", "protocol": "TCP", "targetPort": 5433}]);
+    let spec = |hosts: Value| {
+        json!({"hosts": hosts, "resolution": "STATIC", "location": "MESH_EXTERNAL", "ports": ports,
+        "endpoints": [endpoint("203.0.113.7", "v1"), endpoint("203.0.113.8", "v2")]})
+    };
+    let entry = rule("ServiceEntry", "bin", 0, spec(json!(["httpbin.org"])));
+    let hijack = rule("ServiceEntry", "hijack", 1, spec(json!(["reviews.default"])));
+    let chosen = rule(
+        "ServiceEntry",
+        "chosen",
+        2,
+        json!({"hosts": ["chosen.org"], "addresses": ["203.0.113.99"], "resolution": "STATIC",
+        "location": "MESH_INTERNAL", "workloadSelector": {"labels": {"app": "ratings"}}, "ports": [{"number": 80, "name": "web", "protocol": "HTTP"}]}),
+    );
+    let fault =
+        json!([{"timeout": "2s", "fault": {"delay": {"percent": 100, "fixedDelay": "1s"}}, "route": [to("httpbin.org", "v1")]}]);
+    let rules = [entry, hijack, chosen, subsets("httpbin.org", &["v1"]), virtual_service("bin", 1, "httpbin.org", fault)];
+    let config = config(&rules);
+    let registry = shop_and(&[("ratings", "v1"), ("reviews", "v1")], "dcos", &config.service_entries);
+    assert_eq!(
+        registry.problems.iter().collect::<Vec<_>>(),
+        ["reviews.default: a ServiceEntry names a service of the mesh, which stays as it is"]
+    );
+    let compiled = compile(&Arc::new(registry), &config, &settings(), &BTreeSet::new(), &Compiled::default());
+    let told: Vec<_> = compiled.unsupported.iter().map(|u| (u.name.as_str(), u.field.as_str())).collect();
+    assert_eq!(told, [("hijack", "spec.hosts[0]")]);
+
+    let configuration: pb::RouteConfiguration = decode(&compiled, ROUTE, "80");
+    let host = configuration.virtual_hosts.iter().find(|host| host.name == "httpbin.org:80").expect("a virtual host");
+    assert_eq!((cluster_of(&host.routes[0]), host.routes[0].typed_per_filter_config.len()), ("outbound|80|v1|httpbin.org", 1));
+    let dialled = |cluster: &str| {
+        let found: envoy::endpoint::ClusterLoadAssignment = decode(&compiled, ENDPOINT, cluster);
+        let socket = |e: &envoy::endpoint::LbEndpoint| match &e.host_identifier {
+            Some(envoy::endpoint::lb_endpoint::HostIdentifier::Endpoint(e)) => format!("{:?}", e.address),
+            other => panic!("{other:?}"),
+        };
+        found.endpoints.iter().flat_map(|l| &l.lb_endpoints).map(socket).collect::<Vec<_>>()
+    };
+    let v1 = dialled("outbound|80|v1|httpbin.org");
+    assert!(v1.len() == 1 && v1[0].contains("203.0.113.7") && v1[0].contains("8080"), "{v1:?}");
+    assert!(dialled("outbound|80||chosen.org")[0].contains("9.0.0.1"), "the selected workload");
+
+    let snapshot = compiled.snapshot(&node("agent~10.0.0.0~a~mesh"));
+    let service = mesh_xds::agent::Service::decode(snapshot.types[SERVICE]["httpbin.org"].body.clone()).expect("service");
+    assert!(service.names == ["httpbin.org"] && service.addresses[0].starts_with("11."), "{service:?}");
+    let db = service.ports.iter().find(|port| port.port == 5432).expect("db");
+    assert_eq!((db.mode, db.backends.len(), db.backends[0].port), (Mode::Kernel.into(), 2, 5433));
+    let fixed = mesh_xds::agent::Service::decode(snapshot.types[SERVICE]["chosen.org"].body.clone()).expect("service");
+    assert_eq!(fixed.addresses, ["203.0.113.99"]);
+    let egress = mesh_xds::agent::Egress::decode(snapshot.types[EGRESS]["default/bin"].body.clone()).expect("egress");
+    assert_eq!((egress.hosts.len(), egress.learn), (0, false));
+    assert_eq!(egress.addresses, ["203.0.113.7", "203.0.113.8"]);
+    assert_eq!(egress.ports.iter().map(|port| port.port).collect::<Vec<_>>(), [5433, 8080]);
+}

@@ -1,0 +1,104 @@
+//! ServiceEntries with endpoints of their own as services: with a VIP, balanced like any other, subject to the same rules.
+//!
+//! Entries without endpoints (hosts whose addresses DNS has) are no services: pods dial what DNS says, and the kernel lets them.
+
+use super::spec::Owner;
+use super::{Draft, DraftService};
+use crate::core::registry::{Endpoint, Health, Protocol, Workload};
+use crate::istio::Resource;
+use crate::istio::service_entry::{ServiceEntry, ServicePort, WorkloadEntry};
+use mesh_xds::agent::Transport;
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+/// The ports at which an entry's endpoints are dialled.
+pub(in crate::core) fn target_ports<'e>(entry: &'e ServiceEntry, port: &'e ServicePort) -> impl Iterator<Item = u32> + 'e {
+    entry.endpoints.iter().map(|endpoint| dialled(endpoint, port))
+}
+
+fn dialled(endpoint: &WorkloadEntry, port: &ServicePort) -> u32 {
+    endpoint.ports.get(&port.name).copied().unwrap_or_else(|| target(port))
+}
+
+fn target(port: &ServicePort) -> u32 {
+    if port.target_port == 0 { port.number } else { port.target_port }
+}
+
+impl Draft {
+    /// The services of an entry, one for each host. Workloads come before.
+    pub(super) fn enter(&mut self, entry: &Resource<ServiceEntry>) {
+        if !entry.spec.is_service() {
+            return;
+        }
+        for host in entry.spec.hosts.iter().filter(|host| !host.starts_with('*')) {
+            let host = host.trim_end_matches('.').to_ascii_lowercase();
+            let mut service = self.services.remove(&Owner::Host(host.clone())).unwrap_or_default();
+            service.namespaces.insert(entry.meta.namespace.clone());
+            service.addresses.extend(entry.spec.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()));
+            for port in &entry.spec.ports {
+                self.enter_port(entry, port, &mut service);
+            }
+            self.services.insert(Owner::Host(host), service);
+        }
+    }
+
+    fn enter_port(&self, entry: &Resource<ServiceEntry>, port: &ServicePort, service: &mut DraftService) {
+        // Admission has seen both.
+        let Ok(number) = u16::try_from(port.number) else { return };
+        let Some(protocol) = Protocol::parse(if port.protocol.is_empty() { "TCP" } else { &port.protocol }) else { return };
+        let transport = if protocol == Protocol::Udp { Transport::Udp } else { Transport::Tcp };
+        let draft = service.ports.entry((number, transport)).or_default();
+        draft.protocols.insert(protocol);
+        let listed = entry.spec.endpoints.iter().filter_map(|endpoint| listed(entry, endpoint, port));
+        draft.endpoints.extend(listed);
+        if let Some(selector) = &entry.spec.workload_selector {
+            let chosen = self.workloads.values().filter(|workload| {
+                workload.namespace == entry.meta.namespace
+                    && selector.labels.iter().all(|(key, value)| workload.labels.get(key) == Some(value))
+            });
+            draft.endpoints.extend(chosen.filter_map(|workload| selected(workload, port)));
+        }
+    }
+}
+
+fn listed(entry: &Resource<ServiceEntry>, endpoint: &WorkloadEntry, port: &ServicePort) -> Option<Endpoint> {
+    let address = SocketAddr::new(endpoint.address.parse().ok()?, u16::try_from(dialled(endpoint, port)).ok()?);
+    Some(Endpoint {
+        at_home: address,
+        elsewhere: Some(address),
+        node: None,
+        workload: format!("{}/{}/{}", entry.meta.namespace, entry.meta.name, endpoint.address),
+        labels: Arc::new(endpoint.labels.clone()),
+        health: Health::Healthy,
+    })
+}
+
+/// Instances on the host network have no address of their own, and are left out.
+fn selected(workload: &Workload, port: &ServicePort) -> Option<Endpoint> {
+    let address = SocketAddr::new(*workload.addresses.first()?, u16::try_from(target(port)).ok()?);
+    Some(Endpoint {
+        at_home: address,
+        elsewhere: Some(address),
+        node: workload.node.parse().ok(),
+        workload: workload.id.clone(),
+        labels: Arc::clone(&workload.labels),
+        health: Health::Healthy,
+    })
+}
+
+/// Takes away hosts of entries that are names of Marathon's services already; returns a sentence for each.
+pub(super) fn give_way(drafts: &mut Vec<(Owner, crate::core::registry::Service)>) -> Vec<String> {
+    let of_entry = |owner: &Owner| matches!(owner, Owner::Host(_));
+    let taken: BTreeSet<String> =
+        drafts.iter().filter(|(owner, _)| !of_entry(owner)).flat_map(|(_, service)| service.names.iter().cloned()).collect();
+    let mut problems = Vec::new();
+    drafts.retain(|(owner, service)| {
+        let keep = !of_entry(owner) || !taken.contains(&service.name);
+        if !keep {
+            problems.push(format!("{}: a ServiceEntry names a service of the mesh, which stays as it is", service.name));
+        }
+        keep
+    });
+    problems
+}
