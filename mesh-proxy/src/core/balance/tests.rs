@@ -157,6 +157,41 @@ fn hashing_keeps_a_hash_at_its_host() {
     }
 }
 
+/// What a real Envoy chose: five hosts that weigh 1, 1, 2, 3 and 5, route hashed by header `x-user: user-N` and query `q=N % 7`, N from 0.
+#[test]
+fn hashing_chooses_the_hosts_that_envoy_chose() {
+    use crate::core::hash::{Asker, HashOf, HashPolicy, hash};
+    use crate::core::matching::{HeaderKey, RequestView};
+    use http::{HeaderMap, HeaderName, HeaderValue};
+    let user = HeaderName::from_static("x-user");
+    let of = [HashOf::Header(HeaderKey::Name(user.clone())), HashOf::Query("q".to_owned())];
+    let policies = of.map(|of| HashPolicy { of, terminal: false });
+    let murmur = Policy::RingHash(RingSize { least: 300, most: 8 << 20, function: Function::Murmur2 });
+    for (policy, envoys) in [
+        (RING, "245515514355424255125534435354135531152533355151554554252423"),
+        (murmur, "455454535231455515554154523345544244145355325452545524353554"),
+        (MAGLEV, "453445355443454325455145455535521455453512555555551333545324"),
+    ] {
+        let host = |(port, weight)| Endpoint {
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            ..endpoint(port, weight, Health::Healthy)
+        };
+        let endpoints = (28_101..).zip([1, 1, 2, 3, 5]).map(host);
+        let mut pod = Pod::new(settings(policy), members(endpoints.collect()));
+        let mut choose = |number: usize| {
+            let value = HeaderValue::try_from(format!("user-{number}")).expect("a value");
+            let (headers, query) = (HeaderMap::from_iter([(user.clone(), value)]), format!("q={}", number % 7));
+            let request =
+                RequestView { method: "GET", authority: "a", scheme: "http", path: "/", query: Some(&query), headers: &headers };
+            let anywhere = SocketAddr::from(([127, 0, 0, 1], 1));
+            let asker = Asker { request: &request, client: anywhere, destination: anywhere };
+            pod.pick(hash(&policies, &asker).hash, &[], 0).expect("a host") - 28_100
+        };
+        let ours: String = (0..envoys.len()).map(|number| choose(number).to_string()).collect();
+        assert_eq!(ours, envoys, "{policy:?}");
+    }
+}
+
 #[test]
 fn hashing_is_proportional_to_weights() {
     for (policy, within) in [(RING, 0.15), (MAGLEV, 0.03)] {
