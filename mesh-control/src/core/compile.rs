@@ -27,6 +27,7 @@ mod policy;
 mod report;
 mod retry;
 mod route;
+mod scope;
 mod source;
 mod tcp;
 #[cfg(test)]
@@ -128,9 +129,10 @@ pub(crate) fn compile(
 ) -> Compiled {
     let mut unsupported = report::of_rules(config, settings.abilities);
     let config = &*delegate::merged(config, &mut unsupported);
-    let registry = &mode::ruled(registry, config, settings);
+    let seen = &*scope::scoped(config, settings.abilities);
+    let registry = &mode::ruled(registry, seen, settings);
     let carrying = carrying(registry, linger, before);
-    let index = Index::new(&carrying, config, settings, &mut unsupported);
+    let index = Index::new(&carrying, seen, settings, &mut unsupported);
     let egress = egress::all(&index, config, &mut unsupported);
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
     let (listeners, routes) = (compiler.listeners(), compiler.routes());

@@ -20,6 +20,13 @@ message! {
     }
 }
 
+impl VirtualService {
+    /// Is it meant for some namespaces only?
+    pub(crate) fn is_scoped(&self) -> bool {
+        !self.export_to.is_empty() && self.export_to.iter().all(|to| to != "*")
+    }
+}
+
 message! {
     /// A service, and the part of it.
     Destination {

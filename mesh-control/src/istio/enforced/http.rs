@@ -11,7 +11,13 @@ impl Enforced for VirtualService {
             http(route, &format!("spec.http[{i}]"), can, found);
         }
         net::routes(self, can, found);
-        found.export_to(&self.export_to);
+        // At gateways it always is.
+        if self.is_scoped()
+            && !can.source_namespace
+            && (self.gateways.is_empty() || self.gateways.iter().any(|name| name == "mesh"))
+        {
+            found.export_to(&self.export_to);
+        }
     }
 }
 

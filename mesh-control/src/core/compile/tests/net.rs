@@ -192,3 +192,43 @@ fn an_entry_with_endpoints_is_a_service_with_rules() {
     assert_eq!(egress.addresses, ["203.0.113.7", "203.0.113.8"]);
     assert_eq!(egress.ports.iter().map(|port| port.port).collect::<Vec<_>>(), [5433, 8080]);
 }
+
+#[test]
+fn a_rule_exported_to_some_namespaces_is_for_their_pods() {
+    let conditions = |export: &[&str], http: Value| {
+        let spec = json!({"hosts": ["reviews"], "exportTo": export, "http": http});
+        let compiled = compiled(&reviews(&["v1"]), &[subsets("reviews", &["v1"]), rule("VirtualService", "v", 1, spec)]);
+        assert!(compiled.unsupported.iter().all(|told| told.field != "spec.exportTo"));
+        let namespace = |route: &pb::Route| {
+            let found = &route.r#match.as_ref().expect("a match").dynamic_metadata;
+            found.iter().map(|m| format!("{} {:?}", m.filter, m.value)).collect::<String>()
+        };
+        let seen = routes(&compiled, REVIEWS);
+        seen.iter().map(|route| (route.name.clone(), namespace(route))).collect::<Vec<_>>()
+    };
+    let all = json!([{"name": "all", "route": [to("reviews", "v1")]}]);
+    let own = conditions(&["."], all.clone());
+    assert!(own[0].0 == "all" && own[0].1.contains("mesh.source.namespace") && own[0].1.contains("\"default\""), "{own:?}");
+    assert_eq!((own.len(), own[1].0.as_str(), own[1].1.as_str()), (2, "default", ""), "the others have no rule");
+    assert_eq!(conditions(&["shop", "."], all.clone()).len(), 3);
+    assert_eq!(conditions(&["*"], all.clone()), [("all".to_owned(), String::new())]);
+    assert_eq!(conditions(&["~"], all)[0].0, "default");
+    let block = |block: Value| json!([{"match": [block], "route": [to("reviews", "v1")]}]);
+    let named =
+        conditions(&["shop"], block(json!({"gateways": ["mesh"], "sourceNamespace": "other", "sourceLabels": {"a": "b"}})));
+    assert!(named[0].1.contains("\"shop\"") && !named[0].1.contains("mesh.source.labels"), "{named:?}");
+    let never = conditions(&["shop"], block(json!({"sourceNamespace": "other"})));
+    assert_eq!(never.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["default"]);
+}
+
+#[test]
+fn walkthrough_001_the_old_breaker_limits_the_cluster() {
+    let spec =
+        json!({"destination": {"name": "reviews"}, "circuitBreaker": {"simpleCb": {"httpMaxRequests": 1, "sleepWindow": "5s"}}});
+    let compiled = compiled(&reviews(&["v1"]), &[rule("DestinationPolicy", "p", 1, spec)]);
+    let cluster: envoy::cluster::Cluster = decode(&compiled, CLUSTER, &format!("outbound|9080||{REVIEWS}"));
+    let thresholds = &cluster.circuit_breakers.expect("breakers").thresholds[0];
+    assert_eq!(thresholds.max_requests.map(|limit| limit.value), Some(1));
+    let ejects = cluster.outlier_detection.expect("ejection").base_ejection_time.map(|time| time.seconds);
+    assert_eq!(ejects, Some(5));
+}
