@@ -1,12 +1,14 @@
 //! Every decision of the proxy as a pure function: time, randomness and input are arguments; no sockets, no clocks, no locks.
 
 pub mod balance;
+pub mod budget;
 pub mod detect;
 pub mod fault;
 pub mod flags;
 pub mod hash;
 pub mod headers;
 pub mod matching;
+pub mod outlier;
 pub mod peer;
 pub mod retry;
 pub mod rewrite;
