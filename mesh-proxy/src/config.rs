@@ -1,14 +1,15 @@
 //! What is in force: one immutable snapshot, swapped as a whole, shared by all threads.
 
 mod http;
+mod pool;
 
 use crate::core::balance::Balancer;
 use crate::core::route::RouteTable;
 pub use http::HttpOptions;
+pub use pool::{Http2, Keepalive, PoolSettings, Protocol};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
 
 /// Everything a request may need.
 #[derive(Debug, Default)]
@@ -80,14 +81,8 @@ pub struct Cluster {
     pub name: Arc<str>,
     /// For metrics: the service's host and port, and the subset, if the name is Istio's.
     pub service: Option<mesh_xds::names::ClusterName>,
-    /// Limit of a connection attempt.
-    pub connect_timeout: Duration,
-    /// An idle connection is closed after this.
-    pub idle_timeout: Option<Duration>,
-    /// A connection is not used for more requests than this.
-    pub max_requests_per_connection: Option<u32>,
-    /// Concurrent requests of one pod to this cluster.
-    pub max_requests: Option<u32>,
+    /// Connections to endpoints.
+    pub pool: Arc<PoolSettings>,
     /// The endpoints, and how one is chosen.
     pub balancer: Balancer,
 }

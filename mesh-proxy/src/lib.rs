@@ -22,5 +22,6 @@ pub mod privilege;
 pub mod run;
 pub mod shared;
 pub mod tcp;
+pub mod upstream_tls;
 pub mod worker;
 pub mod xds;

@@ -20,6 +20,11 @@ pub const HEAD_BYTES: usize = 64 * 1024;
 pub const RETRY_BODY: usize = 64 * 1024;
 /// Idle connections kept per pod and endpoint. Beyond: closed after use.
 pub const IDLE_CONNECTIONS: usize = 64;
+/// Requests of a pod that may wait for a connection to a cluster, whatever the cluster says. Beyond: 503, flag UO. As many as the pod may have
+/// connections, so that only HTTP/2 clients can get here.
+pub const PENDING: u32 = 10_000;
+/// Requests at a time on one HTTP/2 connection to an endpoint. Beyond: one more connection. Envoy's default.
+pub const STREAMS: u32 = 1024;
 /// How often idle connections are looked through.
 pub const SWEEP: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed: out of descriptors, or the listener was shut down and the agent will revive it.

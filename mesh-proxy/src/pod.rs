@@ -49,6 +49,23 @@ pub enum ConnectError {
     /// Refused or unreachable.
     #[error("remote connection failure")]
     Failed(#[source] std::io::Error),
+    /// Connected, but not in TLS.
+    #[error("remote connection failure, transport failure reason: TLS error: {0}")]
+    Tls(#[source] std::io::Error),
+}
+
+impl ConnectError {
+    /// The same for the next who waited for the same connection.
+    #[must_use]
+    pub fn again(&self) -> Self {
+        let same = |error: &std::io::Error| std::io::Error::new(error.kind(), error.to_string());
+        match self {
+            Self::Stock(_) => Self::Stock(StockEmpty),
+            Self::Timeout => Self::Timeout,
+            Self::Failed(error) => Self::Failed(same(error)),
+            Self::Tls(error) => Self::Tls(same(error)),
+        }
+    }
 }
 
 impl Pod {

@@ -31,8 +31,10 @@ pub async fn serve(guest: Guest, mut stream: TcpStream, config: &Config, tcp: &T
             return metrics.refuse(mesh_common::reason::Reason::NoBackend.label());
         };
         // Counts the connection at the endpoint while it lasts.
-        let _lease = upstream.lease(address, false);
-        match pod.connect(address, cluster.connect_timeout).await {
+        let Some(_lease) = upstream.occupy(cluster, address) else {
+            return metrics.refuse("overflow");
+        };
+        match upstream.connect_tcp(pod, cluster, address).await {
             Ok(mut server) => {
                 let copied = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
                 tracing::info!(target: "access", pod = pod.workload().id, cluster = %cluster.name, upstream = %address, ?copied, "connection");

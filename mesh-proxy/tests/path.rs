@@ -2,8 +2,16 @@
 
 #![expect(unreachable_pub, reason = "the harness is a module of a test, not of a library")]
 
+#[path = "path/h2.rs"]
+mod h2;
+#[path = "path/outlier.rs"]
+mod outlier;
+#[path = "path/pool.rs"]
+mod pool;
 #[path = "path/restart.rs"]
 mod restart;
+#[path = "path/tls.rs"]
+mod tls;
 #[path = "path/tunnel.rs"]
 mod tunnel;
 #[path = "path/upgrade.rs"]

@@ -102,14 +102,19 @@ fn fault(fault: &Fault) -> Value {
 }
 
 fn cluster(cluster: &Arc<Cluster>) -> Value {
+    let pool = &cluster.pool;
     let endpoint = |e: &crate::core::balance::Endpoint| json!({ "address": e.address.to_string(), "weight": e.weight, "health": format!("{:?}", e.health) });
     json!({
         "name": cluster.name,
         "policy": format!("{:?}", cluster.balancer.settings().policy),
-        "connect_timeout_ms": millis(Some(cluster.connect_timeout)),
-        "idle_timeout_ms": millis(cluster.idle_timeout),
-        "max_requests": cluster.max_requests,
-        "max_requests_per_connection": cluster.max_requests_per_connection,
+        "connect_timeout_ms": millis(Some(pool.connect_timeout)),
+        "idle_timeout_ms": millis(pool.idle_timeout),
+        "max_connection_duration_ms": millis(pool.max_connection_duration),
+        "max_requests_per_connection": pool.max_requests_per_connection,
+        "protocol": format!("{:?}", pool.protocol),
+        "limits": format!("{:?}", pool.limits),
+        "outlier_detection": pool.outlier.as_ref().map(|outlier| format!("{outlier:?}")),
+        "tls": pool.tls.is_some(),
         "endpoints": cluster.balancer.members().endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }

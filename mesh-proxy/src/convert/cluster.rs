@@ -3,19 +3,19 @@
 mod balance;
 mod endpoints;
 mod limits;
+mod outlier;
 mod protocol;
+mod tls;
 
 use super::at::{At, Invalid};
 use super::common::{duration, over_ads, unpack};
+use crate::config::{PoolSettings, Protocol};
 use crate::core::balance::{Members, Policy, Settings};
 pub use endpoints::load_assignment;
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
-use protocol::{HTTP_OPTIONS, IDLE_TIMEOUT};
+use protocol::HTTP_OPTIONS;
 use std::mem::take;
-use std::time::Duration;
-
-/// Envoy's default.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+use std::sync::Arc;
 
 /// A cluster without its endpoints.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,13 +27,7 @@ pub struct Cluster {
     /// How one of them is chosen.
     pub balance: Settings,
     /// See [`crate::config::Cluster`].
-    pub connect_timeout: Duration,
-    /// See [`crate::config::Cluster`].
-    pub idle_timeout: Option<Duration>,
-    /// See [`crate::config::Cluster`].
-    pub max_requests_per_connection: Option<u32>,
-    /// See [`crate::config::Cluster`].
-    pub max_requests: Option<u32>,
+    pub pool: Arc<PoolSettings>,
 }
 
 /// Where endpoints come from.
@@ -56,17 +50,37 @@ pub fn cluster(at: &At<'_>, mut message: pb::Cluster) -> Result<Cluster, Invalid
     message.metadata = None;
     let balance = balance::settings(at, &mut message)?;
     let endpoints = source(at, &name, balance.policy, &mut message)?;
-    let timeout = message.connect_timeout.take().map(|timeout| duration(&at.field("connect_timeout"), &timeout));
-    let connect_timeout = timeout.transpose()?.filter(|timeout| !timeout.is_zero()).unwrap_or(CONNECT_TIMEOUT);
-    let max_requests = limits::breakers(&at.field("circuit_breakers"), message.circuit_breakers.take())?;
-    let (mut idle_timeout, mut max_requests_per_connection) = (Some(IDLE_TIMEOUT), None);
-    for (kind, any) in take(&mut message.typed_extension_protocol_options) {
-        let at = at.field("typed_extension_protocol_options");
-        let at = at.field(&kind);
-        (idle_timeout, max_requests_per_connection) = protocol::http_options(&at, unpack(&at, &any, HTTP_OPTIONS)?)?;
-    }
+    let pool = pool(at, &mut message)?;
     at.nothing_else(&message)?;
-    Ok(Cluster { name, endpoints, balance, connect_timeout, idle_timeout, max_requests_per_connection, max_requests })
+    Ok(Cluster { name, endpoints, balance, pool: Arc::new(pool) })
+}
+
+/// Everything about connections.
+fn pool(at: &At<'_>, message: &mut pb::Cluster) -> Result<PoolSettings, Invalid> {
+    let mut pool = PoolSettings::default();
+    if let Some(timeout) = message.connect_timeout.take() {
+        let timeout = duration(&at.field("connect_timeout"), &timeout)?;
+        // As Envoy, which waits for ever nowhere.
+        pool.connect_timeout = if timeout.is_zero() { pool.connect_timeout } else { timeout };
+    }
+    pool.limits = limits::breakers(&at.field("circuit_breakers"), message.circuit_breakers.take())?;
+    let options = message.upstream_connection_options.take();
+    pool.keepalive = protocol::keepalive(&at.field("upstream_connection_options"), options)?;
+    let outlier = message.outlier_detection.take().map(|it| outlier::settings(&at.field("outlier_detection"), it));
+    pool.outlier = outlier.transpose()?.map(Arc::new);
+    let mut names = tls::Names::default();
+    let options = at.field("typed_extension_protocol_options");
+    for (kind, any) in take(&mut message.typed_extension_protocol_options) {
+        let at = options.field(&kind);
+        names = protocol::http_options(&at, unpack(&at, &any, HTTP_OPTIONS)?, &mut pool)?;
+    }
+    if let Some(socket) = message.transport_socket.take() {
+        pool.tls = tls::transport_socket(&at.field("transport_socket"), socket, names)?.map(Arc::new);
+    }
+    if pool.protocol == Protocol::Negotiated && pool.tls.is_none() {
+        return Err(options.field(HTTP_OPTIONS).field("auto_config").value("needs TLS, which negotiates"));
+    }
+    Ok(pool)
 }
 
 fn source(at: &At<'_>, name: &str, policy: Policy, message: &mut pb::Cluster) -> Result<Source, Invalid> {

@@ -4,7 +4,9 @@ mod balance;
 
 use super::at::At;
 use super::{cluster, listener, route};
+use crate::config::PoolSettings;
 use crate::core::balance::{Health, Policy};
+use crate::core::budget::Limits;
 use crate::core::route::Action;
 use envoy_types::pb::envoy::config::cluster::v3 as cds;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -24,12 +26,15 @@ fn refused_cluster(message: cds::Cluster) -> String {
 
 #[test]
 fn a_field_without_effect_is_refused_by_name() {
-    let outlier = cds::Cluster { outlier_detection: Some(cds::OutlierDetection::default()), ..static_cluster() };
-    assert_eq!(refused_cluster(outlier), "c: outlier_detection is not supported");
-    let threshold = cds::circuit_breakers::Thresholds { max_connections: Some(UInt32Value { value: 1 }), ..Default::default() };
+    let rates = cds::Cluster { outlier_detection: Some(cds::OutlierDetection::default()), ..static_cluster() };
+    let text = refused_cluster(rates);
+    let expected = "only 0 is supported (absent means 100): there is no detection by rates";
+    assert_eq!(text, format!("c: outlier_detection.enforcing_success_rate: {expected}"));
+    let threshold =
+        cds::circuit_breakers::Thresholds { max_connection_pools: Some(UInt32Value { value: 1 }), ..Default::default() };
     let breakers = cds::CircuitBreakers { thresholds: vec![threshold], ..Default::default() };
     let text = refused_cluster(cds::Cluster { circuit_breakers: Some(breakers), ..static_cluster() });
-    assert_eq!(text, "c: circuit_breakers.thresholds[0].max_connections: only 4294967295 (no limit) is supported");
+    assert_eq!(text, "c: circuit_breakers.thresholds[0].max_connection_pools: only 4294967295 (no limit) is supported");
     let text = listener::listener(&At::resource("l"), lds::Listener::default()).expect_err("refused").to_string();
     assert_eq!(text, "l: address is missing");
 }
@@ -48,8 +53,9 @@ fn defaults_are_envoys_and_limits_of_istio_say_nothing() {
     let breakers = cds::CircuitBreakers { thresholds: vec![threshold], ..Default::default() };
     let message = cds::Cluster { circuit_breakers: Some(breakers), ..static_cluster() };
     let cluster = cluster::cluster(&At::resource("c"), message).expect("taken");
-    assert_eq!((cluster.balance.policy, cluster.max_requests), (Policy::RoundRobin, Some(7)));
-    assert_eq!((cluster.connect_timeout, cluster.idle_timeout), (Time::from_secs(5), Some(Time::from_secs(3600))));
+    assert_eq!((cluster.balance.policy, cluster.pool.limits), (Policy::RoundRobin, Limits { requests: 7, ..Limits::default() }));
+    assert_eq!(*cluster.pool, PoolSettings { limits: cluster.pool.limits, ..PoolSettings::default() });
+    assert_eq!((cluster.pool.connect_timeout, cluster.pool.idle_timeout), (Time::from_secs(5), Some(Time::from_secs(3600))));
 }
 
 #[test]

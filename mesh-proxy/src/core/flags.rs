@@ -40,6 +40,8 @@ flags! {
     DOWNSTREAM = 10 => "DC",
     /// The upstream's response was no HTTP.
     PROTOCOL = 11 => "UPE",
+    /// The upstream reset the stream.
+    REMOTE_RESET = 12 => "UR",
 }
 
 impl Flags {

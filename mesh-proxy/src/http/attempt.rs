@@ -11,16 +11,19 @@ use super::record::Record;
 use crate::config::Cluster;
 use crate::core::balance::Ask;
 use crate::core::flags::Flags;
+use crate::core::outlier::{Report, of_grpc};
 use crate::core::retry::{Outcome, RetryPolicy};
-use crate::pod::upstream::{Lease, Upstream};
+use crate::pod::upstream::{Lease, NoLease, Upstream, Wanted, count};
 use crate::pod::{ConnectError, Pod};
 use http::request::Parts;
+use http::{HeaderMap, Uri, Version, header, uri};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
-use hyper_util::rt::TokioIo;
+use std::cell::Cell;
+use std::error::Error;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// The endpoint's answer and its connection, which the body gives back.
 pub(super) type Answer = (Response<Incoming>, Lease);
@@ -29,7 +32,7 @@ pub(super) type Answer = (Response<Incoming>, Lease);
 pub(super) struct Call<'a> {
     pub(super) pod: &'a Rc<Pod>,
     pub(super) cluster: &'a Cluster,
-    pub(super) upstream: &'a Upstream,
+    pub(super) upstream: &'a Rc<Upstream>,
     /// What the balancer goes by.
     pub(super) ask: Ask,
     pub(super) policy: Option<&'a RetryPolicy>,
@@ -37,6 +40,10 @@ pub(super) struct Call<'a> {
     pub(super) attempt_count: bool,
     pub(super) parts: Parts,
     pub(super) body: Option<Replay>,
+    /// Of all attempts together, up to the response's head.
+    pub(super) deadline: Option<Instant>,
+    /// The client speaks HTTP/2.
+    pub(super) http2: bool,
 }
 
 /// Requests sent again because reused connections were closed. From the last on a fresh connection is made each time.
@@ -44,24 +51,56 @@ const STALE_MAX: u32 = 3;
 /// Picks again, at least so many times, while the balancer returns an endpoint that failed just now.
 const OTHER_HOST: u32 = 5;
 
+/// Beyond, a connection that closes is a reset like any other: somebody closes each as soon as it is made.
+const STALE_END: u32 = 6;
+
 /// Why an attempt gave no response.
 enum Failure {
+    /// A limit of ours. Not the endpoint's fault and not retried.
+    Overflow,
     Connect(ConnectError),
-    /// A reused connection was closed, and the request may be sent again.
+    /// The connection was closed, and the request may be sent again.
     Stale,
+    /// The endpoint would not have this stream, and did nothing with it.
+    Refused,
     /// `safe`: the request may be sent again, if the policy allows to connect again.
     Reset {
-        protocol: bool,
+        kind: Reset,
         safe: bool,
     },
     PerTryTimeout,
 }
 
+#[derive(Clone, Copy, Eq, PartialEq)]
+enum Reset {
+    /// What came was no HTTP.
+    Protocol,
+    /// The connection ended.
+    Connection,
+    /// The endpoint ended the stream (HTTP/2).
+    Stream,
+}
+
 impl Call<'_> {
-    /// Attempts until there is an answer. The caller bounds the whole by the route's timeout.
-    pub(super) async fn run(mut self, record: &mut Record) -> Result<Answer, Local> {
+    /// Attempts until there is an answer or the time is over.
+    pub(super) async fn run(self, record: &mut Record) -> Result<Answer, Local> {
+        let (upstream, cluster, pod, deadline) = (self.upstream, self.cluster, self.pod, self.deadline);
+        let waiting = Cell::new(None);
+        let Some(deadline) = deadline else { return self.attempts(record, &waiting).await };
+        let result = timeout_at(deadline, self.attempts(record, &waiting)).await;
+        result.unwrap_or_else(|_elapsed| {
+            count(&upstream.counts.rq_timeout);
+            if let Some(address) = waiting.get() {
+                pod.with_rng(|rng| upstream.report(cluster, address, Report::Timeout, rng));
+            }
+            Err(Local::timeout())
+        })
+    }
+
+    /// `waiting`: the endpoint that is being waited for.
+    async fn attempts(mut self, record: &mut Record, waiting: &Cell<Option<SocketAddr>>) -> Result<Answer, Local> {
         let mut tried: Vec<SocketAddr> = Vec::new();
-        let (mut retries, mut stale) = (0, 0);
+        let (mut retries, mut stale, mut counted) = (0, 0, None);
         loop {
             let again = self.policy.map_or(0, |policy| policy.other_host_attempts);
             let again = if stale > 0 { again.max(OTHER_HOST) } else { again };
@@ -71,40 +110,79 @@ impl Call<'_> {
             if self.attempt_count {
                 self.parts.headers.insert("x-envoy-attempt-count", (retries + 1).into());
             }
-            let reuse = stale < STALE_MAX;
+            waiting.set(Some(address));
+            let attempt = self.attempt(address, stale);
             let result = match self.policy.and_then(|policy| policy.per_try_timeout) {
-                Some(limit) => timeout(limit, self.attempt(address, reuse)).await.unwrap_or(Err(Failure::PerTryTimeout)),
-                None => self.attempt(address, reuse).await,
+                Some(limit) => timeout(limit, attempt).await.unwrap_or(Err(Failure::PerTryTimeout)),
+                None => attempt.await,
             };
+            waiting.set(None);
             if matches!(result, Err(Failure::Stale)) {
                 stale += 1;
                 tried.push(address);
                 self.pod.shared.metrics.stale.inc();
                 continue;
             }
-            let wanted = self.policy.filter(|policy| policy.wants(outcome(&result)));
-            let repeatable = self.body.as_ref().is_none_or(Replay::repeatable);
-            match wanted {
-                Some(policy) if retries < policy.retries && repeatable => {
-                    retries += 1;
-                    tried.push(address);
-                    self.pod.shared.metrics.retries.inc();
-                    drop(result);
-                    tokio::time::sleep(self.pod.with_rng(|rng| policy.pause(retries, rng))).await;
+            self.judge(address, &result);
+            drop(counted.take());
+            let Some(policy) = self.wants_again(&result) else { return result.map_err(|failure| failure.local(retries > 0)) };
+            if retries >= policy.retries {
+                if policy.retries > 0 {
+                    count(&self.upstream.counts.rq_retry_limit_exceeded);
+                    record.flags.set(Flags::RETRIES_EXHAUSTED);
                 }
-                wanted => {
-                    if wanted.is_some_and(|policy| policy.retries > 0 && retries >= policy.retries) {
-                        record.flags.set(Flags::RETRIES_EXHAUSTED);
-                    }
-                    return result.map_err(|failure| failure.local(retries > 0));
-                }
+                return result.map_err(|failure| failure.local(retries > 0));
             }
+            counted = self.upstream.retry(self.cluster);
+            if counted.is_none() {
+                record.flags.set(Flags::OVERFLOW);
+                return result.map_err(|failure| failure.local(retries > 0));
+            }
+            retries += 1;
+            tried.push(address);
+            self.pod.shared.metrics.retries.inc();
+            drop(result);
+            tokio::time::sleep(self.pod.with_rng(|rng| policy.pause(retries, rng))).await;
         }
     }
 
-    fn request(&self) -> Request<RequestBody> {
+    /// The policy, if it would repeat this and the request can be repeated.
+    fn wants_again(&self, result: &Result<Answer, Failure>) -> Option<&RetryPolicy> {
+        let wanted = self.policy.filter(|policy| outcome(result).is_some_and(|outcome| policy.wants(outcome)));
+        let repeatable = self.body.as_ref().is_none_or(Replay::repeatable);
+        wanted.filter(|_| repeatable)
+    }
+
+    /// Tells outlier detection.
+    fn judge(&self, address: SocketAddr, result: &Result<Answer, Failure>) {
+        let counts = &self.upstream.counts;
+        let report = match result {
+            Ok((response, _)) => {
+                let grpc = grpc_status(response.headers());
+                Report::Response(grpc.map_or_else(|| response.status().as_u16(), of_grpc))
+            }
+            // Ours, not the endpoint's.
+            Err(Failure::Overflow | Failure::Connect(ConnectError::Stock(_)) | Failure::Stale) => return,
+            Err(Failure::Connect(_)) => Report::Failed,
+            Err(Failure::Refused | Failure::Reset { .. }) => {
+                count(&counts.rq_rx_reset);
+                Report::Failed
+            }
+            Err(Failure::PerTryTimeout) => {
+                count(&counts.rq_per_try_timeout);
+                Report::Timeout
+            }
+        };
+        self.pod.with_rng(|rng| self.upstream.report(self.cluster, address, report, rng));
+    }
+
+    fn request(&self, http2: bool) -> Request<RequestBody> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, |replay| RequestBody::Replay(replay.clone(), 0));
-        Request::from_parts(self.parts.clone(), body)
+        let mut parts = self.parts.clone();
+        if http2 {
+            for_http2(&mut parts, self.cluster.pool.tls.is_some());
+        }
+        Request::from_parts(parts, body)
     }
 
     /// May it be sent twice without harm?
@@ -112,59 +190,95 @@ impl Call<'_> {
         self.parts.method.is_idempotent() && self.body.is_none()
     }
 
-    async fn attempt(&self, address: SocketAddr, reuse: bool) -> Result<Answer, Failure> {
-        let mut lease = self.upstream.lease(address, reuse);
-        if let Some(sender) = &mut lease.sender {
-            let mut error = match sender.try_send_request(self.request()).await {
-                Ok(response) => return Ok((response, lease)),
-                Err(error) => error,
-            };
-            let unsent = error.take_message().is_some();
-            let stale = unsent || (self.is_safe() && !error.error().is_parse());
-            return Err(if stale { Failure::Stale } else { self.reset(error.error()) });
+    async fn attempt(&self, address: SocketAddr, stale: u32) -> Result<Answer, Failure> {
+        let authority = self.parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let wanted =
+            Wanted { pod: self.pod, cluster: self.cluster, address, fresh: stale >= STALE_MAX, http2: self.http2, authority };
+        let mut lease = self.upstream.lease(&wanted).await.map_err(|refused| match refused {
+            NoLease::Overflow => Failure::Overflow,
+            NoLease::Connect(error) => Failure::Connect(error),
+        })?;
+        if !lease.is_reused() {
+            self.pod.with_rng(|rng| self.upstream.report(self.cluster, address, Report::Connected, rng));
         }
-        let stream = self.pod.connect(address, self.cluster.connect_timeout).await.map_err(Failure::Connect)?;
-        let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
-        let (mut sender, connection) = handshake.map_err(|error| self.reset(&error))?;
-        tokio::task::spawn_local(async move {
-            if let Err(error) = connection.with_upgrades().await {
-                tracing::debug!(%address, %error, "upstream connection ended");
-            }
-        });
-        match sender.try_send_request(self.request()).await {
-            Ok(response) => {
-                lease.sender = Some(sender);
-                Ok((response, lease))
-            }
-            Err(error) => Err(self.reset(error.error())),
+        count(&self.upstream.counts.rq_total);
+        let mut error = match lease.send(self.request(lease.is_http2())).await {
+            Ok(response) => return Ok((response, lease)),
+            Err(error) => error,
+        };
+        let unsent = error.take_message().is_some();
+        let failure = self.failure(error.error());
+        let again = match failure {
+            Failure::Stale => true,
+            Failure::Reset { kind, .. } => lease.is_reused() && (unsent || (kind == Reset::Connection && self.is_safe())),
+            _ => false,
+        };
+        match failure {
+            _ if again && stale < STALE_END => Err(Failure::Stale),
+            Failure::Stale => Err(Failure::Reset { kind: Reset::Connection, safe: self.is_safe() }),
+            other => Err(other),
         }
     }
 
-    fn reset(&self, error: &hyper::Error) -> Failure {
-        Failure::Reset { protocol: error.is_parse(), safe: self.is_safe() && !error.is_parse() }
+    /// Why hyper gave no response.
+    fn failure(&self, error: &hyper::Error) -> Failure {
+        let kind = match error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
+            // The endpoint says that it did nothing with streams after those that it names, of which this is one.
+            Some(h2) if h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR) => return Failure::Stale,
+            Some(h2) if h2.reason() == Some(h2::Reason::REFUSED_STREAM) => return Failure::Refused,
+            Some(h2) if h2.is_reset() && h2.is_remote() => Reset::Stream,
+            Some(h2) if h2.is_io() => Reset::Connection,
+            Some(h2) if h2.is_go_away() && h2.is_remote() => Reset::Connection,
+            Some(_) => Reset::Protocol,
+            None if error.is_parse() => Reset::Protocol,
+            None => Reset::Connection,
+        };
+        Failure::Reset { kind, safe: kind == Reset::Connection && self.is_safe() }
     }
 }
 
-fn outcome(result: &Result<Answer, Failure>) -> Outcome {
-    match result {
-        Ok((response, _)) => {
-            let grpc = response.headers().get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok());
-            Outcome::Response(response.status(), grpc)
-        }
+/// HTTP/2 names scheme and authority beside the path, and has no `host`.
+fn for_http2(parts: &mut Parts, tls: bool) {
+    let host = parts.headers.remove(header::HOST);
+    let authority = host.and_then(|host| uri::Authority::try_from(host.as_bytes()).ok());
+    let scheme = if tls { uri::Scheme::HTTPS } else { uri::Scheme::HTTP };
+    let mut target = std::mem::take(&mut parts.uri).into_parts();
+    if let Some(authority) = authority
+        && target.path_and_query.is_some()
+    {
+        (target.scheme, target.authority) = (Some(scheme), Some(authority));
+    }
+    parts.uri = Uri::from_parts(target).unwrap_or_default();
+    parts.version = Version::HTTP_2;
+}
+
+fn grpc_status(headers: &HeaderMap) -> Option<u32> {
+    headers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok())
+}
+
+/// What the retry policy is asked about; `None`: nothing that may be repeated.
+fn outcome(result: &Result<Answer, Failure>) -> Option<Outcome> {
+    Some(match result {
+        Ok((response, _)) => Outcome::Response(response.status(), grpc_status(response.headers())),
+        Err(Failure::Overflow) => return None,
         Err(Failure::Connect(_)) => Outcome::ConnectFailure,
         // Stale ones are sent again before anybody asks.
         Err(Failure::Stale) => Outcome::Reset { before_request: true, safe: true },
+        Err(Failure::Refused) => Outcome::Refused,
         Err(Failure::Reset { safe, .. }) => Outcome::Reset { before_request: false, safe: *safe },
         Err(Failure::PerTryTimeout) => Outcome::PerTryTimeout,
-    }
+    })
 }
 
 impl Failure {
     fn local(self, retried: bool) -> Local {
         match self {
+            Self::Overflow => Local::overflow(),
             Self::Connect(error) => Local::reset(&error.to_string(), retried, Flags::CONNECT_FAILURE),
-            Self::Reset { protocol: true, .. } => Local::reset("protocol error", retried, Flags::PROTOCOL),
-            Self::Reset { protocol: false, .. } | Self::Stale => {
+            Self::Refused => Local::reset("remote refused stream reset", retried, Flags::REMOTE_RESET),
+            Self::Reset { kind: Reset::Protocol, .. } => Local::reset("protocol error", retried, Flags::PROTOCOL),
+            Self::Reset { kind: Reset::Stream, .. } => Local::reset("remote reset", retried, Flags::REMOTE_RESET),
+            Self::Reset { kind: Reset::Connection, .. } | Self::Stale => {
                 Local::reset("connection termination", retried, Flags::TERMINATED)
             }
             Self::PerTryTimeout => Local::timeout(),

@@ -133,7 +133,7 @@ pub struct ResponseBody {
 
 enum Kind {
     Full(Option<Bytes>),
-    Upstream { incoming: Incoming, lease: Option<Lease>, most_requests: Option<u32>, deadline: Option<Pin<Box<Sleep>>> },
+    Upstream { incoming: Incoming, lease: Option<Lease>, deadline: Option<Pin<Box<Sleep>>> },
 }
 
 impl ResponseBody {
@@ -145,16 +145,9 @@ impl ResponseBody {
 
     /// From an endpoint; the rest must come before the deadline.
     #[must_use]
-    pub fn upstream(
-        incoming: Incoming,
-        lease: Lease,
-        most_requests: Option<u32>,
-        deadline: Option<tokio::time::Instant>,
-        record: Record,
-    ) -> Self {
+    pub fn upstream(incoming: Incoming, lease: Lease, deadline: Option<tokio::time::Instant>, record: Record) -> Self {
         let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        let mut body =
-            Self { kind: Kind::Upstream { incoming, lease: Some(lease), most_requests, deadline }, record: Some(record) };
+        let mut body = Self { kind: Kind::Upstream { incoming, lease: Some(lease), deadline }, record: Some(record) };
         if body.is_end_stream() {
             body.finish();
         }
@@ -162,10 +155,10 @@ impl ResponseBody {
     }
 
     fn finish(&mut self) {
-        if let Kind::Upstream { lease, most_requests, .. } = &mut self.kind
+        if let Kind::Upstream { lease, .. } = &mut self.kind
             && let Some(lease) = lease.take()
         {
-            lease.complete(*most_requests);
+            lease.complete();
         }
         if let Some(record) = self.record.take() {
             record.finish();

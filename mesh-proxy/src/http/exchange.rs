@@ -151,17 +151,17 @@ impl<'a> Exchange<'a> {
             return local(Local::no_cluster(), server, &[], record);
         };
         let upstream = pod.upstream(&cluster.name);
-        let Some(_counted) = Counted::enter(&upstream.requests, cluster.max_requests) else {
-            return local(Local::overflow(), server, &[], record);
-        };
         let hashed = self.hash(&parts, &forward.hash);
         let limit = timeout(&mut parts.headers, forward.timeout);
+        let http2 = parts.version == Version::HTTP_2;
         self.prepare(&mut parts, decision, forward, target, limit);
         if client.is_some() {
             tunnel::ask(&mut parts.headers);
         }
         let keep = forward.retry.as_ref().is_some_and(|policy| policy.on.after_sending());
         let body = (!incoming.is_end_stream()).then(|| Replay::new(incoming, keep));
+        let began = Instant::now();
+        let deadline = limit.map(|limit| began + limit);
         let call = Call {
             pod,
             cluster,
@@ -171,16 +171,10 @@ impl<'a> Exchange<'a> {
             attempt_count: decision.host.attempt_count,
             parts,
             body,
+            deadline,
+            http2,
         };
-        let began = Instant::now();
-        let deadline = limit.map(|limit| began + limit);
-        let result = match deadline {
-            Some(deadline) => match tokio::time::timeout_at(deadline, call.run(&mut record)).await {
-                Ok(result) => result,
-                Err(_elapsed) => Err(Local::timeout()),
-            },
-            None => call.run(&mut record).await,
-        };
+        let result = call.run(&mut record).await;
         match result.map(|answer| keep_at_host(answer, &hashed)) {
             Err(reply) => local(reply, server, &decision.route.response, record),
             Ok(answer) if tunnel::agreed(&answer) => match client {
@@ -191,7 +185,7 @@ impl<'a> Exchange<'a> {
             Ok(answer) => {
                 let own = target.response.as_ref();
                 let ops = own.into_iter().chain(&decision.route.response);
-                respond(answer, server, ops, (began, deadline, cluster.max_requests_per_connection), record)
+                respond(answer, server, ops, (began, deadline), record)
             }
         }
     }
@@ -252,25 +246,6 @@ impl<'a> Exchange<'a> {
     }
 }
 
-/// A request in flight to a cluster, for its limit.
-struct Counted<'a>(&'a std::cell::Cell<u32>);
-
-impl<'a> Counted<'a> {
-    fn enter(count: &'a std::cell::Cell<u32>, most: Option<u32>) -> Option<Self> {
-        if most.is_some_and(|most| count.get() >= most) {
-            return None;
-        }
-        count.set(count.get() + 1);
-        Some(Self(count))
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
-    }
-}
-
 /// The host that the client names: in the request's target, else in `host`.
 fn authority(parts: &Parts) -> Option<String> {
     let named = parts.uri.authority().map(|authority| authority.as_str().to_owned());
@@ -299,7 +274,7 @@ fn respond<'a>(
     (response, lease): Answer,
     server: &HeaderValue,
     ops: impl Iterator<Item = &'a Arc<HeaderOps>>,
-    (began, deadline, most_requests): (Instant, Option<Instant>, Option<u32>),
+    (began, deadline): (Instant, Option<Instant>),
     mut record: Record,
 ) -> Response<ResponseBody> {
     let (mut parts, incoming) = response.into_parts();
@@ -313,7 +288,7 @@ fn respond<'a>(
         ops.apply(&mut parts.headers);
     }
     record.status = parts.status.as_u16();
-    Response::from_parts(parts, ResponseBody::upstream(incoming, lease, most_requests, deadline, record))
+    Response::from_parts(parts, ResponseBody::upstream(incoming, lease, deadline, record))
 }
 
 /// An answer of our own.

@@ -48,7 +48,7 @@ pub(super) fn open(
 ) -> Response<ResponseBody> {
     let server = hyper::upgrade::on(&mut response);
     // It is no connection for requests any more.
-    lease.sender = None;
+    lease.became_a_tunnel();
     // The client's connection is no longer the one that was counted. At the limit it goes on all the same.
     let guest = Guest::enter(pod);
     let pod = Rc::clone(pod);

@@ -210,13 +210,5 @@ fn route_name(listener: &listener::Listener) -> Option<&str> {
 }
 
 fn build(from: &cluster::Cluster, balancer: Balancer) -> config::Cluster {
-    config::Cluster {
-        name: from.name.as_str().into(),
-        service: from.name.parse().ok(),
-        connect_timeout: from.connect_timeout,
-        idle_timeout: from.idle_timeout,
-        max_requests_per_connection: from.max_requests_per_connection,
-        max_requests: from.max_requests,
-        balancer,
-    }
+    config::Cluster { name: from.name.as_str().into(), service: from.name.parse().ok(), pool: Arc::clone(&from.pool), balancer }
 }

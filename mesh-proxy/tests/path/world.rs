@@ -119,12 +119,27 @@ impl World {
 
     /// The same, with endpoints that take nothing new.
     pub fn draining(&mut self, name: &str, endpoints: &[SocketAddr], draining: &[SocketAddr]) {
-        let message = cluster::Cluster {
+        self.cluster_like(name, (endpoints, draining), |_| {});
+    }
+
+    /// A cluster of which more is said.
+    pub fn cluster_with(&mut self, name: &str, endpoints: &[SocketAddr], change: impl FnOnce(&mut cluster::Cluster)) {
+        self.cluster_like(name, (endpoints, &[]), change);
+    }
+
+    fn cluster_like(
+        &mut self,
+        name: &str,
+        (endpoints, draining): (&[SocketAddr], &[SocketAddr]),
+        change: impl FnOnce(&mut cluster::Cluster),
+    ) {
+        let mut message = cluster::Cluster {
             name: name.to_owned(),
             cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(3)),
             eds_cluster_config: Some(cluster::cluster::EdsClusterConfig { eds_config: ads(), service_name: String::new() }),
             ..Default::default()
         };
+        change(&mut message);
         assert_eq!(self.deliver(names::CLUSTER, &[(name, message)]), [""; 0]);
         let healthy = endpoints.iter().map(|address| (address, core::HealthStatus::Unknown));
         let all = healthy.chain(draining.iter().map(|address| (address, core::HealthStatus::Draining)));

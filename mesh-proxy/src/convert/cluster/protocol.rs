@@ -1,44 +1,125 @@
-//! `typed_extension_protocol_options`: the protocol spoken to endpoints, and how long connections are used.
+//! `typed_extension_protocol_options` and `upstream_connection_options`: the protocol spoken to endpoints, and how long connections are used.
 
+use super::tls::Names;
+use crate::config::{Http2, Keepalive, PoolSettings, Protocol};
 use crate::convert::at::{At, Invalid};
-use crate::convert::common::limit;
+use crate::convert::common::{duration, limit};
+use envoy_types::pb::envoy::config::cluster::v3::UpstreamConnectionOptions;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
+use http::http_protocol_options::UpstreamProtocolOptions as Spec;
+use http::http_protocol_options::explicit_http_config::ProtocolConfig;
+use std::mem::take;
 use std::time::Duration;
 
 pub(super) const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
-/// Envoy's default.
-pub(super) const IDLE_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// `idle_timeout` and `max_requests_per_connection`.
-type Connections = (Option<Duration>, Option<u32>);
-
-pub(super) fn http_options(at: &At<'_>, mut message: http::HttpProtocolOptions) -> Result<Connections, Invalid> {
-    use http::http_protocol_options::UpstreamProtocolOptions as Spec;
-    use http::http_protocol_options::explicit_http_config::ProtocolConfig;
-    if let Some(Spec::ExplicitHttpConfig(explicit)) =
-        message.upstream_protocol_options.take_if(|spec| !matches!(spec, Spec::AutoConfig(_)))
-    {
-        let at = at.field("explicit_http_config");
-        match explicit.protocol_config {
-            None => {}
-            Some(ProtocolConfig::HttpProtocolOptions(options)) => at.field("http_protocol_options").nothing_else(&options)?,
-            Some(ProtocolConfig::Http2ProtocolOptions(_)) => return Err(at.field("http2_protocol_options").unsupported()),
-            Some(ProtocolConfig::Http3ProtocolOptions(_)) => return Err(at.field("http3_protocol_options").unsupported()),
+/// What of it concerns the pool goes there; what concerns TLS is returned.
+pub(super) fn http_options(
+    at: &At<'_>,
+    mut message: http::HttpProtocolOptions,
+    pool: &mut PoolSettings,
+) -> Result<Names, Invalid> {
+    match message.upstream_protocol_options.take() {
+        None => {}
+        Some(Spec::ExplicitHttpConfig(explicit)) => {
+            let at = at.field("explicit_http_config");
+            match explicit.protocol_config {
+                None => {}
+                Some(ProtocolConfig::HttpProtocolOptions(options)) => http1(&at, Some(options))?,
+                Some(ProtocolConfig::Http2ProtocolOptions(options)) => {
+                    (pool.protocol, pool.http2) = (Protocol::Http2, http2(&at, Some(options))?);
+                }
+                Some(ProtocolConfig::Http3ProtocolOptions(_)) => return Err(at.field("http3_protocol_options").unsupported()),
+            }
+        }
+        Some(Spec::UseDownstreamProtocolConfig(mut config)) => {
+            let at = at.field("use_downstream_protocol_config");
+            http1(&at, config.http_protocol_options.take())?;
+            (pool.protocol, pool.http2) = (Protocol::Downstream, http2(&at, config.http2_protocol_options.take())?);
+            at.nothing_else(&config)?;
+        }
+        Some(Spec::AutoConfig(mut config)) => {
+            let at = at.field("auto_config");
+            http1(&at, config.http_protocol_options.take())?;
+            (pool.protocol, pool.http2) = (Protocol::Negotiated, http2(&at, config.http2_protocol_options.take())?);
+            at.nothing_else(&config)?;
         }
     }
-    let mut connections = (Some(IDLE_TIMEOUT), None);
     if let Some(mut common) = message.common_http_protocol_options.take() {
         let at = at.field("common_http_protocol_options");
-        connections = common_options(&at, &mut common)?;
+        pool.idle_timeout = limit(&at.field("idle_timeout"), common.idle_timeout.take(), pool.idle_timeout)?;
+        let duration = common.max_connection_duration.take();
+        pool.max_connection_duration = limit(&at.field("max_connection_duration"), duration, None)?;
+        let most = common.max_requests_per_connection.take().map(|most| most.value);
+        pool.max_requests_per_connection = most.filter(|most| *most != 0);
         at.nothing_else(&common)?;
     }
+    let mut names = Names::default();
+    if let Some(mut tls) = message.upstream_http_protocol_options.take() {
+        names = Names { auto_sni: take(&mut tls.auto_sni), auto_san: take(&mut tls.auto_san_validation) };
+        at.field("upstream_http_protocol_options").nothing_else(&tls)?;
+    }
     at.nothing_else(&message)?;
-    Ok(connections)
+    Ok(names)
 }
 
-fn common_options(at: &At<'_>, common: &mut core::HttpProtocolOptions) -> Result<Connections, Invalid> {
-    let idle_timeout = limit(&at.field("idle_timeout"), common.idle_timeout.take(), Some(IDLE_TIMEOUT))?;
-    let most = common.max_requests_per_connection.take().map(|most| most.value).filter(|most| *most != 0);
-    Ok((idle_timeout, most))
+/// Announced trailers pass anyway.
+fn http1(at: &At<'_>, options: Option<core::Http1ProtocolOptions>) -> Result<(), Invalid> {
+    let Some(mut options) = options else { return Ok(()) };
+    options.enable_trailers = false;
+    at.field("http_protocol_options").nothing_else(&options)
+}
+
+fn http2(at: &At<'_>, options: Option<core::Http2ProtocolOptions>) -> Result<Http2, Invalid> {
+    /// RFC 9113, 6.9.1: a window has 31 bits; below its 65,535 it could not be set without a round trip.
+    const WINDOW: std::ops::RangeInclusive<u32> = 65_535..=2_147_483_647;
+    let mut http2 = Http2::default();
+    let Some(mut options) = options else { return Ok(http2) };
+    let at = at.field("http2_protocol_options");
+    if let Some(most) = options.max_concurrent_streams.take() {
+        if most.value == 0 || most.value > i32::MAX as u32 {
+            return Err(at.field("max_concurrent_streams").value("not between 1 and 2147483647"));
+        }
+        http2.max_streams = http2.max_streams.min(most.value);
+    }
+    let windows = [
+        ("initial_stream_window_size", options.initial_stream_window_size.take(), &mut http2.stream_window),
+        ("initial_connection_window_size", options.initial_connection_window_size.take(), &mut http2.connection_window),
+    ];
+    for (name, value, window) in windows {
+        let Some(value) = value else { continue };
+        if !WINDOW.contains(&value.value) {
+            return Err(at.field(name).value("not between 65535 and 2147483647"));
+        }
+        *window = Some(value.value);
+    }
+    if let Some(mut ping) = options.connection_keepalive.take() {
+        let at = at.field("connection_keepalive");
+        let interval = ping.interval.take().map(|interval| duration(&at.field("interval"), &interval)).transpose()?;
+        let wait = duration(&at.field("timeout"), &at.field("timeout").required(ping.timeout.take())?)?;
+        http2.ping = interval.filter(|interval| !interval.is_zero()).map(|interval| (interval, wait));
+        at.nothing_else(&ping)?;
+    }
+    at.nothing_else(&options)?;
+    Ok(http2)
+}
+
+pub(super) fn keepalive(at: &At<'_>, options: Option<UpstreamConnectionOptions>) -> Result<Option<Keepalive>, Invalid> {
+    let Some(mut options) = options else { return Ok(None) };
+    let keepalive = match options.tcp_keepalive.take() {
+        None => None,
+        Some(mut message) => {
+            let seconds = |value: u32| Duration::from_secs(value.into());
+            let keepalive = Keepalive {
+                probes: message.keepalive_probes.take().map(|probes| probes.value),
+                time: message.keepalive_time.take().map(|time| seconds(time.value)),
+                interval: message.keepalive_interval.take().map(|interval| seconds(interval.value)),
+            };
+            at.field("tcp_keepalive").nothing_else(&message)?;
+            Some(keepalive)
+        }
+    };
+    at.nothing_else(&options)?;
+    Ok(keepalive)
 }

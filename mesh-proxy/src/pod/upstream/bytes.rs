@@ -1,0 +1,50 @@
+//! Connections to endpoints without HTTP: one for each of the client's, never used again.
+
+use super::Upstream;
+use super::counts::count;
+use super::dial::{self, Transport};
+use super::lease::Occupied;
+use super::pool::{Key, Open, Pool};
+use crate::config::{Cluster, Protocol};
+use crate::pod::{ConnectError, Pod};
+use crate::upstream_tls::Inside;
+use std::net::SocketAddr;
+use std::rc::Rc;
+
+impl Upstream {
+    /// A connection without HTTP to an endpoint: counted as one, until dropped. `None`: the limit is reached.
+    #[must_use]
+    pub fn occupy(&self, cluster: &Cluster, address: SocketAddr) -> Option<TcpLease> {
+        if self.counts.cx_active.get() >= u64::from(cluster.pool.limits.connections) {
+            count(&self.counts.cx_overflow);
+            return None;
+        }
+        let endpoint = self.endpoint(address);
+        let pool = endpoint.pool(&Key { protocol: Protocol::Http1, server_name: None }, &cluster.pool, &self.counts);
+        let open = Open::new(&pool, &self.counts);
+        Some(TcpLease { _open: open, _occupied: Occupied(endpoint.occupied()), _pool: pool })
+    }
+
+    /// Connects for such a connection, in TLS if the cluster says so.
+    ///
+    /// # Errors
+    /// Says in which way it failed.
+    pub async fn connect_tcp(&self, pod: &Pod, cluster: &Cluster, address: SocketAddr) -> Result<Transport, ConnectError> {
+        let server_name = cluster.pool.tls.as_ref().and_then(|tls| tls.server_name(""));
+        let connected = dial::transport(pod, &cluster.pool, (Inside::Bytes, server_name.as_deref()), address).await;
+        if let Err(error) = &connected {
+            count(&self.counts.cx_connect_fail);
+            if matches!(error, ConnectError::Timeout) {
+                count(&self.counts.cx_connect_timeout);
+            }
+        }
+        connected
+    }
+}
+
+/// See [`Upstream::occupy`].
+pub struct TcpLease {
+    _open: Rc<Open>,
+    _occupied: Occupied,
+    _pool: Rc<Pool>,
+}

@@ -1,0 +1,296 @@
+//! A request's way to a connection: one that rests, a place on a shared one, a new one, or a wait for either; Envoy's rules.
+//!
+//! A request that opens a connection for itself does not count as pending here, one that waits for a connection of others does. Envoy counts
+//! both, so that of five requests at once with limits 1/1 between one and two succeed there; here always two.
+
+use super::Upstream;
+use super::counts::{Counted, count};
+use super::dial::{self, Dialled};
+use super::endpoint::Endpoint;
+use super::pool::{Grant, Key, One, Open, Pool, Stream};
+use crate::config::{Cluster, Protocol};
+use crate::http::body::RequestBody;
+use crate::limits::PENDING;
+use crate::pod::{ConnectError, Pod};
+use hyper::body::Incoming;
+use hyper::client::conn::TrySendError;
+use hyper::{Request, Response};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+/// What a request wants a connection for.
+pub struct Wanted<'a> {
+    /// Whose request.
+    pub pod: &'a Pod,
+    /// Where to.
+    pub cluster: &'a Cluster,
+    /// Which endpoint.
+    pub address: SocketAddr,
+    /// Not one that rested: those of this endpoint were found closed.
+    pub fresh: bool,
+    /// The client speaks HTTP/2.
+    pub http2: bool,
+    /// The request's host.
+    pub authority: &'a str,
+}
+
+/// Why there is none.
+#[derive(Debug)]
+pub enum NoLease {
+    /// A limit was reached.
+    Overflow,
+    /// It could not be made.
+    Connect(ConnectError),
+}
+
+/// A request at an endpoint, with its connection. Dropped, the request is over and the connection is not used again.
+pub struct Lease {
+    pool: Rc<Pool>,
+    carrier: Carrier,
+    open: Option<Rc<Open>>,
+    most_requests: Option<u32>,
+    reused: bool,
+    endpoint: Rc<Endpoint>,
+    _request: Counted,
+}
+
+enum Carrier {
+    Nothing,
+    One(One),
+    Many(Stream),
+}
+
+/// What can be had at once.
+enum Now {
+    One(One),
+    Many(Stream),
+    Dial(Rc<Open>),
+    Wait(oneshot::Receiver<Grant>, Counted),
+}
+
+impl Upstream {
+    /// Gets a connection.
+    ///
+    /// # Errors
+    /// If a limit is reached, or a connection cannot be made.
+    pub async fn lease(&self, wanted: &Wanted<'_>) -> Result<Lease, NoLease> {
+        let settings = &wanted.cluster.pool;
+        let key = Key {
+            protocol: match settings.protocol {
+                Protocol::Downstream if wanted.http2 => Protocol::Http2,
+                Protocol::Downstream => Protocol::Http1,
+                other => other,
+            },
+            server_name: settings.tls.as_ref().and_then(|tls| tls.server_name(wanted.authority)),
+        };
+        let endpoint = self.endpoint(wanted.address);
+        let pool = endpoint.pool(&key, settings, &self.counts);
+        let request = || {
+            let free = self.counts.rq_active.get() < u64::from(settings.limits.requests);
+            if !free {
+                count(&self.counts.rq_pending_overflow);
+            }
+            free.then(|| Counted::enter(&self.counts, |counts| &counts.rq_active)).ok_or(NoLease::Overflow)
+        };
+        let lease = |request: Counted| Lease {
+            pool: Rc::clone(&pool),
+            carrier: Carrier::Nothing,
+            open: None,
+            most_requests: settings.max_requests_per_connection,
+            reused: true,
+            endpoint: Rc::clone(&endpoint).occupied(),
+            _request: request,
+        };
+        let (grant, _occupied) = match self.now(&pool, &key, wanted)? {
+            Now::One(one) => (Grant::One(one), None),
+            Now::Many(stream) => (Grant::Many(stream), None),
+            Now::Dial(open) => (Grant::Slot(open), None),
+            Now::Wait(receiver, pending) => {
+                // The one that waits counts at its endpoint, for the choice of the next.
+                let occupied = Occupied(Rc::clone(&endpoint).occupied());
+                let grant = receiver.await.map_err(|_gone| NoLease::Overflow)?;
+                drop(pending);
+                (grant, Some(occupied))
+            }
+        };
+        match grant {
+            Grant::Failed(error) => Err(NoLease::Connect(error)),
+            Grant::One(mut one) => {
+                let counted = match request() {
+                    Ok(counted) => counted,
+                    Err(refused) => {
+                        pool.give(one);
+                        return Err(refused);
+                    }
+                };
+                let mut lease = lease(counted);
+                // At once, but where its last exchange is still being cleared away. An error shows when it is used.
+                let _ = one.sender.ready().await;
+                lease.open = one.open.upgrade();
+                lease.carrier = Carrier::One(one);
+                Ok(lease)
+            }
+            Grant::Many(stream) => {
+                let mut lease = lease(request()?);
+                lease.carrier = Carrier::Many(stream);
+                Ok(lease)
+            }
+            Grant::Slot(open) => {
+                let mut lease = lease(request()?);
+                lease.reused = false;
+                lease.carrier = self.dial(wanted, &key, &pool, &open).await.map_err(NoLease::Connect)?;
+                lease.open = Some(open);
+                Ok(lease)
+            }
+        }
+    }
+
+    fn now(&self, pool: &Rc<Pool>, key: &Key, wanted: &Wanted<'_>) -> Result<Now, NoLease> {
+        let limits = &wanted.cluster.pool.limits;
+        let shared = pool.is_shared(key.protocol);
+        if shared && let Some(stream) = pool.take_stream() {
+            return Ok(Now::Many(stream));
+        }
+        if !shared
+            && !wanted.fresh
+            && let Some(one) = pool.take_idle()
+        {
+            return Ok(Now::One(one));
+        }
+        // Who comes while an HTTP/2 connection is being opened shares it.
+        let joins = shared && pool.will_have_room();
+        if !joins {
+            if Open::is_allowed(pool, &self.counts, limits.connections) {
+                return Ok(Now::Dial(Open::new(pool, &self.counts)));
+            }
+            count(&self.counts.cx_overflow);
+        }
+        if !shared && let Some(one) = pool.take_unready() {
+            if !wanted.fresh {
+                return Ok(Now::One(one));
+            }
+            // Makes room: its end is what is waited for.
+            drop(one);
+        }
+        if self.counts.rq_pending_active.get() >= u64::from(limits.pending.min(PENDING)) {
+            count(&self.counts.rq_pending_overflow);
+            return Err(NoLease::Overflow);
+        }
+        count(&self.counts.rq_pending_total);
+        let pending = Counted::enter(&self.counts, |counts| &counts.rq_pending_active);
+        Ok(Now::Wait(pool.wait(limits.connections), pending))
+    }
+
+    async fn dial(&self, wanted: &Wanted<'_>, key: &Key, pool: &Rc<Pool>, open: &Rc<Open>) -> Result<Carrier, ConnectError> {
+        let opening = pool.is_shared(key.protocol).then(|| Opening::enter(pool));
+        let settings = &wanted.cluster.pool;
+        let dialled = dial::dial(wanted.pod, settings, key, wanted.address, (open, &self.counts)).await;
+        drop(opening);
+        match dialled {
+            Ok(Dialled::One(one)) => {
+                pool.speaks.set(Protocol::Http1);
+                Ok(Carrier::One(one))
+            }
+            Ok(Dialled::Many(many)) => {
+                pool.speaks.set(Protocol::Http2);
+                let stream = pool.share(many);
+                pool.open_more();
+                Ok(Carrier::Many(stream))
+            }
+            Err(error) => {
+                count(&self.counts.cx_connect_fail);
+                if matches!(error, ConnectError::Timeout) {
+                    count(&self.counts.cx_connect_timeout);
+                }
+                pool.fail(&error);
+                Err(error)
+            }
+        }
+    }
+}
+
+/// A request that will be or is at an endpoint.
+pub(super) struct Occupied(pub(super) Rc<Endpoint>);
+
+impl Drop for Occupied {
+    fn drop(&mut self) {
+        self.0.vacated();
+    }
+}
+
+/// A connection is being opened that others will share.
+struct Opening<'a>(&'a Pool);
+
+impl<'a> Opening<'a> {
+    fn enter(pool: &'a Pool) -> Self {
+        pool.opening.set(pool.opening.get() + 1);
+        Self(pool)
+    }
+}
+
+impl Drop for Opening<'_> {
+    fn drop(&mut self) {
+        self.0.opening.set(self.0.opening.get().saturating_sub(1));
+    }
+}
+
+impl Lease {
+    /// The connection carried requests before, or carries others.
+    #[must_use]
+    pub fn is_reused(&self) -> bool {
+        self.reused
+    }
+
+    /// The request goes by HTTP/2.
+    #[must_use]
+    pub fn is_http2(&self) -> bool {
+        matches!(self.carrier, Carrier::Many(_))
+    }
+
+    /// Sends the request.
+    ///
+    /// # Errors
+    /// With the request, if nothing of it was sent.
+    pub async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        match &mut self.carrier {
+            Carrier::One(one) => one.sender.try_send_request(request).await,
+            Carrier::Many(stream) => {
+                let mut sender = stream.connection.sender.clone();
+                sender.try_send_request(request).await
+            }
+            Carrier::Nothing => unreachable!("a lease is handed out with a connection"),
+        }
+    }
+
+    /// The exchange is complete: the connection may serve the next one.
+    pub fn complete(mut self) {
+        let Carrier::One(mut one) = std::mem::replace(&mut self.carrier, Carrier::Nothing) else { return };
+        one.used += 1;
+        one.idle_since = Instant::now();
+        if self.most_requests.is_some_and(|most| one.used >= most) {
+            count(&self.pool.counts().cx_max_requests);
+            return;
+        }
+        if !self.endpoint.is_retired() && !one.sender.is_closed() {
+            self.pool.give(one);
+        }
+    }
+
+    /// The connection is one for bytes from now on. It counts as long as the lease lives.
+    pub fn became_a_tunnel(&mut self) {
+        if matches!(self.carrier, Carrier::One(_)) {
+            self.carrier = Carrier::Nothing;
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.endpoint.vacated();
+    }
+}
