@@ -12,6 +12,7 @@ mod cors;
 mod delegate;
 mod edges;
 mod egress;
+mod endpoints;
 mod entrance;
 mod envoy;
 mod fault;
@@ -42,13 +43,14 @@ use super::flip::{Carried, Modes, PortKey};
 use super::registry::{Port, Protocol, Registry, Service};
 use crate::istio::Config;
 use crate::istio::virtual_service::Destination;
+use endpoints::{Assigned, Endpoints};
 use envoy::versioned;
 use index::Index;
 use mesh_xds::agent::{EGRESS, MESH, MESH_NAME, Mode, OutboundPolicy, SERVICE, Transport, WORKLOAD};
 use mesh_xds::names::{CLUSTER, ClusterName, ENDPOINT, LISTENER, ROUTE, SECRET};
 use mesh_xds::node::{Node, Role};
 use mesh_xds::server::{Snapshot, Versioned};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -101,11 +103,7 @@ pub(crate) struct Compiled {
     listeners: Resources,
     routes: Resources,
     clusters: Resources,
-    endpoints: Resources,
-    /// Clusters and their subset's labels.
-    assignments: BTreeMap<ClusterName, Option<Labels>>,
-    /// Nodes that see some services' endpoints otherwise than the rest does.
-    local: HashMap<IpAddr, BTreeSet<String>>,
+    endpoints: Endpoints,
     edges: edges::Edges,
     /// Fields of rules that have no effect.
     pub(crate) unsupported: Vec<Unsupported>,
@@ -140,7 +138,7 @@ pub(crate) fn compile(
     let edges = edges::Edges::new(&mut compiler, &carrying, config, &mut unsupported, &before.edges);
     unsupported.sort();
     unsupported.dedup();
-    let (assignments, mut clusters, endpoints) = compiler.clusters();
+    let (assigned, mut clusters) = compiler.clusters();
     if settings.outbound == OutboundPolicy::AllowAny && settings.abilities.original_dst {
         clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough()));
     }
@@ -161,9 +159,7 @@ pub(crate) fn compile(
         listeners: share(&before.listeners, listeners),
         routes: share(&before.routes, routes),
         clusters: share(&before.clusters, clusters),
-        endpoints: share(&before.endpoints, endpoints),
-        assignments,
-        local: local(&carrying),
+        endpoints: Endpoints::new(&carrying, assigned, &before.endpoints),
         edges,
         carrying: carrying.clone(),
         unsupported,
@@ -198,7 +194,7 @@ impl Compiled {
                     (LISTENER, both(&self.listeners, &edge.listeners)),
                     (ROUTE, both(&self.routes, &edge.routes)),
                     (CLUSTER, self.clusters.clone()),
-                    (ENDPOINT, self.endpoints_at(node.address)),
+                    (ENDPOINT, self.endpoints.at(node.address, &self.carrying)),
                     (SECRET, edge.secrets.clone()),
                 ]
             }
@@ -209,7 +205,7 @@ impl Compiled {
     }
 
     fn services_at(&self, node: IpAddr, modes: &Arc<Modes>) -> Resources {
-        let mut differ: BTreeSet<&String> = self.local.get(&node).into_iter().flatten().collect();
+        let mut differ: BTreeSet<&String> = self.endpoints.local.get(&node).into_iter().flatten().collect();
         if !Arc::ptr_eq(modes, &self.modes) {
             differ.extend(self.modes.iter().filter(|(key, mode)| modes.get(key) != Some(mode)).map(|(key, _)| &key.service));
         }
@@ -228,18 +224,6 @@ impl Compiled {
             services.insert(service.name.clone(), agent::service(&service, Some(node)));
         }
         Arc::new(services)
-    }
-
-    fn endpoints_at(&self, node: IpAddr) -> Resources {
-        let Some(local) = self.local.get(&node) else { return self.endpoints.clone() };
-        let mut endpoints = (*self.endpoints).clone();
-        for (name, labels) in self.assignments.iter().filter(|(name, _)| local.contains(&name.host)) {
-            let port = self.carrying.services.get(&name.host).and_then(|service| service.tcp_port(name.port));
-            if let Some(port) = port {
-                endpoints.insert(name.to_string(), versioned(&cluster::assignment(name, port, labels.as_ref(), Some(node))));
-            }
-        }
-        Arc::new(endpoints)
     }
 }
 
@@ -283,25 +267,22 @@ impl Compiler<'_, '_> {
         ports.iter().map(|(port, services)| (port.to_string(), versioned(&route::configuration(self, *port, services)))).collect()
     }
 
-    /// The clusters in use that can exist, with the labels of their subsets, and their endpoints as most nodes see them.
-    #[expect(clippy::type_complexity, reason = "three maps of one loop")]
-    fn clusters(&self) -> (BTreeMap<ClusterName, Option<Labels>>, BTreeMap<String, Versioned>, BTreeMap<String, Versioned>) {
-        let (mut assignments, mut clusters, mut endpoints) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+    /// The clusters in use that can exist, and whose endpoints they have.
+    fn clusters(&self) -> (BTreeMap<ClusterName, Assigned>, BTreeMap<String, Versioned>) {
+        let (mut assigned, mut clusters) = (BTreeMap::new(), BTreeMap::new());
         for name in &self.used {
             let port = self.index.registry.services.get(&name.host).and_then(|service| service.tcp_port(name.port));
             let rule = self.index.destination_rule(&name.host);
             let subset = rule.and_then(|rule| rule.subsets.get(name.subset.as_str()));
             // A subset that no rule defines has no cluster: requests to it get 503, as in Istio.
             let (Some(port), true) = (port, name.subset.is_empty() || subset.is_some()) else { continue };
-            let labels = subset.map(|subset| subset.labels.clone());
             clusters.insert(name.to_string(), versioned(&cluster::cluster(name, port, rule, self.settings)));
-            if !cluster::has_endpoints(name, rule, self.settings) {
-                continue;
+            if cluster::has_endpoints(name, rule, self.settings) {
+                let labels = subset.map(|subset| subset.labels.clone());
+                assigned.insert(name.clone(), Assigned { labels, near: cluster::near(name, rule, self.settings) });
             }
-            endpoints.insert(name.to_string(), versioned(&cluster::assignment(name, port, labels.as_ref(), None)));
-            assignments.insert(name.clone(), labels);
         }
-        (assignments, clusters, endpoints)
+        (assigned, clusters)
     }
 
     /// The name of a destination's cluster.
@@ -332,18 +313,6 @@ fn passthrough() -> envoy::cluster::Cluster {
         connect_timeout: Some(envoy::duration(std::time::Duration::from_secs(10))),
         ..Default::default()
     }
-}
-
-/// Services of which a node sees some endpoint otherwise than the rest.
-fn local(registry: &Registry) -> HashMap<IpAddr, BTreeSet<String>> {
-    let mut local: HashMap<IpAddr, BTreeSet<String>> = HashMap::new();
-    for service in registry.services.values() {
-        let endpoints = service.ports.values().flat_map(|port| &port.endpoints);
-        for node in endpoints.filter(|endpoint| endpoint.depends_on_node()).filter_map(|endpoint| endpoint.node) {
-            local.entry(node).or_default().insert(service.name.clone());
-        }
-    }
-    local
 }
 
 /// The registry as proxies carry it: lingering ports as they are now, or as they last were if they are gone.

@@ -23,6 +23,12 @@ impl Registry {
         self.workloads.values().filter_map(|w| w.node.parse().ok()).collect()
     }
 
+    /// Where a node is, by what runs there.
+    pub(crate) fn place(&self, node: IpAddr) -> Option<&Arc<Locality>> {
+        let node = node.to_string();
+        self.workloads.values().find(|workload| workload.node == node && !workload.place.is_unknown()).map(|w| &w.place)
+    }
+
     /// Every TCP port of every service.
     pub(crate) fn tcp_ports(&self) -> impl Iterator<Item = (PortKey, &Port)> {
         self.services.values().flat_map(|service| {
@@ -74,6 +80,8 @@ pub(crate) struct Endpoint {
     pub(crate) node: Option<IpAddr>,
     /// Instance id.
     pub(crate) workload: String,
+    /// Where that is.
+    pub(crate) place: Arc<Locality>,
     /// Labels of the very version that the instance runs.
     pub(crate) labels: Arc<BTreeMap<String, String>>,
     pub(crate) health: Health,
@@ -88,6 +96,32 @@ impl Endpoint {
     /// Must its own node dial another address than the rest?
     pub(crate) fn depends_on_node(&self) -> bool {
         self.elsewhere != Some(self.at_home)
+    }
+}
+
+/// Where a node is: the fault domain of its Mesos agent, without the provider that Mesos' modules put in front (`aws/us-west-2` is
+/// `us-west-2`), since Istio's rules separate region and zone by a slash. Empty where agents have none.
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) struct Locality {
+    pub(crate) region: String,
+    pub(crate) zone: String,
+}
+
+impl Locality {
+    pub(crate) fn new(region: &str, zone: &str) -> Self {
+        let last = |name: &str| name.rsplit('/').next().unwrap_or(name).to_owned();
+        Self { region: last(region), zone: last(zone) }
+    }
+
+    /// Reads Istio's spelling, `region/zone/subzone`. Mesos has no subzones, so one is like the other.
+    pub(crate) fn parse(text: &str) -> Self {
+        let mut parts = text.split('/').map(str::to_owned);
+        Self { region: parts.next().unwrap_or_default(), zone: parts.next().unwrap_or_default() }
+    }
+
+    /// Nobody said where.
+    pub(crate) fn is_unknown(&self) -> bool {
+        self.region.is_empty()
     }
 }
 
@@ -196,6 +230,8 @@ pub(crate) struct Workload {
     pub(crate) namespace: String,
     /// The address of its node; its host name if that does not resolve.
     pub(crate) node: String,
+    /// Where that is.
+    pub(crate) place: Arc<Locality>,
     /// Empty on the host network.
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) labels: Arc<BTreeMap<String, String>>,

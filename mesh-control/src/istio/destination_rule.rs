@@ -6,6 +6,11 @@ use std::time::Duration;
 use super::decode::{enumeration, message};
 use super::virtual_service::PortSelector;
 
+/// The labels that a node's place answers for all clients and endpoints on it.
+pub(crate) const REGION: &str = "topology.kubernetes.io/region";
+/// See [`REGION`].
+pub(crate) const ZONE: &str = "topology.kubernetes.io/zone";
+
 message! {
     /// What happens to traffic for a host after routing.
     DestinationRule {

@@ -37,6 +37,8 @@ pub(crate) struct Abilities {
     pub(crate) hash: bool,
     /// `slow_start_config` of balancers.
     pub(crate) warmup: bool,
+    /// Priorities and weights of localities.
+    pub(crate) localities: bool,
     /// Limits on connections, waiting requests and retries, retry budgets, keep-alive probes, the longest life of a connection.
     pub(crate) pool: bool,
     /// `outlier_detection`, and with it a panic threshold above 0.
@@ -52,17 +54,18 @@ pub(crate) struct Abilities {
 impl Abilities {
     /// Those of mesh-proxy (docs/xds.md).
     pub(crate) const MESH_PROXY: Self = Self {
-        http2: false,
+        http2: true,
         mirror: false,
         host_per_destination: false,
-        original_dst: false,
+        original_dst: true,
         source_namespace: false,
         cors: false,
-        hash: false,
-        warmup: false,
-        pool: false,
-        outlier: false,
-        upstream_tls: false,
+        hash: true,
+        warmup: true,
+        localities: true,
+        pool: true,
+        outlier: true,
+        upstream_tls: true,
         previous_priorities: false,
         filter_chains: false,
     };
@@ -77,6 +80,7 @@ impl Abilities {
         cors: true,
         hash: true,
         warmup: true,
+        localities: true,
         pool: true,
         outlier: true,
         upstream_tls: true,
@@ -131,7 +135,7 @@ pub(crate) fn of_object(kind: Kind, object: &Value, can: Abilities) -> Vec<(Stri
 }
 
 impl Enforced for ServiceEntry {
-    fn look(&self, _can: Abilities, found: &mut Findings) {
+    fn look(&self, can: Abilities, found: &mut Findings) {
         if self.ports.is_empty() {
             found.tell("spec.ports".to_owned(), "is empty, so nothing is allowed");
         }
@@ -153,7 +157,7 @@ impl Enforced for ServiceEntry {
                 found.if_set(format!("{at}.labels"), !endpoint.labels.is_empty());
             }
             found.if_set(format!("{at}.network"), !endpoint.network.is_empty());
-            found.if_set(format!("{at}.locality"), !endpoint.locality.is_empty());
+            found.if_set(format!("{at}.locality"), !endpoint.locality.is_empty() && !can.localities);
             found.if_set(format!("{at}.weight"), endpoint.weight != 0);
             found.if_set(format!("{at}.serviceAccount"), !endpoint.service_account.is_empty());
         }

@@ -135,6 +135,10 @@ pub(crate) struct Task {
     pub(crate) ip_addresses: Vec<TaskAddress>,
     #[serde(deserialize_with = "lenient")]
     pub(crate) health_check_results: Vec<HealthResult>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) region: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) zone: String,
 }
 
 #[derive(Clone, Debug, Deserialize, PartialEq)]
@@ -200,6 +204,10 @@ pub(crate) struct Instance {
     pub(crate) id: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) agent_hostname: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) agent_region: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) agent_zone: String,
     #[serde(deserialize_with = "lenient")]
     pub(crate) networks: Vec<Network>,
     #[serde(deserialize_with = "lenient")]

@@ -1,18 +1,19 @@
-//! Clusters with the policy that DestinationRules give them, and their endpoints.
+//! Clusters with the policy that DestinationRules give them.
 
 mod balance;
+mod locality;
 mod outlier;
 mod pool;
 mod tls;
 
-use super::envoy::{self, cluster, core, endpoint, percentage, uint};
+pub(super) use locality::Preference;
+
+use super::envoy::{self, cluster, percentage};
 use super::index::Merged;
 use super::{Settings, policy};
-use crate::core::registry::{Endpoint, Health, Port};
+use crate::core::registry::Port;
 use clap::ValueEnum;
 use mesh_xds::names::ClusterName;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 /// Balancing where no DestinationRule chooses.
 ///
@@ -41,6 +42,8 @@ impl DefaultLb {
 
 /// The cluster of a port, or of a subset of it.
 pub(super) fn cluster(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>, settings: &Settings) -> cluster::Cluster {
+    use cluster::cluster::CommonLbConfig;
+    use cluster::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
     let (policy, can) = (policy::effective(rule, &name.subset, name.port), settings.abilities);
     let eds = cluster::cluster::EdsClusterConfig { eds_config: Some(envoy::ads()), service_name: name.to_string() };
     let mut found = cluster::Cluster {
@@ -55,9 +58,13 @@ pub(super) fn cluster(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>
     found.outlier_detection = outliers.map(outlier::detection);
     // Endpoints that Marathon knows to be unhealthy are listed, so below Envoy's threshold of 50 % it would ask them too.
     let least = outliers.map_or(0, |rule| rule.min_health_percent);
-    let common =
-        cluster::cluster::CommonLbConfig { healthy_panic_threshold: Some(percentage(least.into())), ..Default::default() };
-    found.common_lb_config = Some(common);
+    let weighs = near(name, rule, settings).is_some_and(|preference| preference.weighs());
+    found.common_lb_config = Some(CommonLbConfig {
+        healthy_panic_threshold: Some(percentage(least.into())),
+        locality_config_specifier: weighs
+            .then(|| LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig::default())),
+        ..Default::default()
+    });
     if let Some(rule) = policy.tls.filter(|_| can.upstream_tls) {
         let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
         found.transport_socket = tls::socket(rule, pool::speaks_http2(http, port.protocol, can), &settings.system_ca);
@@ -71,37 +78,8 @@ pub(super) fn has_endpoints(name: &ClusterName, rule: Option<&Merged<'_>>, setti
     !balance::is_original(policy.load_balancer, settings.abilities)
 }
 
-/// The endpoints of a port as a node dials them, those of a subset only if there is one.
-pub(super) fn assignment(
-    name: &ClusterName,
-    port: &Port,
-    labels: Option<&BTreeMap<String, String>>,
-    node: Option<IpAddr>,
-) -> endpoint::ClusterLoadAssignment {
-    let chosen = port.endpoints.iter().filter(|endpoint| labels.is_none_or(|labels| has_labels(endpoint, labels)));
-    let lb_endpoints: Vec<_> = chosen.filter_map(|endpoint| lb_endpoint(port, endpoint, node)).collect();
-    let locality = endpoint::LocalityLbEndpoints { lb_endpoints, load_balancing_weight: uint(1), ..Default::default() };
-    let endpoints = if locality.lb_endpoints.is_empty() { Vec::new() } else { vec![locality] };
-    endpoint::ClusterLoadAssignment { cluster_name: name.to_string(), endpoints, ..Default::default() }
-}
-
-fn has_labels(endpoint: &Endpoint, labels: &BTreeMap<String, String>) -> bool {
-    labels.iter().all(|(key, value)| endpoint.labels.get(key) == Some(value))
-}
-
-/// A weight of 0 is not a weight in Envoy: the health status says it.
-fn lb_endpoint(port: &Port, endpoint: &Endpoint, node: Option<IpAddr>) -> Option<endpoint::LbEndpoint> {
-    let address = endpoint.seen_from(node)?;
-    let status = match (port.weight(endpoint), endpoint.health) {
-        (0, Health::Draining) => core::HealthStatus::Draining,
-        (0, _) => core::HealthStatus::Unhealthy,
-        _ => core::HealthStatus::Healthy,
-    };
-    let dialled = endpoint::Endpoint { address: Some(envoy::socket_address(address.ip(), address.port())), ..Default::default() };
-    Some(endpoint::LbEndpoint {
-        health_status: status.into(),
-        load_balancing_weight: uint(port.weight(endpoint).max(1)),
-        host_identifier: Some(endpoint::lb_endpoint::HostIdentifier::Endpoint(dialled)),
-        ..Default::default()
-    })
+/// Are some of its endpoints to be preferred by where they are?
+pub(super) fn near(name: &ClusterName, rule: Option<&Merged<'_>>, settings: &Settings) -> Option<Preference> {
+    let policy = policy::effective(rule, &name.subset, name.port);
+    locality::preference(&policy).filter(|_| settings.abilities.localities)
 }

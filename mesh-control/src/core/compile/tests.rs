@@ -280,13 +280,14 @@ fn a_bridge_endpoint_is_dialled_otherwise_at_home() {
 }
 
 #[test]
-fn what_our_proxy_does_not_take_is_told_and_not_sent() {
+fn what_a_proxy_does_not_take_is_told_and_not_sent() {
     let http = json!([{"mirror": {"host": "ratings"}, "route": [
         {"weight": 1, "destination": {"host": "reviews"}, "headers": {"request": {"set": {"host": "x"}}}},
         {"weight": 1, "destination": {"host": "ratings"}}]}]);
     let registry = Arc::new(reviews(&["v1"]));
     let rules = config(&[virtual_service("v", 1, "reviews", http)]);
-    let ours = Settings { abilities: Abilities::MESH_PROXY, outbound: OutboundPolicy::AllowAny, ..settings() };
+    let weak = Abilities { http2: false, mirror: false, host_per_destination: false, original_dst: false, ..Abilities::ALL };
+    let ours = Settings { abilities: weak, outbound: OutboundPolicy::AllowAny, ..settings() };
     let compiled = compile(&registry, &rules, &ours, &BTreeSet::new(), &Compiled::default());
     let Some(Action::Route(action)) = &routes(&compiled, REVIEWS)[0].action else { panic!("a route") };
     assert!(action.request_mirror_policies.is_empty());

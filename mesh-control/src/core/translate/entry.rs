@@ -4,7 +4,7 @@
 
 use super::spec::Owner;
 use super::{Draft, DraftService};
-use crate::core::registry::{Endpoint, Health, Protocol, Workload};
+use crate::core::registry::{Endpoint, Health, Locality, Protocol, Workload};
 use crate::istio::Resource;
 use crate::istio::service_entry::{ServiceEntry, ServicePort, WorkloadEntry};
 use mesh_xds::agent::Transport;
@@ -68,6 +68,7 @@ fn listed(entry: &Resource<ServiceEntry>, endpoint: &WorkloadEntry, port: &Servi
         at_home: address,
         elsewhere: Some(address),
         node: None,
+        place: Arc::new(Locality::parse(&endpoint.locality)),
         workload: format!("{}/{}/{}", entry.meta.namespace, entry.meta.name, endpoint.address),
         labels: Arc::new(endpoint.labels.clone()),
         health: Health::Healthy,
@@ -81,6 +82,7 @@ fn selected(workload: &Workload, port: &ServicePort) -> Option<Endpoint> {
         at_home: address,
         elsewhere: Some(address),
         node: workload.node.parse().ok(),
+        place: Arc::clone(&workload.place),
         workload: workload.id.clone(),
         labels: Arc::clone(&workload.labels),
         health: Health::Healthy,

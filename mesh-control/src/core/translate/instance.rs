@@ -4,10 +4,11 @@
 
 use super::node_address;
 use super::spec::{Declared, Net, Spec};
-use crate::core::registry::{Endpoint, Health, Workload};
+use crate::core::registry::{Endpoint, Health, Locality, Workload};
 use crate::marathon::types::{App, Condition, ContainerStatus, Instance, Pod, Task};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 
 /// An instance that runs (or is being killed).
 pub(super) struct Running {
@@ -35,7 +36,8 @@ pub(super) fn of_task(app: &App, spec: &Spec, task: &Task, hosts: &BTreeMap<Stri
     // From Marathon 1.8 an instance outlives its tasks: `<instance>._app.<incarnation>`.
     let id = task.id.split_once("._app.").map_or(task.id.as_str(), |(instance, _)| instance);
     let addresses = task.ip_addresses.iter().map(|address| address.ip_address).collect();
-    let place = Place::new(spec, id, &app.id, (&task.host, hosts), addresses);
+    let domain = Locality::new(&task.region, &task.zone);
+    let place = Place::new(spec, id, &app.id, (&task.host, hosts, domain), addresses);
     // `ports` has an element per declared port with a host port, in this order; the other ports have none.
     let mut host_ports = task.ports.iter().copied();
     let serving = spec.ports.iter().map(|declared| {
@@ -51,7 +53,8 @@ pub(super) fn of_pod(pod: &str, spec: &Spec, instance: &Instance, hosts: &BTreeM
         return None;
     }
     let addresses = instance.networks.iter().flat_map(|network| network.addresses.iter().copied()).collect();
-    let place = Place::new(spec, &instance.id, pod, (&instance.agent_hostname, hosts), addresses);
+    let domain = Locality::new(&instance.agent_region, &instance.agent_zone);
+    let place = Place::new(spec, &instance.id, pod, (&instance.agent_hostname, hosts, domain), addresses);
     let serving = spec.ports.iter().map(|declared| {
         let container = instance.containers.iter().find(|c| c.name == declared.container && is_active(&c.status))?;
         // Joined by name: Marathon lists the statuses in another order than the spec.
@@ -91,7 +94,13 @@ struct Place {
 }
 
 impl Place {
-    fn new(spec: &Spec, id: &str, app: &str, (host, hosts): (&str, &BTreeMap<String, IpAddr>), addresses: Vec<IpAddr>) -> Self {
+    fn new(
+        spec: &Spec,
+        id: &str,
+        app: &str,
+        (host, hosts, domain): (&str, &BTreeMap<String, IpAddr>, Locality),
+        addresses: Vec<IpAddr>,
+    ) -> Self {
         let node = node_address(host, hosts);
         let host_network = spec.network == Net::Host;
         let addresses = if host_network { Vec::new() } else { addresses };
@@ -102,6 +111,7 @@ impl Place {
             app: app.to_owned(),
             namespace: spec.namespace.clone(),
             node: node.map_or_else(|| host.to_owned(), |node| node.to_string()),
+            place: Arc::new(domain),
             addresses,
             labels: spec.labels.clone(),
             enrol: spec.enrol,
@@ -123,6 +133,7 @@ impl Place {
             }
         };
         let workload = self.workload.id.clone();
-        Some(Endpoint { at_home, elsewhere, node: self.node, workload, labels: spec.labels.clone(), health })
+        let place = self.workload.place.clone();
+        Some(Endpoint { at_home, elsewhere, node: self.node, place, workload, labels: spec.labels.clone(), health })
     }
 }

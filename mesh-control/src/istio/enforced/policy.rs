@@ -2,8 +2,8 @@
 
 use super::{Abilities, Enforced, Findings};
 use crate::istio::destination_rule::{
-    ClientTlsSettings, ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, OutlierDetection,
-    RetryBudget, SimpleLb, TcpSettings, TlsMode, TrafficPolicy,
+    ClientTlsSettings, ConnectionPoolSettings, H2UpgradePolicy, HttpSettings, LoadBalancerSettings, LocalityLbSetting,
+    OutlierDetection, REGION, RetryBudget, SimpleLb, TcpSettings, TlsMode, TrafficPolicy, ZONE,
 };
 use crate::istio::{DestinationPolicy, DestinationRule};
 
@@ -58,6 +58,9 @@ fn policy(at: &str, policy: &TrafficPolicy, can: Abilities, found: &mut Findings
 fn blocks(at: &str, (balancer, pool, outliers, tls): Blocks<'_>, can: Abilities, found: &mut Findings) {
     if let Some(settings) = balancer {
         balancing(&format!("{at}.loadBalancer"), settings, can, found);
+        if let Some(setting) = &settings.locality_lb_setting {
+            locality(&format!("{at}.loadBalancer.localityLbSetting"), setting, outliers.is_some(), can, found);
+        }
     }
     if let Some(settings) = pool.and_then(|pool| pool.tcp.as_ref()) {
         tcp(&format!("{at}.connectionPool.tcp"), settings, can, found);
@@ -76,7 +79,6 @@ fn blocks(at: &str, (balancer, pool, outliers, tls): Blocks<'_>, can: Abilities,
 fn balancing(at: &str, settings: &LoadBalancerSettings, can: Abilities, found: &mut Findings) {
     found.if_set(format!("{at}.simple"), settings.simple == Some(SimpleLb::Passthrough) && !can.original_dst);
     found.if_set(format!("{at}.consistentHash"), settings.consistent_hash.is_some() && !can.hash);
-    found.if_set(format!("{at}.localityLbSetting"), settings.locality_lb_setting.is_some());
     found.if_set(format!("{at}.zoneAwareLbSetting"), settings.zone_aware_lb_setting.is_some());
     // Without weights nothing can begin slowly.
     let weighs = can.warmup && settings.consistent_hash.is_none();
@@ -86,6 +88,24 @@ fn balancing(at: &str, settings: &LoadBalancerSettings, can: Abilities, found: &
             found.tell(format!("{at}.{name}"), "has no effect on this balancer: only ROUND_ROBIN and LEAST_REQUEST warm up");
         }
         found.if_set(format!("{at}.{name}"), set && !can.warmup);
+    }
+}
+
+fn locality(at: &str, setting: &LocalityLbSetting, detects: bool, can: Abilities, found: &mut Findings) {
+    if !can.localities {
+        return found.if_set(at.to_owned(), true);
+    }
+    for (name, set) in [("failover", !setting.failover.is_empty()), ("failoverPriority", !setting.failover_priority.is_empty())] {
+        if set && !detects {
+            found.tell(format!("{at}.{name}"), "needs outlierDetection beside it: nothing else notices that endpoints fail");
+        }
+    }
+    let is_known = |label: &str| label.contains('=') || [REGION, ZONE].contains(&label);
+    for (i, label) in setting.failover_priority.iter().enumerate().filter(|(_, label)| !is_known(label)) {
+        let why = format!(
+            "is ignored: the label {label} of the client is not known where many clients share a proxy; give a value, or the topology labels of region and zone"
+        );
+        found.tell(format!("{at}.failoverPriority[{i}]"), &why);
     }
 }
 

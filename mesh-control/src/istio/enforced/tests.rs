@@ -37,13 +37,12 @@ fn virtual_services() {
 
 #[test]
 fn destination_rules() {
-    let policy =
-        json!({ "connectionPool": { "tcp": { "connectTimeout": "1s", "maxConnections": 3 } }, "tls": { "mode": "DISABLE" } });
+    let policy = json!({ "connectionPool": { "tcp": { "connectTimeout": "1s", "maxConnections": 3 } }, "tls": { "mode": "ISTIO_MUTUAL" } });
     let spec = json!({ "host": "a", "subsets": [{ "name": "v1", "trafficPolicy": policy }], "exportTo": ["."] });
     assert_eq!(
         told(Kind::DestinationRule, &spec),
-        ["spec.subsets[0].trafficPolicy.connectionPool.tcp.maxConnections", "spec.exportTo"],
-        "a connect timeout is in force, and no TLS is what there is"
+        ["spec.subsets[0].trafficPolicy.tls.mode (ISTIO_MUTUAL)", "spec.exportTo"],
+        "a connect timeout and a limit are in force"
     );
 }
 

@@ -322,3 +322,37 @@ fn encryption() {
     let h2 = policy(json!({"tls": {"mode": "SIMPLE"}, "connectionPool": {"http": {"h2UpgradePolicy": "UPGRADE"}}}));
     assert_eq!(context(&h2).expect("TLS").common_tls_context.expect("common").alpn_protocols, ["h2"]);
 }
+
+#[test]
+fn nodes_of_a_place_see_what_is_near_to_them() {
+    let mut registry = reviews(&["v1", "v2"]);
+    let place = |node: &str| Arc::new(crate::core::registry::Locality::new("aws/r1", &format!("aws/{node}")));
+    for workload in registry.workloads.values_mut() {
+        workload.place = place(if workload.node == "10.0.0.0" { "a" } else { "b" });
+    }
+    let port = registry.services.get_mut(REVIEWS).expect("reviews").ports.get_mut(&(9080, Transport::Tcp)).expect("port");
+    for endpoint in &mut port.endpoints {
+        endpoint.place = place(if endpoint.node == "10.0.0.0".parse().ok() { "a" } else { "b" });
+    }
+    let first = |policy: Value, node: &str| {
+        let spec = json!({"host": "reviews", "trafficPolicy": policy});
+        let compiled = compiled(&registry, &[rule("DestinationRule", "d", 0, spec)]);
+        let name = format!("outbound|9080||{REVIEWS}");
+        let body = compiled.snapshot(&super::node(&format!("node~{node}~n~mesh"))).types[ENDPOINT][&name].body.clone();
+        let assignment = envoy::endpoint::ClusterLoadAssignment::decode(body).expect("assignment");
+        let cluster: cds::Cluster = decode(&compiled, CLUSTER, &name);
+        let weighs = cluster.common_lb_config.is_some_and(|config| config.locality_config_specifier.is_some());
+        let place = |group: &envoy::endpoint::LocalityLbEndpoints| group.locality.clone().unwrap_or_default().zone;
+        (assignment.endpoints.iter().map(|group| (place(group), group.priority)).collect::<Vec<_>>(), weighs)
+    };
+    let row = |zone: &str, priority: u32| (zone.to_owned(), priority);
+    let detects = json!({"outlierDetection": {"consecutive5xxErrors": 1}});
+    assert_eq!(first(detects.clone(), "10.0.0.0"), (vec![row("a", 0), row("b", 1)], false));
+    assert_eq!(first(detects.clone(), "10.0.0.1"), (vec![row("b", 0), row("a", 1)], false));
+    assert_eq!(first(detects, "10.0.0.9").0.len(), 2, "a node of which nothing is known");
+    assert_eq!(first(json!({"loadBalancer": {"simple": "RANDOM"}}), "10.0.0.0"), (vec![row("", 0)], false));
+    let off = json!({"outlierDetection": {"consecutive5xxErrors": 1}, "loadBalancer": {"localityLbSetting": {"enabled": false}}});
+    assert_eq!(first(off, "10.0.0.0"), (vec![row("", 0)], false));
+    let shares = json!({"loadBalancer": {"localityLbSetting": {"distribute": [{"from": "r1/a", "to": {"r1/b": 100}}]}}});
+    assert_eq!(first(shares, "10.0.0.0"), (vec![row("b", 0)], true));
+}
