@@ -1,12 +1,13 @@
 //! Endpoints that fail are avoided, and come back.
 
 use super::world::{Backend, World, action, to};
-use super::{V1, refusing, retries};
+use super::{V1, refusing, retries, tcp_service};
 use envoy_types::pb::envoy::config::cluster::v3 as cds;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::v3::Percent;
 use envoy_types::pb::google::protobuf::{Duration as ProtoDuration, UInt32Value};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
@@ -110,4 +111,27 @@ async fn refused_connections_count_as_failures() {
         failed += usize::from(client.get("/", &[]).await.status == 503);
     }
     assert_eq!(failed, 1, "once, and never asked again");
+}
+
+#[tokio::test]
+async fn connections_without_http_count_too() {
+    let echo = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bind");
+    let address = echo.local_addr().expect("address");
+    let mut world = World::new("0.0.0.0:0");
+    tcp_service(&mut world, address);
+    let mut detection = detection(1, 50);
+    detection.base_ejection_time = Some(ProtoDuration { seconds: 60, nanos: 0 });
+    world.cluster_with("outbound|9999||echo", &[refusing(), address], |cluster| detecting(cluster, detection));
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = echo.accept().await.expect("accept");
+            stream.write_all(b"here").await.expect("write");
+        }
+    });
+    let mut failed = 0;
+    for _ in 0..20 {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", world.port)).await.expect("connect");
+        failed += usize::from(stream.read(&mut [0; 4]).await.unwrap_or(0) == 0);
+    }
+    assert_eq!(failed, 1, "once, and never dialled again");
 }

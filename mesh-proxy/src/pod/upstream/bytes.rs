@@ -6,6 +6,7 @@ use super::dial::{self, Transport};
 use super::lease::Occupied;
 use super::pool::{Key, Open, Pool};
 use crate::config::{Cluster, Protocol};
+use crate::core::outlier::Report;
 use crate::pod::{ConnectError, Pod};
 use crate::upstream_tls::Inside;
 use std::net::SocketAddr;
@@ -29,9 +30,24 @@ impl Upstream {
     ///
     /// # Errors
     /// Says in which way it failed.
-    pub async fn connect_tcp(&self, pod: &Pod, cluster: &Cluster, address: SocketAddr) -> Result<Transport, ConnectError> {
+    pub async fn connect_tcp(
+        self: &Rc<Self>,
+        pod: &Pod,
+        cluster: &Cluster,
+        address: SocketAddr,
+    ) -> Result<Transport, ConnectError> {
         let server_name = cluster.pool.tls.as_ref().and_then(|tls| tls.server_name(""));
         let connected = dial::transport(pod, &cluster.pool, (Inside::Bytes, server_name.as_deref()), address).await;
+        let reports: &[Report] = match &connected {
+            // All that can be known of an endpoint without HTTP.
+            Ok(_) => &[Report::Connected, Report::Response(200)],
+            // Ours, not the endpoint's.
+            Err(ConnectError::Stock(_)) => &[],
+            Err(_) => &[Report::Failed],
+        };
+        for report in reports {
+            pod.with_rng(|rng| self.report(cluster, address, *report, rng));
+        }
         if let Err(error) = &connected {
             count(&self.counts.cx_connect_fail);
             if matches!(error, ConnectError::Timeout) {
