@@ -235,6 +235,33 @@ async fn retries_are_limited_by_number_or_budget() {
     assert_eq!(tries(budget(100.0, 0)).await, (3, false), "the request itself is in flight");
 }
 
+#[tokio::test]
+async fn a_retry_counts_until_its_attempt_has_ended() {
+    let gate = Gate::new().await;
+    let mut world = World::new("0.0.0.0:0");
+    world.cluster_with(V1, &[gate.address], |cluster| {
+        cluster.circuit_breakers = limits(cds::circuit_breakers::Thresholds { max_retries: number(1), ..Default::default() });
+    });
+    let policy = route::RetryPolicy { retry_on: "5xx".to_owned(), num_retries: number(1), ..Default::default() };
+    world.routes(vec![to("/", route::RouteAction { retry_policy: Some(policy), ..action(V1) })]);
+    let asked = (0..2).map(|_| ask(world.port, "/busy")).collect();
+    gate.until(2).await;
+    gate.tickets.add_permits(2);
+    // Both failed: one is repeated, and as long as that is in flight the other must not be.
+    let (answers, rest) = refused(&gate, asked, 1).await;
+    assert_eq!((codes(&answers), rest.len()), (vec![503], 1));
+    assert!(world.shared.metrics.encode().contains("response_flags=\"UO\""));
+    gate.tickets.add_permits(1);
+    for asked in rest {
+        assert_eq!(asked.await.expect("no panic").status, 503);
+    }
+    assert_eq!(world.shared.metrics.retries.get(), 1);
+    // And afterwards again.
+    gate.tickets.add_permits(2);
+    assert_eq!(ask(world.port, "/busy").await.expect("no panic").status, 503);
+    assert_eq!(world.shared.metrics.retries.get(), 2);
+}
+
 pub fn http_options(cluster: &mut cds::Cluster, change: impl FnOnce(&mut core::HttpProtocolOptions)) {
     let mut common = core::HttpProtocolOptions::default();
     change(&mut common);
