@@ -9,6 +9,7 @@ use mesh_common::reason::Reason;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 
 /// Accepts, once the configuration is complete, until the task is aborted. Connections live on after it.
@@ -26,10 +27,10 @@ pub async fn accept(pod: Rc<Pod>, socket: OwnedFd) {
     pod.shared.may_accept().await;
     loop {
         match listener.accept().await {
-            Ok((stream, client)) => {
+            Ok((stream, peer)) => {
                 metrics.connections.inc();
                 match Guest::enter(&pod) {
-                    Some(guest) => drop(tokio::task::spawn_local(serve(guest, stream, client, own))),
+                    Some(guest) => drop(tokio::task::spawn_local(serve(guest, stream, peer, own))),
                     None => metrics.refuse("connection_limit"),
                 }
             }
@@ -43,7 +44,7 @@ pub async fn accept(pod: Rc<Pod>, socket: OwnedFd) {
     }
 }
 
-async fn serve(guest: Guest, stream: TcpStream, client: SocketAddr, own: SocketAddr) {
+async fn serve(guest: Guest, stream: TcpStream, peer: SocketAddr, own: SocketAddr) {
     let shared = guest.pod().shared.clone();
     // The socket that the agent listens on is transparent: the local address is where the client wanted to go.
     let Ok(destination) = stream.local_addr() else { return };
@@ -59,11 +60,11 @@ async fn serve(guest: Guest, stream: TcpStream, client: SocketAddr, own: SocketA
             shared.metrics.refuse("no_listener");
         }
         Some(Serve::Tcp(tcp)) => tcp::serve(guest, stream, &config, tcp).await,
-        Some(serve @ Serve::Http(_)) => {
-            let idle = http::idle_timeout(serve);
+        Some(Serve::Http(http)) => {
+            let options = Arc::clone(&http.options);
             // Each request loads the snapshot of its own time.
             drop(config);
-            http::serve(Connection { guest, client, destination }, stream, idle).await;
+            http::serve(Connection { guest, destination, peer, tls: false, options }, stream).await;
         }
     }
 }

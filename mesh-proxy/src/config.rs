@@ -5,7 +5,7 @@ mod pool;
 
 use crate::core::balance::Balancer;
 use crate::core::route::RouteTable;
-pub use http::HttpOptions;
+pub use http::{CorsFilter, HttpOptions, ServerHeader, StripPort, upgrade_passes};
 pub use pool::{Http2, Keepalive, PoolSettings, Protocol};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

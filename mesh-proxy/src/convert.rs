@@ -2,12 +2,16 @@
 //!
 //! Each function takes the fields it knows out of the message and hands the rest to [`at::At::nothing_else`].
 
+mod action;
 pub mod at;
 pub mod cluster;
 mod common;
+mod cors;
 mod fault;
+mod filters;
 mod hash;
 pub mod hcm;
+mod headers;
 pub mod listener;
 mod retry;
 pub mod route;

@@ -2,15 +2,20 @@
 
 pub mod balance;
 pub mod budget;
+pub mod cors;
 pub mod detect;
 pub mod fault;
 pub mod flags;
+pub mod format;
+pub mod forwarded;
 pub mod hash;
 pub mod headers;
 pub mod matching;
 pub mod outlier;
+pub mod path;
 pub mod peer;
 pub mod retry;
 pub mod rewrite;
 pub mod route;
 pub mod stock;
+pub mod timeouts;

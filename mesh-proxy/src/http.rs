@@ -1,20 +1,25 @@
 //! A captured HTTP connection: which protocol, then request by request through [`exchange`].
 
+mod admit;
 mod attempt;
 pub mod body;
+mod dress;
 mod exchange;
+mod ids;
 mod local;
+mod mirror;
+mod prepare;
+mod pulse;
 mod record;
 mod rewind;
 mod tunnel;
 
-use crate::config::Serve;
+use crate::config::{Config, Http, HttpOptions, Serve};
 use crate::core::detect::{self, Protocol};
-use crate::limits::HEAD_BYTES;
 use crate::pod::Guest;
 use body::ResponseBody;
 use bytes::BytesMut;
-use http::{HeaderValue, StatusCode, Version, header};
+use http::{HeaderValue, Method, StatusCode, Version, header};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -24,24 +29,45 @@ use std::convert::Infallible;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
+
+/// Bytes that are read from a connection at once, at least: what hyper wants.
+const BUFFER: usize = 64 * 1024;
 
 /// One client connection.
 pub struct Connection {
     /// Keeps the count of the pod's connections.
     pub guest: Guest,
-    /// Its own end.
-    pub client: SocketAddr,
     /// Where the client wanted to go.
     pub destination: SocketAddr,
+    /// The client's end.
+    pub peer: SocketAddr,
+    /// It is encrypted.
+    pub tls: bool,
+    /// How its listener treats it; what concerns single requests is looked up for each.
+    pub options: Arc<HttpOptions>,
+}
+
+impl Connection {
+    /// What is in force for its requests now.
+    fn http<'c>(&self, config: &'c Config) -> Option<&'c Http> {
+        match config.listener(self.destination).map(|listener| &listener.serve) {
+            Some(Serve::Http(http)) => Some(http),
+            _ => None,
+        }
+    }
 }
 
 /// Serves a connection to its end. In a planned stop that is the answer to its next request: an idle connection that we closed while the
 /// client sends would be a failed request, so it stays open until then, or until the time for it is nearly over.
-pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<Duration>) {
+pub async fn serve<S>(connection: Connection, mut stream: S)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let shared = connection.guest.pod().shared.clone();
+    let (idle, head_bytes) = (connection.options.idle_timeout, connection.options.head_bytes);
     let detected = tokio::select! {
         detected = detect(&mut stream) => detected,
         () = wait(idle) => return,
@@ -55,8 +81,9 @@ pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<D
         let connection = Rc::clone(&connection);
         async move {
             let is_http1 = request.version() < Version::HTTP_2;
+            let is_connect = request.method() == Method::CONNECT;
             let mut response = exchange::handle(&connection, request).await;
-            let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+            let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS || is_connect;
             if is_http1 && !stays && connection.guest.pod().shared.drain.is_begun() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -66,7 +93,7 @@ pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<D
     let served = match protocol {
         Protocol::Http2 => {
             let mut server = hyper::server::conn::http2::Builder::new(Local);
-            server.timer(TokioTimer::new()).max_header_list_size(u32::try_from(HEAD_BYTES).unwrap_or(u32::MAX));
+            server.timer(TokioTimer::new()).max_header_list_size(u32::try_from(head_bytes).unwrap_or(u32::MAX));
             let served = server.serve_connection(io, service);
             tokio::pin!(served);
             tokio::select! {
@@ -81,7 +108,8 @@ pub async fn serve(connection: Connection, mut stream: TcpStream, idle: Option<D
         // What is no HTTP/1 gets its 400.
         Protocol::Http1 | Protocol::Tls | Protocol::Other => {
             let mut server = hyper::server::conn::http1::Builder::new();
-            server.timer(TokioTimer::new()).header_read_timeout(idle).max_buf_size(HEAD_BYTES);
+            server.timer(TokioTimer::new()).header_read_timeout(idle).max_header_size(head_bytes);
+            server.max_buf_size(head_bytes.max(BUFFER));
             let served = server.serve_connection(io, service).with_upgrades();
             tokio::pin!(served);
             tokio::select! {
@@ -107,7 +135,7 @@ async fn wait(limit: Option<Duration>) {
 }
 
 /// Reads until the protocol is known. `None`: closed before.
-async fn detect(stream: &mut TcpStream) -> std::io::Result<Option<(Protocol, BytesMut)>> {
+async fn detect<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Option<(Protocol, BytesMut)>> {
     let mut head = BytesMut::with_capacity(4096);
     loop {
         if stream.read_buf(&mut head).await? == 0 {
@@ -116,15 +144,6 @@ async fn detect(stream: &mut TcpStream) -> std::io::Result<Option<(Protocol, Byt
         if let Some(protocol) = detect::detect(&head) {
             return Ok(Some((protocol, head)));
         }
-    }
-}
-
-/// How idle client connections of a listener may be.
-#[must_use]
-pub fn idle_timeout(serve: &Serve) -> Option<Duration> {
-    match serve {
-        Serve::Http(http) => http.options.idle_timeout,
-        Serve::Tcp(_) => None,
     }
 }
 

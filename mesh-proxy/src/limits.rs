@@ -14,8 +14,18 @@ pub const STOCK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Open client connections per pod. Beyond: closed and counted as `connection_limit`. A few times what one Envoy sidecar sees.
 pub const CONNECTIONS: usize = 10_000;
-/// Bytes of a request's head, as Envoy's 60 KiB rounded up. Beyond: 431.
-pub const HEAD_BYTES: usize = 64 * 1024;
+/// Bytes of a request's head, unless the listener says otherwise: Envoy's default. Beyond: 431.
+pub const HEAD_BYTES: usize = 60 * 1024;
+/// The most that a listener may say, in KiB: Envoy's.
+pub const HEAD_KB_MOST: u32 = 8192;
+/// Bytes of a request's body that are kept for its copies to mirrors: Envoy's buffer. Beyond: it is not mirrored, `mirror_body_too_large`.
+pub const MIRROR_BODY: usize = 1024 * 1024;
+/// The same of all requests of a thread's pods together, so that a slow mirror costs no more than this. Beyond: `mirror_overflow`.
+pub const MIRROR_BODIES: usize = 32 * 1024 * 1024;
+/// Copies in flight from a thread: as many as Envoy lets go to a cluster. Beyond: `mirror_overflow`.
+pub const MIRRORS: usize = 1024;
+/// A copy whose route has no timeout is given up after this: nobody waits for its answer, and it holds memory.
+pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of a request's body that are kept for a retry. Beyond: the request is sent once and not repeated.
 pub const RETRY_BODY: usize = 64 * 1024;
 /// Idle connections kept per pod and endpoint. Beyond: closed after use.

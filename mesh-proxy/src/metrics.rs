@@ -57,6 +57,8 @@ pub struct Metrics {
     pub upstream_failures: Counter,
     /// `mesh_proxy_retries_total`
     pub retries: Counter,
+    /// `mesh_proxy_mirrors_lost_total`
+    pub mirrors_lost: Family<ReasonLabel, Counter>,
     /// `mesh_proxy_stale_total`
     pub stale: Counter,
     /// `mesh_proxy_sockets_received_total`
@@ -84,6 +86,11 @@ impl Metrics {
         registry.register("mesh_proxy_upstream_connections", "Connections to endpoints", self.upstream_connections.clone());
         registry.register("mesh_proxy_upstream_connect_failures", "Failed ones", self.upstream_failures.clone());
         registry.register("mesh_proxy_retries", "Attempts beyond the first", self.retries.clone());
+        registry.register(
+            "mesh_proxy_mirrors_lost",
+            "Copies of requests that no mirror answered, by reason",
+            self.mirrors_lost.clone(),
+        );
         let stale = "Requests sent again since an idle connection was closed by its endpoint";
         registry.register("mesh_proxy_stale", stale, self.stale.clone());
         registry.register("mesh_proxy_sockets_received", "Brokered sockets received", self.sockets_received.clone());
@@ -97,6 +104,11 @@ impl Metrics {
             tracing::error!("metrics could not be encoded");
         }
         out
+    }
+
+    /// Counts a copy that was not made or not answered.
+    pub fn mirror_lost(&self, reason: &'static str) {
+        self.mirrors_lost.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Counts a refused connection.

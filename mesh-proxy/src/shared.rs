@@ -33,6 +33,8 @@ pub struct Shared {
     pub changed: watch::Sender<u64>,
     /// Brokered sockets that all pods together may hold.
     pub stock_total: usize,
+    /// Of the node, for headers.
+    pub hostname: String,
 }
 
 impl Default for Shared {
@@ -46,6 +48,7 @@ impl Default for Shared {
             drain: Drain::default(),
             serving: watch::Sender::default(),
             changed: watch::Sender::default(),
+            hostname: nix::unistd::gethostname().map_or_else(|_error| String::new(), |name| name.to_string_lossy().into_owned()),
             stock_total: TOTAL.min(usize::try_from(limit / 2).unwrap_or(TOTAL)),
         }
     }

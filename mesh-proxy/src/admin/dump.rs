@@ -73,6 +73,7 @@ fn route(route: &Route) -> Value {
         "headers": route.when.headers.iter().map(|header| format!("{header:?}")).collect::<Vec<_>>(),
         "query": route.when.query.iter().map(|query| format!("{query:?}")).collect::<Vec<_>>(),
         "source_labels": route.when.source_labels,
+        "source_namespaces": route.when.source_namespaces,
         "fault": route.fault.as_ref().map(fault),
         "action": action,
     })
@@ -82,7 +83,8 @@ fn forward(forward: &Forward) -> Value {
     let targets = forward.targets.iter();
     json!({
         "targets": targets.map(|target| json!({ "cluster": target.cluster, "weight": target.weight })).collect::<Vec<_>>(),
-        "timeout_ms": millis(forward.timeout),
+        "timeout_ms": millis(forward.timeouts.total),
+        "mirrors": forward.mirrors.iter().map(|mirror| &mirror.cluster).collect::<Vec<_>>(),
         "retries": forward.retry.as_ref().map(|retry| retry.retries),
         "per_try_timeout_ms": forward.retry.as_ref().and_then(|retry| millis(retry.per_try_timeout)),
     })

@@ -1,22 +1,19 @@
-//! Pieces that several resources share: durations, string and header conditions, header changes, percentages, addresses, `Any`.
+//! Pieces that several resources share: durations, string and header conditions, percentages, addresses, `Any`.
 
 #![expect(deprecated, reason = "deprecated fields are still part of the API: taken, not refused")]
 
 use super::at::{At, Invalid};
 use crate::core::fault::PerMillion;
-use crate::core::headers::{Existing, HeaderOps};
 use crate::core::matching::{HeaderKey, HeaderMatch, HeaderTest, Pattern, QueryMatch, StringMatch, full_match};
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use envoy_types::pb::envoy::r#type::v3 as kind;
 use envoy_types::pb::google::protobuf;
-use http::{HeaderName, HeaderValue};
 use prost::Message;
 use regex::Regex;
 use std::mem::take;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// A duration that is not negative.
@@ -124,62 +121,13 @@ pub(super) fn percent(at: &At<'_>, value: &kind::FractionalPercent) -> Result<Pe
     Ok(PerMillion::new(value.numerator, denominator))
 }
 
-/// Additions and removals of headers; `None` if there are none.
-pub(super) fn header_ops(
-    at: &At<'_>,
-    which: (&str, &str),
-    add: Vec<core::HeaderValueOption>,
-    remove: Vec<String>,
-) -> Result<Option<Arc<HeaderOps>>, Invalid> {
-    if add.is_empty() && remove.is_empty() {
-        return Ok(None);
-    }
-    let mut ops = HeaderOps::default();
-    for (index, option) in add.into_iter().enumerate() {
-        ops.add.push(header_add(&at.field(which.0).index(index), option)?);
-    }
-    for (index, name) in remove.into_iter().enumerate() {
-        let name = header_name(&at.field(which.1).index(index), &name)?;
-        ops.remove.push(name);
-    }
-    Ok(Some(Arc::new(ops)))
-}
-
-/// A header that a route may change: not `host`, as in Envoy.
-fn header_name(at: &At<'_>, name: &str) -> Result<HeaderName, Invalid> {
-    match name.parse::<HeaderName>() {
-        Ok(header) if header == http::header::HOST => Err(at.value("host cannot be changed this way")),
-        Ok(header) => Ok(header),
-        Err(_) => Err(at.value(format_args!("{name:?} is no header name that can be changed"))),
-    }
-}
-
-fn header_add(at: &At<'_>, mut option: core::HeaderValueOption) -> Result<(HeaderName, HeaderValue, Existing), Invalid> {
-    use core::header_value_option::HeaderAppendAction as Append;
-    let mut header = at.field("header").required(option.header.take())?;
-    let at_header = at.field("header");
-    let name = header_name(&at_header.field("key"), &take(&mut header.key))?;
-    let value = take(&mut header.value);
-    at_header.nothing_else(&header)?;
-    if value.replace("%%", "").contains('%') {
-        return Err(at_header.field("value").value("command operators (%...%) are not supported"));
-    }
-    let value = value.replace("%%", "%");
-    let parsed = HeaderValue::try_from(&value).map_err(|_invalid| at_header.field("value").value("no valid header value"))?;
-    let append = option.append.take().map(|append| append.value);
-    let existing = match (append, Append::try_from(take(&mut option.append_action))) {
-        (Some(false), _) | (None, Ok(Append::OverwriteIfExistsOrAdd)) => Existing::Overwrite,
-        (Some(true), _) | (None, Ok(Append::AppendIfExistsOrAdd)) => Existing::Append,
-        (None, Ok(Append::AddIfAbsent)) => Existing::Keep,
-        (None, Ok(Append::OverwriteIfExists)) => Existing::OverwriteOnly,
-        (None, Err(_)) => return Err(at.field("append_action").value("unknown")),
-    };
-    if value.is_empty() && !take(&mut option.keep_empty_value) {
-        return Err(at_header.field("value").value("empty, without keep_empty_value"));
-    }
-    option.keep_empty_value = false;
-    at.nothing_else(&option)?;
-    Ok((name, parsed, existing))
+/// The same with a key by which a runtime could change it. There is none here: the default is the value.
+pub(super) fn fraction(at: &At<'_>, message: Option<core::RuntimeFractionalPercent>) -> Result<Option<PerMillion>, Invalid> {
+    let Some(mut message) = message else { return Ok(None) };
+    message.runtime_key.clear();
+    let share = percent(&at.field("default_value"), &message.default_value.take().unwrap_or_default())?;
+    at.nothing_else(&message)?;
+    Ok(Some(share))
 }
 
 /// An IP address and port over TCP.

@@ -6,25 +6,11 @@ use crate::core::fault::{Abort, Fault, PerMillion};
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as pb;
 use envoy_types::pb::google::protobuf::Any;
-use std::collections::HashMap;
 use std::mem::take;
 
 /// Name of the filter.
 pub(super) const FILTER: &str = "envoy.filters.http.fault";
 const TYPE: &str = "envoy.extensions.filters.http.fault.v3.HTTPFault";
-
-/// The only per-filter configuration that is taken. `Some` also for a fault that does nothing: it hides the one around it.
-pub(super) fn per_filter(at: &At<'_>, configs: HashMap<String, Any>) -> Result<Option<Fault>, Invalid> {
-    let at = at.field("typed_per_filter_config");
-    let mut found = None;
-    for (name, any) in configs {
-        if name != FILTER {
-            return Err(at.field(&name).unsupported());
-        }
-        found = Some(fault(&at.field(FILTER), &any)?);
-    }
-    Ok(found)
-}
 
 pub(super) fn fault(at: &At<'_>, any: &Any) -> Result<Fault, Invalid> {
     let mut message: pb::HttpFault = unpack(at, any, TYPE)?;

@@ -1,7 +1,7 @@
 //! `envoy.config.route.v3.RetryPolicy`.
 
 use super::at::{At, Invalid};
-use super::common::{duration, limit};
+use super::common::{duration, header_matches, limit};
 use crate::core::retry::{BASE, Conditions, RetryPolicy};
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use std::mem::take;
@@ -43,8 +43,14 @@ pub(super) fn retry(at: &At<'_>, mut message: pb::RetryPolicy) -> Result<Option<
         previous_hosts = true;
     }
     let attempts = u32::try_from(take(&mut message.host_selection_retry_max_attempts)).unwrap_or(0);
+    let headers = header_matches(&at.field("retriable_headers"), take(&mut message.retriable_headers))?;
+    let request_headers = header_matches(&at.field("retriable_request_headers"), take(&mut message.retriable_request_headers))?;
     at.nothing_else(&message)?;
     let other_host_attempts = if previous_hosts { attempts.max(1) } else { 0 };
-    let policy = RetryPolicy { on, status_codes, retries, per_try_timeout, base, max, other_host_attempts };
+    if base.is_zero() {
+        return Err(at.field("retry_back_off.base_interval").value("not above 0"));
+    }
+    let policy =
+        RetryPolicy { on, status_codes, retries, per_try_timeout, base, max, other_host_attempts, headers, request_headers };
     Ok((policy.retries > 0 || policy.per_try_timeout.is_some()).then_some(policy))
 }

@@ -112,21 +112,21 @@ fn to_cluster() -> rds::RouteAction {
 
 #[test]
 fn routes_are_refused_with_the_whole_path_of_the_field() {
-    let cors = rds::RouteAction { append_x_forwarded_host: true, ..to_cluster() };
+    let hedged = rds::RouteAction { hedge_policy: Some(rds::HedgePolicy::default()), ..to_cluster() };
     let at = "80: virtual_hosts[0].routes[0]";
-    assert_eq!(table(cors, |_| {}).expect_err("refused"), format!("{at}.route.append_x_forwarded_host is not supported"));
+    assert_eq!(table(hedged, |_| {}).expect_err("refused"), format!("{at}.route.hedge_policy is not supported"));
     let other = table(to_cluster(), |route| {
-        route.typed_per_filter_config.insert("envoy.filters.http.cors".to_owned(), Any::default());
+        route.typed_per_filter_config.insert("envoy.filters.http.lua".to_owned(), Any::default());
     });
-    assert_eq!(other.expect_err("refused"), format!("{at}.typed_per_filter_config.envoy.filters.http.cors is not supported"));
+    assert_eq!(other.expect_err("refused"), format!("{at}.typed_per_filter_config.envoy.filters.http.lua is not supported"));
     let retry = rds::RetryPolicy { retry_on: "5xx,whenever".to_owned(), ..Default::default() };
     let text = table(rds::RouteAction { retry_policy: Some(retry), ..to_cluster() }, |_| {}).expect_err("refused");
     assert_eq!(text, format!("{at}.route.retry_policy.retry_on: \"whenever\" is not supported"));
-    let header = core::HeaderValue { key: "x".to_owned(), value: "%START_TIME%".to_owned(), ..Default::default() };
+    let header = core::HeaderValue { key: "x".to_owned(), value: "%ENVIRONMENT(HOME)%".to_owned(), ..Default::default() };
     let text = table(to_cluster(), |route| {
         route.request_headers_to_add = vec![core::HeaderValueOption { header: Some(header), ..Default::default() }];
     });
-    let expected = format!("{at}.request_headers_to_add[0].header.value: command operators (%...%) are not supported");
+    let expected = format!("{at}.request_headers_to_add[0].header.value: %ENVIRONMENT(HOME)% is not supported");
     assert_eq!(text.expect_err("refused"), expected);
 }
 
@@ -135,7 +135,7 @@ fn an_absent_timeout_is_15_seconds_and_zero_is_none() {
     for (timeout, expected) in [(None, Some(Time::from_secs(15))), (Some(Duration { seconds: 0, nanos: 0 }), None)] {
         let table = table(rds::RouteAction { timeout, ..to_cluster() }, |_| {}).expect("taken");
         let Action::Forward(forward) = &table.virtual_hosts()[0].routes[0].action else { panic!("forwards") };
-        assert_eq!(forward.timeout, expected);
+        assert_eq!(forward.timeouts.total, expected);
     }
     // What asks for what we do anyway is taken.
     let message = rds::RouteConfiguration {

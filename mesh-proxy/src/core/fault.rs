@@ -42,6 +42,12 @@ impl PerMillion {
         self.0
     }
 
+    /// The same with dice that were thrown before: Envoy's modulus.
+    #[must_use]
+    pub fn takes(self, dice: u64) -> bool {
+        dice % 1_000_000 < u64::from(self.0)
+    }
+
     /// Throws the dice.
     pub fn hits(self, rng: &mut dyn RngCore) -> bool {
         self.0 >= 1_000_000 || (self.0 > 0 && rng.random_range(0..1_000_000) < self.0)

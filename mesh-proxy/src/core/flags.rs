@@ -42,6 +42,8 @@ flags! {
     PROTOCOL = 11 => "UPE",
     /// The upstream reset the stream.
     REMOTE_RESET = 12 => "UR",
+    /// Nothing passed over the stream for too long.
+    STREAM_IDLE = 13 => "SI",
 }
 
 impl Flags {

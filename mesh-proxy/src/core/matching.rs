@@ -154,7 +154,9 @@ impl HeaderKey {
             Self::Name(name) => {
                 let mut values = request.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()));
                 let first = values.next()?;
-                Some(values.fold(first, |joined, value| Cow::Owned(format!("{joined},{value}"))))
+                // HTTP/2 splits cookies; they are one header of several values all the same.
+                let by = if *name == http::header::COOKIE { "; " } else { "," };
+                Some(values.fold(first, |joined, value| Cow::Owned(format!("{joined}{by}{value}"))))
             }
         }
     }
@@ -223,6 +225,33 @@ mod tests {
         assert!(on(HeaderKey::Authority, exact("h:80"), false, false));
         assert!(on(HeaderKey::Method, exact("GET"), false, false));
         assert!(on(HeaderKey::Name(http::header::COOKIE), exact("a=b"), false, false));
+        assert!(!on(HeaderKey::Method, exact("GET"), true, false) && on(HeaderKey::Scheme, exact("http"), false, false));
+    }
+
+    #[test]
+    fn several_values_are_one() {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [("x", "a"), ("x", "b"), ("cookie", "c=d"), ("cookie", "e=f"), ("n", "42")] {
+            headers.append(name, http::HeaderValue::from_static(value));
+        }
+        let request = RequestView { method: "GET", authority: "h", scheme: "http", path: "/", query: None, headers: &headers };
+        let on = |name: &'static str, test| {
+            let key = HeaderKey::Name(HeaderName::from_static(name));
+            HeaderMatch { key, test, invert: false, missing_is_empty: false }.matches(&request)
+        };
+        let exact = |text: &str| HeaderTest::Value(StringMatch::new(Pattern::Exact(text.to_owned())));
+        assert!(on("x", exact("a,b")) && !on("x", exact("a")));
+        assert!(on("cookie", exact("c=d; e=f")));
+        assert!(on("n", HeaderTest::Range(42, 43)) && !on("n", HeaderTest::Range(41, 42)) && !on("x", HeaderTest::Range(0, 9)));
+        let fold = |pattern| StringMatch { pattern, ignore_case: true };
+        for pattern in [
+            Pattern::Exact("A,B".into()),
+            Pattern::Prefix("A".into()),
+            Pattern::Suffix("B".into()),
+            Pattern::Contains(",B".into()),
+        ] {
+            assert!(fold(pattern.clone()).matches("a,b") && !StringMatch::new(pattern).matches("a,b"));
+        }
     }
 
     #[test]

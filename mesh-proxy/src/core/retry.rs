@@ -1,7 +1,9 @@
 //! May an attempt be repeated, and after which pause?
 
-use http::StatusCode;
+use super::matching::{HeaderKey, HeaderMatch, HeaderTest, RequestView};
+use http::{HeaderMap, StatusCode};
 use rand::{Rng, RngCore};
+use std::borrow::Cow;
 use std::time::Duration;
 
 /// Envoy's default base of the back-off.
@@ -24,6 +26,10 @@ pub struct RetryPolicy {
     pub max: Duration,
     /// Picks again, so many times, while the balancer returns an endpoint that was tried already.
     pub other_host_attempts: u32,
+    /// A response with one of these, for `retriable-headers`.
+    pub headers: Vec<HeaderMatch>,
+    /// Only requests with one of these are ever repeated; empty: all.
+    pub request_headers: Vec<HeaderMatch>,
 }
 
 /// A set of `retry_on` conditions.
@@ -58,6 +64,10 @@ conditions! {
     INTERNAL = 10 => "internal",
     RESOURCE_EXHAUSTED = 11 => "resource-exhausted",
     UNAVAILABLE = 12 => "unavailable",
+    HEADERS = 13 => "retriable-headers",
+    RATE_LIMITED = 14 => "envoy-ratelimited",
+    // Of HTTP/3 upstreams, which there are none of.
+    HTTP3 = 15 => "http3-post-connect-failure",
 }
 
 impl Conditions {
@@ -66,6 +76,9 @@ impl Conditions {
         self.0 |= other.0;
     }
 
+    const GRPC: Self =
+        Self(Self::CANCELLED.0 | Self::DEADLINE_EXCEEDED.0 | Self::INTERNAL.0 | Self::RESOURCE_EXHAUSTED.0 | Self::UNAVAILABLE.0);
+
     fn any(self, other: Self) -> bool {
         self.0 & other.0 != 0
     }
@@ -73,13 +86,13 @@ impl Conditions {
     /// True if an attempt whose request was sent may be repeated, so that its body must be kept.
     #[must_use]
     pub fn after_sending(self) -> bool {
-        self.0 & !(Self::CONNECT_FAILURE.0 | Self::RESET_BEFORE_REQUEST.0 | Self::REFUSED_STREAM.0) != 0
+        self.0 & !(Self::CONNECT_FAILURE.0 | Self::RESET_BEFORE_REQUEST.0 | Self::REFUSED_STREAM.0 | Self::HTTP3.0) != 0
     }
 }
 
 /// How an attempt ended.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Outcome {
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'a> {
     /// No connection.
     ConnectFailure,
     /// The connection ended without a response.
@@ -93,18 +106,22 @@ pub enum Outcome {
     Refused,
     /// The attempt's own limit.
     PerTryTimeout,
-    /// A response with this status, and `grpc-status` if its headers carry one.
-    Response(StatusCode, Option<u32>),
+    /// A response with this status and these headers.
+    Response(StatusCode, &'a HeaderMap),
 }
 
 impl RetryPolicy {
     /// True if such an attempt may be repeated. Counting attempts is the caller's.
     #[must_use]
-    pub fn wants(&self, outcome: Outcome) -> bool {
+    pub fn wants(&self, outcome: Outcome<'_>) -> bool {
         let on = |conditions| self.on.any(conditions);
         match outcome {
             Outcome::ConnectFailure => on(Conditions(
-                Conditions::CONNECT_FAILURE.0 | Conditions::SERVER_ERROR.0 | Conditions::GATEWAY_ERROR.0 | Conditions::RESET.0,
+                Conditions::CONNECT_FAILURE.0
+                    | Conditions::SERVER_ERROR.0
+                    | Conditions::GATEWAY_ERROR.0
+                    | Conditions::RESET.0
+                    | Conditions::RESET_BEFORE_REQUEST.0,
             )),
             Outcome::Refused => on(Conditions(
                 Conditions::REFUSED_STREAM.0 | Conditions::SERVER_ERROR.0 | Conditions::GATEWAY_ERROR.0 | Conditions::RESET.0,
@@ -119,19 +136,24 @@ impl RetryPolicy {
             Outcome::PerTryTimeout => {
                 on(Conditions(Conditions::RESET.0 | Conditions::SERVER_ERROR.0 | Conditions::GATEWAY_ERROR.0))
             }
-            Outcome::Response(status, grpc) => self.wants_response(status, grpc),
+            Outcome::Response(status, headers) => self.wants_response(status, headers),
         }
     }
 
-    fn wants_response(&self, status: StatusCode, grpc: Option<u32>) -> bool {
+    fn wants_response(&self, status: StatusCode, headers: &HeaderMap) -> bool {
         let on = |condition| self.on.any(condition);
+        // The upstream's proxy says: not more of these.
+        if headers.contains_key("x-envoy-ratelimited") {
+            return on(Conditions::RATE_LIMITED);
+        }
         let by_status = match status.as_u16() {
             502..=504 if on(Conditions::GATEWAY_ERROR) => true,
             500..=599 if on(Conditions::SERVER_ERROR) => true,
             409 if on(Conditions::RETRIABLE_4XX) => true,
             code => on(Conditions::STATUS_CODES) && self.status_codes.contains(&code),
         };
-        let by_grpc = match grpc {
+        let grpc = self.on.any(Conditions::GRPC).then(|| headers.get("grpc-status")).flatten();
+        let by_grpc = match grpc.and_then(|status| status.to_str().ok()?.parse::<u32>().ok()) {
             Some(1) => on(Conditions::CANCELLED),
             Some(4) => on(Conditions::DEADLINE_EXCEEDED),
             Some(8) => on(Conditions::RESOURCE_EXHAUSTED),
@@ -139,7 +161,43 @@ impl RetryPolicy {
             Some(14) => on(Conditions::UNAVAILABLE),
             _ => false,
         };
-        by_status || by_grpc
+        by_status || by_grpc || (on(Conditions::HEADERS) && any_header(&self.headers, headers))
+    }
+
+    /// The route's policy and what a trusted client asks for on top of it. Takes the headers that ask.
+    #[must_use]
+    pub fn asked<'a>(route: Option<&'a Self>, request: &mut HeaderMap) -> Option<Cow<'a, Self>> {
+        let mut take = |name: &str| request.remove(name).and_then(|value| value.to_str().map(str::to_owned).ok());
+        let on = [take("x-envoy-retry-on"), take("x-envoy-retry-grpc-on")];
+        let (most, codes) = (take("x-envoy-max-retries"), take("x-envoy-retriable-status-codes"));
+        let names = take("x-envoy-retriable-header-names");
+        take("x-envoy-hedge-on-per-try-timeout");
+        let asks = on.iter().any(Option::is_some);
+        let mut policy = match route {
+            Some(route) => route.clone(),
+            None if asks => Self::default(),
+            None => return None,
+        };
+        for name in on.iter().flatten().flat_map(|list| list.split(',')) {
+            policy.on.set(Conditions::parse(name.trim()).unwrap_or_default());
+        }
+        if let Some(most) = most.and_then(|most| most.trim().parse().ok()).filter(|_| policy.on != Conditions::default()) {
+            policy.retries = most;
+        }
+        policy
+            .status_codes
+            .extend(codes.iter().flat_map(|list| list.split(',')).filter_map(|code| code.trim().parse::<u16>().ok()));
+        for name in names.iter().flat_map(|list| list.split(',')).filter_map(|name| name.trim().parse().ok()) {
+            let (key, test) = (HeaderKey::Name(name), HeaderTest::Present(true));
+            policy.headers.push(HeaderMatch { key, test, invert: false, missing_is_empty: false });
+        }
+        Some(Cow::Owned(policy))
+    }
+
+    /// May this request be repeated at all?
+    #[must_use]
+    pub fn concerns(&self, request: &RequestView<'_>) -> bool {
+        self.request_headers.is_empty() || self.request_headers.iter().any(|header| header.matches(request))
     }
 
     /// The pause before retry number `retry` (from 1): fully jittered in `[0, (2^retry - 1)·base)`, capped.
@@ -151,75 +209,28 @@ impl RetryPolicy {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use rand::{SeedableRng, rngs::SmallRng};
-
-    fn policy(on: &str) -> RetryPolicy {
-        let mut conditions = Conditions::default();
-        for name in on.split(',') {
-            conditions.set(Conditions::parse(name).expect("known"));
-        }
-        RetryPolicy {
-            on: conditions,
+impl Default for RetryPolicy {
+    /// Envoy's: on nothing, once.
+    fn default() -> Self {
+        Self {
+            on: Conditions::default(),
             status_codes: Vec::new(),
-            retries: 2,
+            retries: 1,
             per_try_timeout: None,
             base: BASE,
             max: BASE * 10,
-            other_host_attempts: 5,
-        }
-    }
-
-    #[test]
-    fn the_meshs_default_retries_what_never_reached_a_server() {
-        let default = policy("connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes");
-        for (outcome, expected) in [
-            (Outcome::ConnectFailure, true),
-            (Outcome::Refused, true),
-            (Outcome::Reset { before_request: true, safe: false }, false),
-            (Outcome::Reset { before_request: false, safe: false }, false),
-            (Outcome::Reset { before_request: false, safe: true }, true),
-            (Outcome::PerTryTimeout, false),
-            (Outcome::Response(StatusCode::SERVICE_UNAVAILABLE, None), false),
-            (Outcome::Response(StatusCode::OK, Some(14)), true),
-            (Outcome::Response(StatusCode::OK, Some(13)), false),
-        ] {
-            assert_eq!(default.wants(outcome), expected, "{outcome:?}");
-        }
-    }
-
-    #[test]
-    fn conditions_mean_what_envoys_mean() {
-        let status = |code: u16| Outcome::Response(StatusCode::from_u16(code).expect("valid"), None);
-        for (on, outcome, expected) in [
-            ("5xx", status(500), true),
-            ("5xx", Outcome::ConnectFailure, true),
-            ("5xx", Outcome::PerTryTimeout, true),
-            ("gateway-error", status(500), false),
-            ("gateway-error", status(503), true),
-            ("retriable-4xx", status(409), true),
-            ("retriable-4xx", status(404), false),
-            ("reset", Outcome::Reset { before_request: false, safe: false }, true),
-            ("reset-before-request", Outcome::Reset { before_request: false, safe: false }, false),
-            ("reset-before-request", Outcome::Reset { before_request: true, safe: false }, true),
-            ("refused-stream", Outcome::Reset { before_request: false, safe: true }, false),
-            ("connect-failure", Outcome::Reset { before_request: true, safe: false }, false),
-        ] {
-            assert_eq!(policy(on).wants(outcome), expected, "{on} {outcome:?}");
-        }
-    }
-
-    #[test]
-    fn pauses_grow_and_stay_below_the_cap() {
-        let (policy, mut rng) = (policy("5xx"), SmallRng::seed_from_u64(1));
-        for (retry, below) in [(1, 25), (2, 75), (3, 175), (4, 250), (40, 250)] {
-            let longest = (0..500).map(|_| policy.pause(retry, &mut rng)).max().expect("some");
-            assert!(
-                longest < Duration::from_millis(below) && longest > Duration::from_millis(below * 9 / 10),
-                "{retry}: {longest:?}"
-            );
+            other_host_attempts: 0,
+            headers: Vec::new(),
+            request_headers: Vec::new(),
         }
     }
 }
+
+fn any_header(tests: &[HeaderMatch], headers: &HeaderMap) -> bool {
+    // A response has nothing but headers.
+    let view = RequestView { method: "", authority: "", scheme: "", path: "", query: None, headers };
+    tests.iter().any(|test| test.matches(&view))
+}
+
+#[cfg(test)]
+mod tests;

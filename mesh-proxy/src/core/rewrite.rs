@@ -1,7 +1,7 @@
 //! What the upstream sees instead of the request's path and host, and where a redirect points.
 
 use super::matching::RequestView;
-use http::StatusCode;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use regex::Regex;
 
 /// A change of the path. The query is kept.
@@ -27,6 +27,29 @@ impl PathRewrite {
             }
             Self::Regex(regex, substitution) => regex.replace_all(path, substitution).into_owned(),
             Self::Full(new) => new.clone(),
+        }
+    }
+}
+
+/// Another host for the upstream.
+#[derive(Clone, Debug)]
+pub enum HostRewrite {
+    /// This.
+    Literal(HeaderValue),
+    /// The value of this header, unless it is empty or missing.
+    Header(HeaderName),
+    /// What the regex makes of the path.
+    Path(Regex, String),
+}
+
+impl HostRewrite {
+    /// The new host; `None`: the old one.
+    #[must_use]
+    pub fn apply(&self, headers: &HeaderMap, path: &str) -> Option<HeaderValue> {
+        match self {
+            Self::Literal(host) => Some(host.clone()),
+            Self::Header(name) => headers.get(name).filter(|host| !host.is_empty()).cloned(),
+            Self::Path(regex, substitution) => HeaderValue::try_from(&*regex.replace_all(path, substitution)).ok(),
         }
     }
 }
@@ -72,20 +95,28 @@ impl Redirect {
     #[must_use]
     pub fn location(&self, request: &RequestView<'_>, matched: usize) -> String {
         let scheme = self.scheme.as_deref().unwrap_or(request.scheme);
-        let (host, old_port) = split_port(request.authority);
-        let host = self.host.as_deref().unwrap_or(host);
-        // A port that went with the old scheme or host is not carried over to a new one.
-        let kept = if self.host.is_some() { None } else { old_port };
-        let port = self.port.map(|port| port.to_string());
-        let port = port.as_deref().or(kept).filter(|port| !matches!((scheme, *port), ("http", "80") | ("https", "443")));
+        let host = self.host.as_deref().unwrap_or_else(|| match split_port(request.authority) {
+            (host, Some(_)) if self.port.is_some() => host,
+            // The default port of the scheme that is left behind.
+            (host, Some(port))
+                if scheme != request.scheme && matches!((request.scheme, port), ("http", "80") | ("https", "443")) =>
+            {
+                host
+            }
+            _ => request.authority,
+        });
         let path = self.path.as_ref().map(|rewrite| rewrite.apply(request.path, matched));
         let path = path.as_deref().unwrap_or(request.path);
         let mut location = format!("{scheme}://{host}");
-        if let Some(port) = port {
+        if let Some(port) = self.port {
             location.push(':');
-            location.push_str(port);
+            location.push_str(&port.to_string());
+        }
+        if !path.starts_with('/') {
+            location.push('/');
         }
         location.push_str(path);
+        // A query that the new path brings stays, and the request's does not come after it.
         if let (Some(query), false, false) = (request.query, self.strip_query, path.contains('?')) {
             location.push('?');
             location.push_str(query);
@@ -123,7 +154,7 @@ mod tests {
 
     #[test]
     fn locations() {
-        let headers = http::HeaderMap::new();
+        let headers = HeaderMap::new();
         let request = RequestView {
             method: "GET",
             authority: "a:8080",
@@ -137,8 +168,18 @@ mod tests {
         assert_eq!(new.location(&request, 6), "http://a:8080/new?a=b");
         let host = Redirect { host: Some("b".to_owned()), strip_query: true, ..plain.clone() };
         assert_eq!(host.location(&request, 6), "http://b/redir");
-        let https = Redirect { scheme: Some("https".to_owned()), port: Some(443), ..plain };
-        assert_eq!(https.location(&request, 6), "https://a/redir?a=b");
+        let https = Redirect { scheme: Some("https".to_owned()), ..plain.clone() };
+        let at = |authority| RequestView { authority, ..request };
+        assert_eq!(https.location(&request, 6), "https://a:8080/redir?a=b");
+        assert_eq!(https.location(&at("a:80"), 6), "https://a/redir?a=b");
+        assert_eq!(plain.location(&at("a:80"), 6), "http://a:80/redir?a=b", "the scheme stays, and so does what was asked");
+        let port = Redirect { port: Some(443), ..https };
+        assert_eq!(port.location(&request, 6), "https://a:443/redir?a=b");
+        let query = Redirect { path: Some(PathRewrite::Full("new?x=y".to_owned())), strip_query: true, ..plain.clone() };
+        assert_eq!(query.location(&request, 6), "http://a:8080/new?x=y");
+        let regex = PathRewrite::Regex(Regex::new("r(.)dir").expect("valid"), substitution(r"\1"));
+        let regex = Redirect { path: Some(regex), ..plain };
+        assert_eq!(regex.location(&request, 6), "http://a:8080/e?a=b");
         assert_eq!(split_port("[::1]"), ("[::1]", None));
         assert_eq!(split_port("[::1]:80"), ("[::1]", Some("80")));
     }

@@ -4,12 +4,14 @@ mod host;
 #[cfg(test)]
 mod tests;
 
-use super::fault::Fault;
+use super::cors::Cors;
+use super::fault::{Fault, PerMillion};
 use super::hash::HashPolicy;
 use super::headers::HeaderOps;
 use super::matching::{HeaderMatch, QueryMatch, RequestView, StringMatch};
 use super::retry::RetryPolicy;
-use super::rewrite::{PathRewrite, Redirect};
+use super::rewrite::{HostRewrite, PathRewrite, Redirect};
+use super::timeouts::Timeouts;
 use bytes::Bytes;
 pub use host::DuplicateDomain;
 use http::{HeaderValue, StatusCode};
@@ -50,9 +52,9 @@ pub struct Route {
     pub action: Action,
     /// Injected before the action, unless the cluster chosen has its own.
     pub fault: Option<Fault>,
-    /// Changes of the request, in order: route, virtual host, table.
-    pub request: Vec<Arc<HeaderOps>>,
-    /// Changes of the response, in the same order.
+    /// For cross-origin requests, unless the cluster chosen has its own.
+    pub cors: Option<Cors>,
+    /// Changes of a response that no cluster gives, in order.
     pub response: Vec<Arc<HeaderOps>>,
 }
 
@@ -67,6 +69,10 @@ pub struct When {
     pub query: Vec<QueryMatch>,
     /// On the labels of the pod that asks: one proxy serves many pods, so these cannot be resolved by the control plane.
     pub source_labels: Vec<(String, String)>,
+    /// On its namespace.
+    pub source_namespaces: Vec<String>,
+    /// The share of requests that it takes.
+    pub share: Option<PerMillion>,
 }
 
 /// A condition on the path.
@@ -74,8 +80,10 @@ pub struct When {
 pub enum PathMatch {
     /// A plain string condition: prefix, exact or regex.
     String(StringMatch),
-    /// A prefix that ends where the path ends or at a slash.
-    Segments(String),
+    /// A prefix that ends where the path ends or at a slash; true: ASCII case is ignored.
+    Segments(String, bool),
+    /// Any CONNECT request, and nothing else.
+    Connect,
 }
 
 /// What becomes of the request.
@@ -94,16 +102,26 @@ pub enum Action {
 pub struct Forward {
     /// To one of these; never empty.
     pub targets: Vec<Target>,
-    /// For the whole request; `None`: as long as it takes.
-    pub timeout: Option<Duration>,
+    /// How long it may take.
+    pub timeouts: Timeouts,
+    /// Nothing may pass in either direction for this long; `None`: the listener's.
+    pub idle_timeout: Option<Option<Duration>>,
     /// When to try again; `None`: never.
     pub retry: Option<RetryPolicy>,
     /// Another path.
     pub path: Option<PathRewrite>,
     /// Another host.
-    pub host: Option<HeaderValue>,
+    pub host: Option<HostRewrite>,
+    /// `x-forwarded-host` gets the host that was rewritten.
+    pub append_forwarded_host: bool,
     /// What the balancer's hash is made of.
     pub hash: Vec<HashPolicy>,
+    /// Copies go there too.
+    pub mirrors: Vec<Mirror>,
+    /// Upgrades that may pass or not, whatever the listener says. In lower case.
+    pub upgrades: Vec<(String, bool)>,
+    /// A CONNECT request ends here: its payload goes over TCP.
+    pub connect: bool,
 }
 
 /// A cluster and its share.
@@ -113,12 +131,29 @@ pub struct Target {
     pub cluster: Arc<str>,
     /// Relative to the sum.
     pub weight: u32,
+    /// Another host, unless the route has one.
+    pub host: Option<HeaderValue>,
     /// Injected instead of the route's.
     pub fault: Option<Fault>,
-    /// Changes of the request, before the route's.
-    pub request: Option<Arc<HeaderOps>>,
-    /// Changes of the response, before the route's.
-    pub response: Option<Arc<HeaderOps>>,
+    /// Instead of the route's.
+    pub cors: Option<Cors>,
+    /// Changes of the request by all levels, in order.
+    pub request: Vec<Arc<HeaderOps>>,
+    /// Changes of the response by all levels, in order.
+    pub response: Vec<Arc<HeaderOps>>,
+}
+
+/// A cluster that gets copies of requests.
+#[derive(Clone, Debug)]
+pub struct Mirror {
+    /// Its name; the cluster need not exist.
+    pub cluster: Arc<str>,
+    /// The share of requests that is copied.
+    pub share: PerMillion,
+    /// The host is marked by `-shadow`.
+    pub suffix: bool,
+    /// Another host.
+    pub host: Option<HeaderValue>,
 }
 
 impl RouteTable {
@@ -131,11 +166,11 @@ impl RouteTable {
         Ok(Self { name, hosts, virtual_hosts })
     }
 
-    /// The route for a request; `None`: 404. `labels` are those of the pod that asks.
+    /// The route for a request; `None`: 404. `labels` are those of the pod that asks; `dice` is one throw for all routes, as in Envoy.
     #[must_use]
-    pub fn find(&self, request: &RequestView<'_>, labels: &dyn Labels) -> Option<(&VirtualHost, &Route)> {
+    pub fn find(&self, request: &RequestView<'_>, labels: &dyn Labels, dice: u64) -> Option<(&VirtualHost, &Route)> {
         let host = &self.virtual_hosts[self.hosts.find(request.authority)?];
-        let route = host.routes.iter().find(|route| route.when.holds(request, labels))?;
+        let route = host.routes.iter().find(|route| route.when.holds(request, labels, dice))?;
         Some((host, route))
     }
 
@@ -150,6 +185,11 @@ impl RouteTable {
 pub trait Labels {
     /// The value of a label.
     fn label(&self, name: &str) -> Option<&str>;
+
+    /// Istio's namespace of the workload.
+    fn namespace(&self) -> &str {
+        self.label("istio.io/namespace").unwrap_or("default")
+    }
 }
 
 impl Labels for std::collections::BTreeMap<String, String> {
@@ -159,11 +199,16 @@ impl Labels for std::collections::BTreeMap<String, String> {
 }
 
 impl When {
-    fn holds(&self, request: &RequestView<'_>, labels: &dyn Labels) -> bool {
-        self.path.matches(request.path)
+    fn holds(&self, request: &RequestView<'_>, labels: &dyn Labels, dice: u64) -> bool {
+        let connect = matches!(self.path, PathMatch::Connect);
+        // The target of a CONNECT is no path: no other condition on paths holds for it.
+        connect == (request.method == "CONNECT")
+            && (connect || self.path.matches(request.path))
+            && self.share.is_none_or(|share| share.takes(dice))
             && self.headers.iter().all(|header| header.matches(request))
             && self.query.iter().all(|query| query.matches(request.query))
             && self.source_labels.iter().all(|(name, value)| labels.label(name) == Some(value))
+            && self.source_namespaces.iter().all(|namespace| labels.namespace() == namespace)
     }
 }
 
@@ -173,9 +218,12 @@ impl PathMatch {
     pub fn matches(&self, path: &str) -> bool {
         match self {
             Self::String(test) => test.matches(path),
-            Self::Segments(prefix) => {
-                path.strip_prefix(prefix.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+            Self::Segments(prefix, fold) => {
+                let same = |head: &str| if *fold { head.eq_ignore_ascii_case(prefix) } else { head == prefix };
+                path.split_at_checked(prefix.len())
+                    .is_some_and(|(head, rest)| same(head) && (rest.is_empty() || rest.starts_with('/')))
             }
+            Self::Connect => false,
         }
     }
 
@@ -184,8 +232,8 @@ impl PathMatch {
     pub fn matched(&self, path: &str) -> usize {
         use super::matching::Pattern;
         match self {
-            Self::String(StringMatch { pattern: Pattern::Prefix(prefix), .. }) | Self::Segments(prefix) => prefix.len(),
-            Self::String(_) => path.len(),
+            Self::String(StringMatch { pattern: Pattern::Prefix(prefix), .. }) | Self::Segments(prefix, _) => prefix.len(),
+            Self::String(_) | Self::Connect => path.len(),
         }
     }
 }

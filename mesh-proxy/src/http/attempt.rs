@@ -257,9 +257,9 @@ fn grpc_status(headers: &HeaderMap) -> Option<u32> {
 }
 
 /// What the retry policy is asked about; `None`: nothing that may be repeated.
-fn outcome(result: &Result<Answer, Failure>) -> Option<Outcome> {
+fn outcome(result: &Result<Answer, Failure>) -> Option<Outcome<'_>> {
     Some(match result {
-        Ok((response, _)) => Outcome::Response(response.status(), grpc_status(response.headers())),
+        Ok((response, _)) => Outcome::Response(response.status(), response.headers()),
         Err(Failure::Overflow) => return None,
         Err(Failure::Connect(_)) => Outcome::ConnectFailure,
         // Stale ones are sent again before anybody asks.

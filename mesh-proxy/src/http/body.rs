@@ -1,5 +1,7 @@
 //! Bodies in both directions: a request's that can be sent again, and a response's that knows when it ends.
 
+use super::mirror::Tap;
+use super::pulse::{Pulse, Silence};
 use super::record::Record;
 use crate::core::flags::Flags;
 use crate::limits::RETRY_BODY;
@@ -30,7 +32,10 @@ pub enum RequestBody {
 pub struct Replay(Rc<RefCell<Source>>);
 
 struct Source {
-    incoming: Incoming,
+    /// `None`: all of it is in `kept`.
+    incoming: Option<Incoming>,
+    tap: Option<Tap>,
+    pulse: Option<Pulse>,
     kept: Vec<Bytes>,
     bytes: usize,
     /// All that was read is in `kept`.
@@ -39,10 +44,18 @@ struct Source {
 }
 
 impl Replay {
-    /// `keep`: it may have to be sent twice.
+    /// `keep`: it may have to be sent twice. Others may want to know what passes.
     #[must_use]
-    pub fn new(incoming: Incoming, keep: bool) -> Self {
-        Self(Rc::new(RefCell::new(Source { incoming, kept: Vec::new(), bytes: 0, whole: keep, ended: false })))
+    pub(super) fn new(incoming: Incoming, keep: bool, tap: Option<Tap>, pulse: Option<Pulse>) -> Self {
+        let incoming = Some(incoming);
+        Self(Rc::new(RefCell::new(Source { incoming, tap, pulse, kept: Vec::new(), bytes: 0, whole: keep, ended: false })))
+    }
+
+    /// A body that is there already.
+    #[must_use]
+    pub(super) fn whole(kept: Vec<Bytes>) -> Self {
+        let bytes = kept.iter().map(Bytes::len).sum();
+        Self(Rc::new(RefCell::new(Source { incoming: None, tap: None, pulse: None, kept, bytes, whole: true, ended: true })))
     }
 
     /// True if an attempt can read it from the start: nothing was read, or all that was read is kept.
@@ -62,7 +75,10 @@ impl Source {
         if self.ended {
             return Poll::Ready(None);
         }
-        let frame = ready!(Pin::new(&mut self.incoming).poll_frame(cx));
+        let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let last = incoming.is_end_stream();
+        self.passed(&frame, last);
         match frame {
             None => {
                 self.ended = true;
@@ -89,6 +105,28 @@ impl Source {
     }
 }
 
+impl Source {
+    /// Tells those who want to know. After the last frame nobody may poll again.
+    fn passed(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>, last: bool) {
+        let ends = last || matches!(frame, None | Some(Err(_)));
+        if let Some(pulse) = &self.pulse {
+            if ends { pulse.complete() } else { pulse.beat() }
+        }
+        if matches!(frame, Some(Err(_))) {
+            self.tap = None;
+        }
+        if let (Some(tap), Some(Ok(frame))) = (&mut self.tap, frame)
+            && let Some(data) = frame.data_ref()
+            && !tap.chunk(data)
+        {
+            self.tap = None;
+        }
+        if ends && let Some(tap) = self.tap.take() {
+            tap.send();
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -105,7 +143,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Replay(replay, position) => {
                 let source = replay.0.borrow();
-                *position >= source.kept.len() && (source.ended || source.incoming.is_end_stream())
+                *position >= source.kept.len() && (source.ended || source.incoming.as_ref().is_none_or(Body::is_end_stream))
             }
         }
     }
@@ -116,7 +154,7 @@ impl Body for RequestBody {
             Self::Replay(replay, position) => {
                 let source = replay.0.borrow();
                 let kept: usize = source.kept.iter().skip(*position).map(Bytes::len).sum();
-                match source.incoming.size_hint().exact() {
+                match source.incoming.as_ref().map_or(Some(0), |incoming| incoming.size_hint().exact()) {
                     Some(rest) => SizeHint::with_exact(rest + kept as u64),
                     None => SizeHint::default(),
                 }
@@ -133,7 +171,16 @@ pub struct ResponseBody {
 
 enum Kind {
     Full(Option<Bytes>),
-    Upstream { incoming: Incoming, lease: Option<Lease>, deadline: Option<Pin<Box<Sleep>>> },
+    Upstream { incoming: Incoming, lease: Option<Lease>, deadline: Option<Pin<Box<Sleep>>>, silence: Option<Silence> },
+}
+
+/// How long an upstream's answer may take.
+#[derive(Clone)]
+pub struct Terms {
+    /// The rest must come before this.
+    pub deadline: Option<tokio::time::Instant>,
+    /// Something must pass now and then.
+    pub pulse: Option<Pulse>,
 }
 
 impl ResponseBody {
@@ -143,11 +190,13 @@ impl ResponseBody {
         Self { kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())), record: Some(record) }
     }
 
-    /// From an endpoint; the rest must come before the deadline.
+    /// From an endpoint.
     #[must_use]
-    pub fn upstream(incoming: Incoming, lease: Lease, deadline: Option<tokio::time::Instant>, record: Record) -> Self {
-        let deadline = deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
-        let mut body = Self { kind: Kind::Upstream { incoming, lease: Some(lease), deadline }, record: Some(record) };
+    pub fn upstream(incoming: Incoming, lease: Lease, terms: Terms, record: Record) -> Self {
+        let deadline = terms.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
+        let silence = terms.pulse.as_ref().map(Pulse::silence);
+        let kind = Kind::Upstream { incoming, lease: Some(lease), deadline, silence };
+        let mut body = Self { kind, record: Some(record) };
         if body.is_end_stream() {
             body.finish();
         }
@@ -184,14 +233,25 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         let frame = match &mut this.kind {
             Kind::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Kind::Upstream { incoming, deadline, .. } => {
+            Kind::Upstream { incoming, deadline, silence, .. } => {
                 if let Some(deadline) = deadline
                     && deadline.as_mut().poll(cx).is_ready()
                 {
                     this.fail(Flags::TIMEOUT);
                     return Poll::Ready(Some(Err("upstream request timeout".into())));
                 }
-                ready!(Pin::new(incoming).poll_frame(cx)).map(|frame| frame.map_err(BoxError::from))
+                let frame = Pin::new(incoming).poll_frame(cx);
+                if let Some(silence) = silence {
+                    match &frame {
+                        Poll::Ready(_) => silence.pulse.beat(),
+                        Poll::Pending if Pin::new(silence).poll(cx).is_ready() => {
+                            this.fail(Flags::STREAM_IDLE);
+                            return Poll::Ready(Some(Err("stream timeout".into())));
+                        }
+                        Poll::Pending => {}
+                    }
+                }
+                ready!(frame).map(|frame| frame.map_err(BoxError::from))
             }
         };
         match &frame {

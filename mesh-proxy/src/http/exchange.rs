@@ -1,119 +1,168 @@
-//! One request, top to bottom: route, fault, upstream, answer. Read this first.
+//! One request, top to bottom: admit, route, CORS and fault, upstream, answer. Read this first.
 
-use super::Connection;
+use super::admit::{self, Admitted};
 use super::attempt::{Answer, Call};
-use super::body::{Replay, ResponseBody};
+use super::body::{Replay, ResponseBody, Terms};
+use super::dress::Dress;
 use super::local::Local;
+use super::mirror::Tap;
+use super::pulse::Pulse;
 use super::record::Record;
-use super::tunnel;
-use crate::config::{Config, Http, Serve};
+use super::{Connection, tunnel};
+use crate::config::{Config, CorsFilter, Http, upgrade_passes};
 use crate::core::balance::Ask;
-use crate::core::fault::{Abort, Injected};
+use crate::core::cors::{Cors, Judged};
+use crate::core::fault::Injected;
 use crate::core::flags::Flags;
+use crate::core::format::Facts;
 use crate::core::hash::{self, Asker, HashPolicy, Hashed};
-use crate::core::headers::{HeaderOps, remove_hop_by_hop};
+use crate::core::headers::HeaderOps;
 use crate::core::matching::RequestView;
+use crate::core::retry::RetryPolicy;
 use crate::core::route::{Action, Forward, Route, Target, VirtualHost};
-use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use crate::core::timeouts::Limits;
+use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{StatusCode, Uri, Version};
+use http::{Method, StatusCode, Version};
 use hyper::body::{Body, Incoming};
 use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
+use std::borrow::Cow;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::SystemTime;
 use tokio::time::Instant;
-
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-const RQ_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-upstream-rq-timeout-ms");
-const EXPECTED_TIMEOUT: HeaderName = HeaderName::from_static("x-envoy-expected-rq-timeout-ms");
-const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
-const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
 
 /// Answers a request. All of it sees one snapshot of the configuration.
 pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) -> Response<ResponseBody> {
     let pod = connection.guest.pod();
     let config = pod.shared.config.load_full();
     let (mut parts, incoming) = request.into_parts();
-    let authority = authority(&parts);
-    let record = Record::new(pod, authority.as_deref().unwrap_or("-"), &parts);
-    let listener = config.listener(connection.destination).map(|listener| &listener.serve);
-    let Some(Serve::Http(http)) = listener else {
+    let authority = admit::authority(&parts);
+    let named = authority.as_ref().and_then(|authority| authority.to_str().ok()).unwrap_or("-");
+    let record = Record::new(pod, named, &parts);
+    let Some(http) = connection.http(&config) else {
         // The listener went away under an open connection.
-        return local(Local::no_route(), &HeaderValue::from_static("envoy"), &[], record);
+        let facts = facts(connection, connection.peer.ip());
+        return Dress { options: &connection.options, grpc: false, ops: &[], cors: None, facts }.local(Local::no_route(), record);
     };
-    let Some(authority) = authority else {
-        return local(Local::new(StatusCode::BAD_REQUEST, "", Flags::default()), &http.options.server_name, &[], record);
-    };
-    let client = if http.options.websocket { tunnel::client(&mut parts) } else { None };
-    if client.is_none() && tunnel::wanted(&parts.headers).is_some() {
-        return local(Local::new(StatusCode::FORBIDDEN, "", Flags::default()), &http.options.server_name, &[], record);
+    match admit::admit(&mut parts, authority, &http.options, connection) {
+        Ok(admitted) => Exchange { connection, config: &config, http, admitted }.run((parts, incoming), record).await,
+        Err(reply) => {
+            let facts = facts(connection, connection.peer.ip());
+            Dress { options: &http.options, grpc: false, ops: &[], cors: None, facts }.local(reply, record)
+        }
     }
-    Exchange { connection, config: &config, http, authority }.run((parts, incoming, client), record).await
 }
 
-/// A request; the last is the client's end of a WebSocket that it asks for.
-type Asked = (Parts, Incoming, Option<OnUpgrade>);
+/// What is known of any request of a connection.
+fn facts(connection: &Connection, client: IpAddr) -> Facts<'_> {
+    Facts {
+        peer: connection.peer,
+        client,
+        local: connection.destination,
+        protocol: Version::HTTP_11,
+        started: &SystemTime::now,
+        hostname: &connection.guest.pod().shared.hostname,
+        route: "",
+        cluster: "",
+        pseudo: [""; 4],
+        request: None,
+        upstream: None,
+        status: None,
+    }
+}
 
 /// What a request is answered with.
-struct Exchange<'a> {
-    connection: &'a Connection,
-    config: &'a Config,
-    http: &'a Http,
-    authority: String,
+pub(super) struct Exchange<'a> {
+    pub(super) connection: &'a Connection,
+    pub(super) config: &'a Config,
+    pub(super) http: &'a Http,
+    pub(super) admitted: Admitted,
 }
 
 /// What routing and dice said.
-struct Decision<'a> {
+pub(super) struct Decision<'a> {
     host: &'a VirtualHost,
-    route: &'a Route,
-    target: Option<&'a Target>,
+    pub(super) route: &'a Route,
+    pub(super) target: Option<&'a Target>,
     injected: Injected,
+    judged: Judged,
+    cors: Option<&'a Cors>,
     /// How much of the path a prefix rewrite replaces.
-    matched: usize,
+    pub(super) matched: usize,
     /// Where a redirect points.
     location: Option<String>,
 }
 
+/// The request's own words, for values that are made of them after it was sent.
+struct Words {
+    method: Method,
+    path: String,
+    headers: HeaderMap,
+}
+
 impl<'a> Exchange<'a> {
-    async fn run(&self, (parts, incoming, client): Asked, mut record: Record) -> Response<ResponseBody> {
-        let server = &self.http.options.server_name;
-        let Some(decision) = self.decide(&parts) else { return local(Local::no_route(), server, &[], record) };
+    async fn run(&self, (parts, incoming): (Parts, Incoming), mut record: Record) -> Response<ResponseBody> {
+        let began = SystemTime::now;
+        let facts =
+            Facts { protocol: self.admitted.version, started: &began, ..facts(self.connection, self.admitted.client.address) };
+        let mut dress = Dress { options: &self.http.options, grpc: self.admitted.grpc, ops: &[], cors: None, facts };
+        let Some(mut decision) = self.decide(&parts) else {
+            let reply = if self.passes(None) { Local::no_route() } else { Local::refused_upgrade() };
+            return dress.local(reply, record);
+        };
         record.route = Some(Arc::clone(&decision.route.name));
         record.cluster_name = decision.target.map(|target| Arc::clone(&target.cluster));
+        dress.ops = decision.target.map_or(&decision.route.response, |target| &target.response);
+        let words = words(dress.ops, &parts);
+        dress.facts = self.told(&dress.facts, &decision, words.as_ref());
+        let forward = match &decision.route.action {
+            Action::Forward(forward) => Some(forward.as_ref()),
+            Action::Redirect(_) | Action::Respond(..) => None,
+        };
+        if !self.passes(forward) {
+            return dress.local(Local::refused_upgrade(), record);
+        }
+        let first = self.http.options.cors == Some(CorsFilter::First);
+        if first && let Some(preflight) = decision.cross_origin(&mut dress) {
+            return dress.made(StatusCode::OK, preflight, bytes::Bytes::new(), record);
+        }
         if let Some(delay) = decision.injected.delay {
             record.flags.set(Flags::DELAY);
             tokio::time::sleep(delay).await;
         }
         if let Some(abort) = decision.injected.abort {
-            return aborted(abort, server, record);
+            return dress.aborted(abort, record);
         }
-        let ops = &decision.route.response;
+        if !first && let Some(preflight) = decision.cross_origin(&mut dress) {
+            return dress.made(StatusCode::OK, preflight, bytes::Bytes::new(), record);
+        }
         match (&decision.route.action, decision.target, &decision.location) {
-            (Action::Respond(status, body), ..) => {
-                let reply = Local { status: *status, body: body.clone(), flags: Flags::default(), overloaded: false };
-                local(reply, server, ops, record)
-            }
+            (Action::Respond(status, body), ..) => dress.local(Local::respond(*status, body.clone()), record),
             (Action::Redirect(redirect), _, location) => {
-                let mut response = local(Local::new(redirect.status, "", Flags::default()), server, ops, record);
-                if let Some(location) = location.as_deref().and_then(|location| HeaderValue::try_from(location).ok()) {
-                    response.headers_mut().insert(header::LOCATION, location);
-                }
-                response
+                dress.local(Local::redirect(redirect.status, location.as_deref().unwrap_or_default()), record)
             }
             (Action::Forward(forward), Some(target), _) => {
-                self.forward(&decision, forward, target, (parts, incoming, client), record).await
+                self.forward(&decision, (forward, target), (parts, incoming), &dress, record).await
             }
-            (Action::Forward(_), None, _) => local(Local::no_cluster(), server, &[], record),
+            (Action::Forward(_), None, _) => dress.local(Local::no_cluster(), record),
         }
     }
 
-    fn view<'p>(&'p self, parts: &'p Parts) -> RequestView<'p> {
+    /// May the connection become what the client wants it to be?
+    fn passes(&self, forward: Option<&Forward>) -> bool {
+        let Some(kind) = &self.admitted.upgrade else { return true };
+        let route = forward.map_or(&[][..], |forward| &forward.upgrades);
+        upgrade_passes(kind, route, &self.http.options.upgrades) && (kind != "connect" || forward.is_none_or(|f| f.connect))
+    }
+
+    pub(super) fn view<'v>(&'v self, parts: &'v Parts) -> RequestView<'v> {
         RequestView {
             method: parts.method.as_str(),
-            authority: &self.authority,
-            scheme: "http",
+            authority: self.admitted.authority(),
+            scheme: self.admitted.scheme,
             path: parts.uri.path(),
             query: parts.uri.query(),
             headers: &parts.headers,
@@ -123,69 +172,91 @@ impl<'a> Exchange<'a> {
     fn decide(&self, parts: &Parts) -> Option<Decision<'a>> {
         let pod = self.connection.guest.pod();
         let view = self.view(parts);
-        let (host, route) = self.http.routes.find(&view, &pod.workload().labels)?;
+        let dice = pod.with_rng(|rng| rng.next_u64());
+        let (host, route) = self.http.routes.find(&view, &pod.workload().labels, dice)?;
         let target = match &route.action {
             Action::Forward(forward) => Some(pod.with_rng(|rng| forward.choose(rng))),
             Action::Redirect(_) | Action::Respond(..) => None,
         };
         let fault = target.and_then(|target| target.fault.as_ref()).or(route.fault.as_ref()).or(self.http.options.fault.as_ref());
         let injected = fault.map(|fault| pod.with_rng(|rng| fault.decide(&view, rng))).unwrap_or_default();
+        // Only what goes to a cluster is anybody's to share.
+        let cors =
+            target.and_then(|target| target.cors.as_ref().or(route.cors.as_ref())).filter(|_| self.http.options.cors.is_some());
+        let judged = cors.map_or(Judged::None, |cors| pod.with_rng(|rng| cors.judge(&parts.method, &parts.headers, rng)));
         let matched = route.when.path.matched(view.path);
         let location = match &route.action {
             Action::Redirect(redirect) => Some(redirect.location(&view, matched)),
             Action::Forward(_) | Action::Respond(..) => None,
         };
-        Some(Decision { host, route, target, injected, matched, location })
+        Some(Decision { host, route, target, injected, judged, cors, matched, location })
+    }
+
+    /// What values of added headers may be made of, now that the route is known.
+    fn told<'f>(&'f self, facts: &Facts<'f>, decision: &Decision<'f>, words: Option<&'f Words>) -> Facts<'f> {
+        let pseudo = match words {
+            Some(words) => [words.method.as_str(), &words.path, self.admitted.authority(), self.admitted.scheme],
+            None => [""; 4],
+        };
+        let cluster = decision.target.map_or("", |target| &target.cluster);
+        Facts { route: &decision.route.name, cluster, pseudo, request: words.map(|words| &words.headers), ..*facts }
     }
 
     async fn forward(
         &self,
         decision: &Decision<'_>,
-        forward: &Forward,
-        target: &Target,
-        (mut parts, incoming, client): Asked,
+        (forward, target): (&Forward, &Target),
+        (mut parts, incoming): (Parts, Incoming),
+        dress: &Dress<'_>,
         mut record: Record,
     ) -> Response<ResponseBody> {
-        let (pod, server) = (self.connection.guest.pod(), &self.http.options.server_name);
-        let Some(cluster) = self.config.clusters.get(&target.cluster) else {
-            return local(Local::no_cluster(), server, &[], record);
-        };
+        let pod = self.connection.guest.pod();
+        let Some(cluster) = self.config.clusters.get(&target.cluster) else { return dress.local(Local::no_cluster(), record) };
         let upstream = pod.upstream(&cluster.name);
-        let hashed = self.hash(&parts, &forward.hash);
-        let limit = timeout(&mut parts.headers, forward.timeout);
-        let http2 = parts.version == Version::HTTP_2;
-        self.prepare(&mut parts, decision, forward, target, limit);
-        if client.is_some() {
-            tunnel::ask(&mut parts.headers);
+        let mut client: Option<OnUpgrade> = self.admitted.upgrade.as_ref().and_then(|_| parts.extensions.remove());
+        if parts.method == Method::CONNECT
+            && let Some(client) = client.take()
+        {
+            let ask = Ask { hash: self.hash(&parts, &forward.hash).hash, original: self.connection.destination };
+            return tunnel::connect((cluster, &upstream, ask), client, pod, dress, record).await;
         }
-        let keep = forward.retry.as_ref().is_some_and(|policy| policy.on.after_sending());
-        let body = (!incoming.is_end_stream()).then(|| Replay::new(incoming, keep));
+        let hashed = self.hash(&parts, &forward.hash);
+        let envoy = self.admitted.client.envoy;
+        let per_try = forward.retry.as_ref().and_then(|policy| policy.per_try_timeout);
+        let limits = forward.timeouts.settle(&mut parts.headers, per_try, envoy);
+        let policy = self.policy(forward, &mut parts, limits);
+        let http2 = parts.version == Version::HTTP_2;
+        self.prepare(&mut parts, decision, forward, target, &dress.facts);
+        if let (Some(_), Some(kind)) = (&client, &self.admitted.upgrade) {
+            tunnel::ask(&mut parts.headers, kind);
+        }
+        let pulse = forward.idle_timeout.unwrap_or(self.http.options.stream_idle_timeout).map(Pulse::new);
+        let body = self.body(forward, &parts, incoming, limits, policy.as_deref(), pulse.clone());
         let began = Instant::now();
-        let deadline = limit.map(|limit| began + limit);
+        let deadline = limits.total.map(|limit| began + limit);
         let call = Call {
             pod,
             cluster,
             upstream: &upstream,
             ask: Ask { hash: hashed.hash, original: self.connection.destination },
-            policy: forward.retry.as_ref(),
+            policy: policy.as_deref(),
             attempt_count: decision.host.attempt_count,
             parts,
             body,
             deadline,
             http2,
         };
-        let result = call.run(&mut record).await;
+        let result = bounded(call.run(&mut record), pulse.as_ref()).await;
         match result.map(|answer| keep_at_host(answer, &hashed)) {
-            Err(reply) => local(reply, server, &decision.route.response, record),
+            Err(reply) => dress.local(reply, record),
             Ok(answer) if tunnel::agreed(&answer) => match client {
                 Some(client) => tunnel::open(answer, client, pod, record),
                 // Nobody asked for it.
-                None => local(Local::reset("protocol error", false, Flags::PROTOCOL), server, &decision.route.response, record),
+                None => dress.local(Local::reset("protocol error", false, Flags::PROTOCOL), record),
             },
             Ok(answer) => {
-                let own = target.response.as_ref();
-                let ops = own.into_iter().chain(&decision.route.response);
-                respond(answer, server, ops, (began, deadline), record)
+                let terms = Terms { deadline, pulse };
+                dress.upstream(answer, began, terms, record)
             }
         }
     }
@@ -195,69 +266,63 @@ impl<'a> Exchange<'a> {
         if policies.is_empty() {
             return Hashed::default();
         }
-        let request = self.view(parts);
-        hash::hash(
-            policies,
-            &Asker { request: &request, client: self.connection.client, destination: self.connection.destination },
-        )
+        let client = SocketAddr::new(self.admitted.client.address, self.connection.peer.port());
+        let asker = Asker { request: &self.view(parts), client, destination: self.connection.destination };
+        hash::hash(policies, &asker)
     }
 
-    /// Makes of the client's request what the upstream gets.
-    fn prepare(&self, parts: &mut Parts, decision: &Decision<'_>, forward: &Forward, target: &Target, limit: Option<Duration>) {
-        let headers = &mut parts.headers;
-        remove_hop_by_hop(headers);
-        if self.http.options.generate_request_id && !headers.contains_key(REQUEST_ID) {
-            let id = uuid::Uuid::new_v4().to_string();
-            headers.insert(REQUEST_ID, HeaderValue::try_from(id).unwrap_or_else(|_never| HeaderValue::from_static("-")));
+    /// When to try again, by the route and by a trusted client.
+    fn policy<'f>(&self, forward: &'f Forward, parts: &mut Parts, limits: Limits) -> Option<Cow<'f, RetryPolicy>> {
+        let route = forward.retry.as_ref();
+        let mut policy =
+            if self.admitted.client.envoy { RetryPolicy::asked(route, &mut parts.headers) } else { route.map(Cow::Borrowed) };
+        policy = policy.filter(|policy| policy.concerns(&self.view(parts)));
+        if policy.as_ref().and_then(|policy| policy.per_try_timeout) != limits.per_try {
+            let policy = policy.get_or_insert_with(|| Cow::Owned(RetryPolicy { retries: 0, ..RetryPolicy::default() }));
+            policy.to_mut().per_try_timeout = limits.per_try;
         }
-        headers.entry(FORWARDED_PROTO).or_insert(HeaderValue::from_static("http"));
-        if let Some(limit) = limit {
-            headers.insert(EXPECTED_TIMEOUT, u64::try_from(limit.as_millis()).unwrap_or(u64::MAX).into());
+        policy
+    }
+
+    /// The body that the upstream gets; a request without one is mirrored at once.
+    fn body(
+        &self,
+        forward: &Forward,
+        parts: &Parts,
+        incoming: Incoming,
+        limits: Limits,
+        policy: Option<&RetryPolicy>,
+        pulse: Option<Pulse>,
+    ) -> Option<Replay> {
+        let mirrored = !forward.mirrors.is_empty() && self.admitted.upgrade.is_none();
+        let pod = self.connection.guest.pod();
+        let tap =
+            if mirrored { Tap::new(forward, pod, self.config, parts, (self.connection.destination, limits.total)) } else { None };
+        if incoming.is_end_stream() {
+            tap.into_iter().for_each(Tap::send);
+            pulse.iter().for_each(Pulse::complete);
+            return None;
         }
-        for ops in target.request.iter().chain(&decision.route.request) {
-            ops.apply(headers);
-        }
-        let host = forward.host.clone().or_else(|| HeaderValue::try_from(self.authority.as_str()).ok());
-        if let Some(host) = host {
-            headers.insert(header::HOST, host);
-        }
-        let old = parts.uri.path_and_query().map_or("/", |path| path.as_str());
-        let new = match &forward.path {
-            None => None,
-            Some(rewrite) => {
-                let mut path = rewrite.apply(parts.uri.path(), decision.matched);
-                if let Some(query) = parts.uri.query() {
-                    path = format!("{path}?{query}");
-                }
-                path.parse::<Uri>().ok()
+        let keep = policy.is_some_and(|policy| policy.on.after_sending());
+        Some(Replay::new(incoming, keep, tap, pulse))
+    }
+}
+
+impl<'a> Decision<'a> {
+    /// Marks the answer, or answers a preflight.
+    fn cross_origin(&mut self, dress: &mut Dress<'a>) -> Option<HeaderMap> {
+        match (std::mem::replace(&mut self.judged, Judged::None), self.cors) {
+            (Judged::Answer(headers), _) => {
+                // Changes are the upstream's answers'.
+                dress.ops = &[];
+                Some(headers)
             }
-        };
-        // Origin form, whatever form the client used; a rewritten path that is no path leaves the old one.
-        let origin = new.as_ref().and_then(Uri::path_and_query).map_or(old, |path| path.as_str());
-        if origin != old
-            && let Ok(old) = HeaderValue::try_from(old)
-        {
-            headers.insert(ORIGINAL_PATH, old);
+            (Judged::Allowed(origin), Some(cors)) => {
+                dress.cors = Some((cors, origin));
+                None
+            }
+            (Judged::Allowed(_) | Judged::None, _) => None,
         }
-        if let Ok(uri) = origin.parse() {
-            parts.uri = uri;
-        }
-        parts.version = Version::HTTP_11;
-    }
-}
-
-/// The host that the client names: in the request's target, else in `host`.
-fn authority(parts: &Parts) -> Option<String> {
-    let named = parts.uri.authority().map(|authority| authority.as_str().to_owned());
-    named.or_else(|| Some(parts.headers.get(header::HOST)?.to_str().ok()?.to_owned())).filter(|authority| !authority.is_empty())
-}
-
-/// The route's limit, or the client's own.
-fn timeout(headers: &mut HeaderMap, route: Option<Duration>) -> Option<Duration> {
-    match headers.remove(RQ_TIMEOUT).and_then(|value| value.to_str().ok()?.parse::<u64>().ok()) {
-        Some(0) => None,
-        Some(millis) => Some(Duration::from_millis(millis)),
-        None => route,
     }
 }
 
@@ -269,60 +334,19 @@ fn keep_at_host(mut answer: Answer, hashed: &Hashed) -> Answer {
     answer
 }
 
-/// The upstream's answer, as the client gets it.
-fn respond<'a>(
-    (response, lease): Answer,
-    server: &HeaderValue,
-    ops: impl Iterator<Item = &'a Arc<HeaderOps>>,
-    (began, deadline): (Instant, Option<Instant>),
-    mut record: Record,
-) -> Response<ResponseBody> {
-    let (mut parts, incoming) = response.into_parts();
-    parts.version = Version::HTTP_11;
-    // The reason phrase and other marks of the upstream's connection do not concern the client's.
-    parts.extensions.clear();
-    remove_hop_by_hop(&mut parts.headers);
-    parts.headers.insert(header::SERVER, server.clone());
-    parts.headers.insert(SERVICE_TIME, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).into());
-    for ops in ops {
-        ops.apply(&mut parts.headers);
-    }
-    record.status = parts.status.as_u16();
-    Response::from_parts(parts, ResponseBody::upstream(incoming, lease, deadline, record))
+fn words(ops: &[Arc<HeaderOps>], parts: &Parts) -> Option<Words> {
+    let path = || parts.uri.path_and_query().map_or("", |path| path.as_str()).to_owned();
+    let words = || Words { method: parts.method.clone(), path: path(), headers: parts.headers.clone() };
+    ops.iter().any(|ops| ops.asks_request()).then(words)
 }
 
-/// An answer of our own.
-fn local(reply: Local, server: &HeaderValue, ops: &[Arc<HeaderOps>], mut record: Record) -> Response<ResponseBody> {
-    record.flags.set(reply.flags);
-    record.status = reply.status.as_u16();
-    let has_body = !reply.body.is_empty();
-    let mut response = Response::new(ResponseBody::full(reply.body, record));
-    *response.status_mut() = reply.status;
-    let headers = response.headers_mut();
-    if has_body {
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-    }
-    if reply.overloaded {
-        headers.insert("x-envoy-overloaded", HeaderValue::from_static("true"));
-    }
-    headers.insert(header::SERVER, server.clone());
-    for ops in ops {
-        ops.apply(headers);
-    }
-    response
-}
-
-fn aborted(abort: Abort, server: &HeaderValue, record: Record) -> Response<ResponseBody> {
-    const BODY: &str = "fault filter abort";
-    match abort {
-        Abort::Http(status) => local(Local::new(status, BODY, Flags::FAULT), server, &[], record),
-        Abort::Grpc(status) => {
-            let mut response = local(Local::new(StatusCode::OK, "", Flags::FAULT), server, &[], record);
-            let headers = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
-            headers.insert("grpc-status", status.into());
-            headers.insert("grpc-message", HeaderValue::from_static(BODY));
-            response
-        }
+/// The stream's pulse, while the answer is waited for.
+async fn bounded(call: impl Future<Output = Result<Answer, Local>>, pulse: Option<&Pulse>) -> Result<Answer, Local> {
+    match pulse {
+        None => call.await,
+        Some(pulse) => tokio::select! {
+            result = call => result,
+            () = pulse.silence() => Err(Local::idle(pulse.is_complete())),
+        },
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::core::flags::Flags;
 use bytes::Bytes;
-use http::StatusCode;
+use http::{HeaderValue, StatusCode};
 
 /// An answer of the proxy itself.
 #[derive(Debug)]
@@ -12,11 +12,31 @@ pub(super) struct Local {
     pub(super) flags: Flags,
     /// `x-envoy-overloaded: true`.
     pub(super) overloaded: bool,
+    /// Where it points.
+    pub(super) location: Option<HeaderValue>,
 }
 
 impl Local {
     pub(super) fn new(status: StatusCode, body: &'static str, flags: Flags) -> Self {
-        Self { status, body: Bytes::from_static(body.as_bytes()), flags, overloaded: false }
+        Self { status, body: Bytes::from_static(body.as_bytes()), flags, overloaded: false, location: None }
+    }
+
+    pub(super) fn redirect(status: StatusCode, location: &str) -> Self {
+        Self { location: HeaderValue::try_from(location).ok(), ..Self::new(status, "", Flags::default()) }
+    }
+
+    pub(super) fn respond(status: StatusCode, body: Bytes) -> Self {
+        Self { body, ..Self::new(status, "", Flags::default()) }
+    }
+
+    pub(super) fn refused_upgrade() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "", Flags::default())
+    }
+
+    /// Nothing passed for too long: whose turn was it?
+    pub(super) fn idle(request_complete: bool) -> Self {
+        let status = if request_complete { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::REQUEST_TIMEOUT };
+        Self::new(status, "stream timeout", Flags::STREAM_IDLE)
     }
 
     pub(super) fn no_route() -> Self {
@@ -44,6 +64,6 @@ impl Local {
         let what = if retried { "retried and the latest reset reason" } else { "reset reason" };
         let body = format!("upstream connect error or disconnect/reset before headers. {what}: {reason}");
         let status = if flags.has(Flags::PROTOCOL) { StatusCode::BAD_GATEWAY } else { StatusCode::SERVICE_UNAVAILABLE };
-        Self { status, body: body.into(), flags, overloaded: false }
+        Self { status, body: body.into(), flags, overloaded: false, location: None }
     }
 }

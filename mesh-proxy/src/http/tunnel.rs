@@ -1,9 +1,16 @@
-//! WebSocket: a request that asks for it is routed as any other; if the endpoint agrees (101), the two connections become one stream of
-//! bytes until either end closes it. Only HTTP/1.1, and only where the listener's `upgrade_configs` names it.
+//! Connections that become something else. An upgrade is routed as any other request; if the endpoint agrees (101), the two connections become
+//! one stream of bytes until either end closes it. CONNECT may end here: then its stream goes to an endpoint of the cluster over TCP. What
+//! may pass says the listener, or the route; upgrades are of HTTP/1.1 only.
 
 use super::attempt::Answer;
 use super::body::ResponseBody;
+use super::dress::Dress;
+use super::local::Local;
 use super::record::Record;
+use crate::config::Cluster;
+use crate::core::balance::Ask;
+use crate::core::flags::Flags;
+use crate::pod::upstream::Upstream;
 use crate::pod::{Guest, Pod};
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -13,25 +20,21 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use std::rc::Rc;
 
-const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
-
-/// What the client asks to go on with: `None` if nothing. `h2c` is an offer that may be declined.
-pub(super) fn wanted(headers: &HeaderMap) -> Option<&HeaderValue> {
+/// What the client asks to go on with: `None` if nothing. `h2c` is an offer that may be declined, and Envoy declines it too.
+pub(super) fn wanted(parts: &Parts) -> Option<String> {
+    let headers = &parts.headers;
+    let asked = headers.get(header::UPGRADE)?.to_str().ok()?;
     let lists_upgrade = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.to_ascii_lowercase().contains("upgrade"));
-    let asked = headers.get(header::UPGRADE).filter(|upgrade| *upgrade != "h2c")?;
-    headers.get(header::CONNECTION).is_some_and(lists_upgrade).then_some(asked)
-}
-
-/// The client's end, if it asks for a WebSocket over HTTP/1.1.
-pub(super) fn client(parts: &mut Parts) -> Option<OnUpgrade> {
-    let websocket = wanted(&parts.headers)?.as_bytes().eq_ignore_ascii_case(WEBSOCKET.as_bytes());
-    if websocket && parts.version == Version::HTTP_11 { parts.extensions.remove() } else { None }
+    let asks = parts.version == Version::HTTP_11 && headers.get_all(header::CONNECTION).iter().any(lists_upgrade);
+    (asks && !asked.eq_ignore_ascii_case("h2c")).then(|| asked.to_ascii_lowercase())
 }
 
 /// Says on the next connection what the client said on its own.
-pub(super) fn ask(headers: &mut HeaderMap) {
-    headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-    headers.insert(header::UPGRADE, WEBSOCKET);
+pub(super) fn ask(headers: &mut HeaderMap, kind: &str) {
+    if let Ok(kind) = HeaderValue::try_from(kind) {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, kind);
+    }
 }
 
 /// Did the endpoint agree?
@@ -57,7 +60,7 @@ pub(super) fn open(
             Ok((client, server)) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await,
             Err(error) => Err(std::io::Error::other(error)),
         };
-        tracing::info!(target: "access", pod = pod.workload().id, ?copied, "websocket ended");
+        tracing::info!(target: "access", pod = pod.workload().id, ?copied, "upgraded connection ended");
         drop((guest, lease));
     });
     let (parts, _empty) = response.into_parts();
@@ -65,6 +68,35 @@ pub(super) fn open(
     let mut answer = Response::new(ResponseBody::full(Bytes::new(), record));
     *answer.status_mut() = parts.status;
     *answer.headers_mut() = parts.headers;
-    ask(answer.headers_mut());
     answer
+}
+
+/// Ends a CONNECT here: 200, and what follows goes to an endpoint as it is.
+pub(super) async fn connect(
+    (cluster, upstream, ask): (&Cluster, &Rc<Upstream>, Ask),
+    client: OnUpgrade,
+    pod: &Rc<Pod>,
+    dress: &Dress<'_>,
+    mut record: Record,
+) -> Response<ResponseBody> {
+    let Some(address) = pod.with_rng(|rng| upstream.pick(cluster, &ask, &[], 0, rng)) else {
+        return dress.local(Local::no_healthy_upstream(), record);
+    };
+    record.upstream = Some(address);
+    let Some(lease) = upstream.occupy(cluster, address) else { return dress.local(Local::overflow(), record) };
+    let mut server = match upstream.connect_tcp(pod, cluster, address).await {
+        Ok(server) => server,
+        Err(error) => return dress.local(Local::reset(&error.to_string(), false, Flags::CONNECT_FAILURE), record),
+    };
+    let guest = Guest::enter(pod);
+    let own = Rc::clone(pod);
+    tokio::task::spawn_local(async move {
+        let copied = match client.await {
+            Ok(client) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut server).await,
+            Err(error) => Err(std::io::Error::other(error)),
+        };
+        tracing::info!(target: "access", pod = own.workload().id, ?copied, "CONNECT ended");
+        drop((guest, lease));
+    });
+    dress.made(StatusCode::OK, HeaderMap::new(), Bytes::new(), record)
 }

@@ -51,6 +51,9 @@ fn manager(stat_prefix: &str, routes: &str, can: Abilities) -> hcm::HttpConnecti
         // Istio lets WebSockets pass everywhere.
         upgrade_configs: vec![websocket],
         server_name: SERVER_NAME.to_owned(),
+        // A stream may rest, as in Istio; old clients are served.
+        stream_idle_timeout: Some(envoy::Duration::default()),
+        http_protocol_options: Some(envoy::core::Http1ProtocolOptions { accept_http_10: true, ..Default::default() }),
         ..Default::default()
     }
 }

@@ -9,12 +9,12 @@ use std::collections::BTreeMap;
 
 fn prefix(text: &str) -> When {
     let path = PathMatch::String(StringMatch::new(Pattern::Prefix(text.to_owned())));
-    When { path, headers: Vec::new(), query: Vec::new(), source_labels: Vec::new() }
+    When { path, headers: Vec::new(), query: Vec::new(), source_labels: Vec::new(), source_namespaces: Vec::new(), share: None }
 }
 
 fn route(name: &str, when: When) -> Route {
     let action = Action::Respond(StatusCode::OK, Bytes::new());
-    Route { name: name.into(), when, action, fault: None, request: Vec::new(), response: Vec::new() }
+    Route { name: name.into(), when, action, fault: None, cors: None, response: Vec::new() }
 }
 
 fn host(domains: &[String], routes: Vec<Route>) -> VirtualHost {
@@ -30,7 +30,7 @@ fn selected(domains: &[String], authority: &str) -> Option<String> {
     let hosts = domains.iter().map(|domain| host(std::slice::from_ref(domain), vec![route("r", prefix("/"))])).collect();
     let table = RouteTable::new("t".to_owned(), hosts).expect("distinct");
     let headers = HeaderMap::new();
-    table.find(&view(authority, "/", &headers), &BTreeMap::new()).map(|(host, _)| host.name.clone())
+    table.find(&view(authority, "/", &headers), &BTreeMap::new(), 0).map(|(host, _)| host.name.clone())
 }
 
 #[test]
@@ -87,7 +87,7 @@ fn the_first_route_that_holds_wins() {
     let routes = vec![
         route("jason", When { headers: vec![jason], ..prefix("/") }),
         route("curl", When { source_labels: vec![("app".to_owned(), "curl".to_owned())], ..prefix("/") }),
-        route("api", When { path: PathMatch::Segments("/api".to_owned()), ..prefix("/") }),
+        route("api", When { path: PathMatch::Segments("/api".to_owned(), false), ..prefix("/") }),
         route("rest", prefix("/")),
     ];
     let table = RouteTable::new("t".to_owned(), vec![host(&["*".to_owned()], routes)]).expect("distinct");
@@ -100,17 +100,37 @@ fn the_first_route_that_holds_wins() {
         ("/api/x", &none, BTreeMap::new(), "api"),
         ("/apix", &none, BTreeMap::new(), "rest"),
     ] {
-        let (_, route) = table.find(&view("h", path, headers), &labels).expect("some");
+        let (_, route) = table.find(&view("h", path, headers), &labels, 0).expect("some");
         assert_eq!(&*route.name, expected, "{path}");
     }
 }
 
 #[test]
 fn weights_hold_within_four_standard_deviations() {
-    let target = |name: &str, weight| Target { cluster: name.into(), weight, fault: None, request: None, response: None };
+    let target = |name: &str, weight| Target {
+        cluster: name.into(),
+        weight,
+        host: None,
+        fault: None,
+        cors: None,
+        request: Vec::new(),
+        response: Vec::new(),
+    };
     let weights = [1_u32, 3, 0, 96];
     let targets = weights.iter().enumerate().map(|(n, weight)| target(&n.to_string(), *weight)).collect();
-    let forward = Forward { targets, timeout: None, retry: None, path: None, host: None, hash: Vec::new() };
+    let forward = Forward {
+        targets,
+        timeouts: Timeouts::default(),
+        idle_timeout: None,
+        retry: None,
+        path: None,
+        host: None,
+        append_forwarded_host: false,
+        hash: Vec::new(),
+        mirrors: Vec::new(),
+        upgrades: Vec::new(),
+        connect: false,
+    };
     let mut rng = SmallRng::seed_from_u64(5);
     let mut seen = [0_u32; 4];
     for _ in 0..100_000 {
@@ -121,4 +141,24 @@ fn weights_hold_within_four_standard_deviations() {
         let error = 4.0 * (100_000.0 * p * (1.0 - p)).sqrt();
         assert!((f64::from(seen) - 100_000.0 * p).abs() <= error, "{weight}: {seen}");
     }
+}
+
+#[test]
+fn shares_namespaces_and_connect() {
+    let in_blue = When { source_namespaces: vec!["blue".to_owned()], ..prefix("/") };
+    let half = When { share: Some(PerMillion::new(50, 100)), ..prefix("/") };
+    let connect = When { path: PathMatch::Connect, ..prefix("/") };
+    let routes = vec![route("blue", in_blue), route("half", half), route("connect", connect), route("rest", prefix("/"))];
+    let table = RouteTable::new("t".to_owned(), vec![host(&["*".to_owned()], routes)]).expect("distinct");
+    let headers = HeaderMap::new();
+    let blue = BTreeMap::from([("istio.io/namespace".to_owned(), "blue".to_owned())]);
+    let get = view("h", "/", &headers);
+    let found = |request: &RequestView<'_>, labels: &BTreeMap<_, _>, dice| {
+        table.find(request, labels, dice).map(|(_, route)| &*route.name)
+    };
+    assert_eq!(found(&get, &blue, 0), Some("blue"));
+    assert_eq!(found(&get, &BTreeMap::new(), 499_999), Some("half"));
+    assert_eq!(found(&get, &BTreeMap::new(), 1_500_000), Some("rest"));
+    assert_eq!(found(&RequestView { method: "CONNECT", path: "", ..get }, &BTreeMap::new(), 0), Some("connect"));
+    assert!(PathMatch::Segments("/API".to_owned(), true).matches("/api/x"));
 }
