@@ -9,12 +9,16 @@ use crate::istio::{DestinationPolicy, DestinationRule};
 
 impl Enforced for DestinationRule {
     fn look(&self, can: Abilities, found: &mut Findings) {
+        let policies = self.traffic_policy.iter().chain(self.subsets.iter().filter_map(|subset| subset.traffic_policy.as_ref()));
+        let detects = policies.into_iter().any(|policy| {
+            policy.outlier_detection.is_some() || policy.port_level_settings.iter().any(|port| port.outlier_detection.is_some())
+        });
         if let Some(of_host) = &self.traffic_policy {
-            policy("spec.trafficPolicy", of_host, can, found);
+            policy("spec.trafficPolicy", of_host, (can, detects), found);
         }
         for (i, subset) in self.subsets.iter().enumerate() {
             if let Some(of_subset) = &subset.traffic_policy {
-                policy(&format!("spec.subsets[{i}].trafficPolicy"), of_subset, can, found);
+                policy(&format!("spec.subsets[{i}].trafficPolicy"), of_subset, (can, detects), found);
             }
         }
         found.export_to(&self.export_to);
@@ -25,7 +29,7 @@ impl Enforced for DestinationRule {
 /// The policy has effect as a DestinationRule's would.
 impl Enforced for DestinationPolicy {
     fn look(&self, can: Abilities, found: &mut Findings) {
-        policy("spec (as trafficPolicy)", &self.policy, can, found);
+        policy("spec (as trafficPolicy)", &self.policy, (can, self.policy.outlier_detection.is_some()), found);
         found.if_set("spec.source".to_owned(), self.written.source.is_some());
         let labels = self.written.destination.as_ref().is_some_and(|to| !to.labels.is_empty());
         found.if_set("spec.destination.labels".to_owned(), labels);
@@ -40,26 +44,29 @@ type Blocks<'a> = (
     Option<&'a ClientTlsSettings>,
 );
 
-fn policy(at: &str, policy: &TrafficPolicy, can: Abilities, found: &mut Findings) {
+/// What the proxies take, and whether anything in the rule notices that endpoints fail.
+type Given = (Abilities, bool);
+
+fn policy(at: &str, policy: &TrafficPolicy, given: Given, found: &mut Findings) {
     let TrafficPolicy { load_balancer, connection_pool, outlier_detection, tls, .. } = policy;
-    blocks(at, (load_balancer.as_ref(), connection_pool.as_ref(), outlier_detection.as_ref(), tls.as_ref()), can, found);
+    blocks(at, (load_balancer.as_ref(), connection_pool.as_ref(), outlier_detection.as_ref(), tls.as_ref()), given, found);
     for (i, port) in policy.port_level_settings.iter().enumerate() {
         let own =
             (port.load_balancer.as_ref(), port.connection_pool.as_ref(), port.outlier_detection.as_ref(), port.tls.as_ref());
-        blocks(&format!("{at}.portLevelSettings[{i}]"), own, can, found);
+        blocks(&format!("{at}.portLevelSettings[{i}]"), own, given, found);
     }
     found.if_set(format!("{at}.tunnel"), policy.tunnel.is_some());
     found.if_set(format!("{at}.proxyProtocol"), policy.proxy_protocol.is_some());
     if let Some(of_retries) = &policy.retry_budget {
-        budget(&format!("{at}.retryBudget"), of_retries, can, found);
+        budget(&format!("{at}.retryBudget"), of_retries, given.0, found);
     }
 }
 
-fn blocks(at: &str, (balancer, pool, outliers, tls): Blocks<'_>, can: Abilities, found: &mut Findings) {
+fn blocks(at: &str, (balancer, pool, outliers, tls): Blocks<'_>, (can, detects): Given, found: &mut Findings) {
     if let Some(settings) = balancer {
         balancing(&format!("{at}.loadBalancer"), settings, can, found);
         if let Some(setting) = &settings.locality_lb_setting {
-            locality(&format!("{at}.loadBalancer.localityLbSetting"), setting, outliers.is_some(), can, found);
+            locality(&format!("{at}.loadBalancer.localityLbSetting"), setting, detects, can, found);
         }
     }
     if let Some(settings) = pool.and_then(|pool| pool.tcp.as_ref()) {
@@ -97,7 +104,7 @@ fn locality(at: &str, setting: &LocalityLbSetting, detects: bool, can: Abilities
     }
     for (name, set) in [("failover", !setting.failover.is_empty()), ("failoverPriority", !setting.failover_priority.is_empty())] {
         if set && !detects {
-            found.tell(format!("{at}.{name}"), "needs outlierDetection beside it: nothing else notices that endpoints fail");
+            found.tell(format!("{at}.{name}"), "needs outlierDetection: nothing else notices that endpoints fail");
         }
     }
     let is_known = |label: &str| label.contains('=') || [REGION, ZONE].contains(&label);
