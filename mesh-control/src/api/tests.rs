@@ -283,10 +283,10 @@ async fn a_watch_sees_every_event_after_its_version() {
 async fn what_has_no_effect_is_said() {
     let world = World::new().await;
     let mut object = vs("m");
-    object["spec"]["http"][0]["mirror"] = json!({ "host": "sniffer" });
+    object["spec"]["http"][0]["match"] = json!([{ "statPrefix": "x" }]);
     let answer = world.post(&format!("{GROUP}/virtualservices"), &object).await;
     assert_eq!(answer.code, StatusCode::CREATED);
-    assert_eq!(answer.headers["warning"], "299 - \"spec.http[0].mirror: is not enforced by this version\"");
+    assert_eq!(answer.headers["warning"], "299 - \"spec.http[0].match[0].statPrefix: is not enforced by this version\"");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

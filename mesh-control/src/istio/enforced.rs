@@ -55,11 +55,11 @@ impl Abilities {
     /// Those of mesh-proxy (docs/xds.md).
     pub(crate) const MESH_PROXY: Self = Self {
         http2: true,
-        mirror: false,
-        host_per_destination: false,
+        mirror: true,
+        host_per_destination: true,
         original_dst: true,
-        source_namespace: false,
-        cors: false,
+        source_namespace: true,
+        cors: true,
         hash: true,
         warmup: true,
         localities: true,
