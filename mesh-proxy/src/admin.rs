@@ -61,9 +61,11 @@ fn respond(method: &Method, path: &str, shared: &Shared, report: &Report) -> Res
             None => answer(StatusCode::OK, TEXT, "ready\n".to_owned()),
             Some(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
         },
-        (&Method::GET, "/metrics") => {
-            answer(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", shared.metrics.encode())
-        }
+        (&Method::GET, "/metrics") => answer(
+            StatusCode::OK,
+            "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            shared.metrics.encode(&shared.telemetry),
+        ),
         (&Method::GET, "/status") => answer(StatusCode::OK, JSON, pretty(&status(shared, report))),
         (&Method::GET, "/config_dump") => answer(StatusCode::OK, JSON, pretty(&dump::config(&shared.config.load()))),
         (&Method::GET, "/clusters") => answer(StatusCode::OK, TEXT, dump::clusters(&shared.config.load())),

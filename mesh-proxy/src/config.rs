@@ -3,6 +3,7 @@
 mod http;
 mod pool;
 
+use crate::core::access::Format;
 use crate::core::balance::Balancer;
 use crate::core::route::RouteTable;
 pub use http::{CorsFilter, HttpOptions, ServerHeader, StripPort, upgrade_passes};
@@ -72,6 +73,8 @@ pub struct Tcp {
     pub connect_attempts: u32,
     /// The balancer's hash is that of the client's address.
     pub hash_source_ip: bool,
+    /// A line for each connection at its end.
+    pub access_log: Option<Arc<Format>>,
 }
 
 /// A set of endpoints and how to use them.
@@ -95,7 +98,8 @@ mod tests {
     fn an_exact_listener_goes_before_a_wildcard() {
         let listener = |address: &str| {
             let address: SocketAddr = address.parse().expect("address");
-            let serve = Serve::Tcp(Tcp { targets: vec![("c".into(), 1)], connect_attempts: 1, hash_source_ip: false });
+            let serve =
+                Serve::Tcp(Tcp { targets: vec![("c".into(), 1)], connect_attempts: 1, hash_source_ip: false, access_log: None });
             (address, Arc::new(Listener { name: address.to_string(), address, serve }))
         };
         let listeners = ["11.0.0.1:80", "0.0.0.0:80", "[::]:81", "0.0.0.0:81"].map(listener);

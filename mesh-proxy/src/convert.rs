@@ -2,6 +2,7 @@
 //!
 //! Each function takes the fields it knows out of the message and hands the rest to [`at::At::nothing_else`].
 
+mod access_log;
 mod action;
 pub mod at;
 pub mod cluster;
@@ -17,5 +18,6 @@ mod retry;
 pub mod route;
 #[cfg(test)]
 mod tests;
+mod tracing;
 
 pub use at::Invalid;

@@ -1,5 +1,6 @@
 //! Every decision of the proxy as a pure function: time, randomness and input are arguments; no sockets, no clocks, no locks.
 
+pub mod access;
 pub mod balance;
 pub mod budget;
 pub mod cors;
@@ -19,3 +20,4 @@ pub mod rewrite;
 pub mod route;
 pub mod stock;
 pub mod timeouts;
+pub mod trace;

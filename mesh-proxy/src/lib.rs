@@ -22,6 +22,7 @@ pub mod privilege;
 pub mod run;
 pub mod shared;
 pub mod tcp;
+pub mod telemetry;
 pub mod upstream_tls;
 pub mod worker;
 pub mod xds;

@@ -15,7 +15,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// The node's share of the mesh above the kernel: L7 routing and DNS, for all pods of the node, without any privilege.
 ///
 /// Started as root, it becomes --uid and --gid, clears all capabilities and sets no_new_privs before it touches the network; if
-/// anything is left it exits with an error. Logs go to stderr: RUST_LOG chooses (default info; access log: target `access`).
+/// anything is left it exits with an error. Logs go to stderr: RUST_LOG chooses (default info). The access log, if
+/// the control plane asks for one, goes to stdout.
 #[derive(Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {

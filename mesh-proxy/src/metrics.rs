@@ -1,37 +1,11 @@
-//! Metric families. A pod's thread keeps the counters of its labels, so that a request touches atomics only.
+//! Metric families of the process itself. What Istio counts of requests is in [`crate::telemetry`].
 
+use crate::telemetry::Telemetry;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-
-/// Istio's labels of a request. `response_flags` are Envoy's.
-#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
-pub struct RequestLabels {
-    /// Always `source`: the client's proxy counts.
-    pub reporter: &'static str,
-    /// Label `app` of the pod, else the app's path without slashes in front.
-    pub source_app: String,
-    /// Marathon's app.
-    pub source_workload: String,
-    /// Its namespace.
-    pub source_workload_namespace: String,
-    /// The service's host, or `unknown`.
-    pub destination_service: String,
-    /// The same up to the first dot.
-    pub destination_service_name: String,
-    /// The service's port.
-    pub destination_port: String,
-    /// The DestinationRule's subset.
-    pub destination_subset: String,
-    /// `http`.
-    pub request_protocol: &'static str,
-    /// As sent to the client.
-    pub response_code: u16,
-    /// `-` if none.
-    pub response_flags: String,
-}
 
 /// A closed set of reasons.
 #[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
@@ -43,8 +17,6 @@ pub struct ReasonLabel {
 /// All families.
 #[derive(Debug, Default)]
 pub struct Metrics {
-    /// `istio_requests_total`
-    pub requests: Family<RequestLabels, Counter>,
     /// `mesh_proxy_connections_refused_total`
     pub refused: Family<ReasonLabel, Counter>,
     /// `mesh_proxy_connections_total`
@@ -74,11 +46,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Prometheus' text format.
+    /// OpenMetrics, with the families of telemetry.
     #[must_use]
-    pub fn encode(&self) -> String {
+    pub fn encode(&self, telemetry: &Telemetry) -> String {
         let mut registry = Registry::default();
-        registry.register("istio_requests", "Requests, as Istio counts them", self.requests.clone());
+        telemetry.register(&mut registry);
         let refused = "Client connections closed without service, by reason";
         registry.register("mesh_proxy_connections_refused", refused, self.refused.clone());
         registry.register("mesh_proxy_connections", "Client connections accepted", self.connections.clone());

@@ -7,6 +7,7 @@ use crate::broker::Client;
 use crate::config::Cluster;
 use crate::core::balance::Cursor;
 use crate::shared::{PodStatus, Shared};
+use crate::telemetry::pod::Known;
 use mesh_common::broker::{Family, Workload};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
@@ -32,6 +33,8 @@ pub struct Pod {
     /// The rest of the process.
     pub shared: Arc<Shared>,
     workload: RefCell<Rc<Workload>>,
+    /// Counters of its requests.
+    pub known: Known,
     stock: Stock,
     upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream>>>,
     rng: RefCell<SmallRng>,
@@ -83,6 +86,7 @@ impl Pod {
             status,
             shared,
             workload: RefCell::new(Rc::new(workload)),
+            known: Known::default(),
             stock,
             upstreams: RefCell::default(),
             rng: RefCell::new(SmallRng::from_os_rng()),
@@ -98,9 +102,7 @@ impl Pod {
     /// It is described anew. Counters carry its labels and are found anew too.
     pub fn describe(&self, workload: Workload) {
         *self.workload.borrow_mut() = Rc::new(workload);
-        for upstream in self.upstreams.borrow().values() {
-            upstream.forget_counters();
-        }
+        self.known.forget(&self.shared.config.load());
     }
 
     /// Lends the pod's dice. The closure must not await, which its type says.

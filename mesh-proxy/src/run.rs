@@ -9,6 +9,7 @@ use crate::admin;
 use crate::broker::{self, Event};
 use crate::privilege::{self, Identity, Report};
 use crate::shared::Shared;
+use crate::telemetry::zipkin;
 use crate::worker::{self, Command};
 use crate::xds;
 use anyhow::Context;
@@ -27,6 +28,8 @@ use tokio::sync::mpsc;
 
 /// How often a stopping process looks whether connections are left.
 const DRAIN_LOOK: Duration = Duration::from_millis(20);
+/// How long an ending process waits for the reader of its access log.
+const LAST_LINES: Duration = Duration::from_secs(1);
 
 /// Carry the captured connections of every enrolled pod of this node.
 ///
@@ -90,6 +93,8 @@ async fn serve(
     (threads, limit): (usize, Duration),
 ) -> anyhow::Result<()> {
     let shared = Arc::new(Shared::default());
+    shared.telemetry.set_node(connection.node.to_string());
+    shared.telemetry.log.start(std::io::stdout()).context("cannot start the thread of the access log")?;
     let stop = stop(Arc::clone(&shared), limit)?;
     admin.set_nonblocking(true)?;
     let admin = tokio::net::UnixListener::from_std(admin)?;
@@ -97,8 +102,10 @@ async fn serve(
         ended = pods(socket, threads, Arc::clone(&shared)) => ended?,
         () = xds::follow(connection, Arc::clone(&shared)) => {}
         () = admin::serve(admin, Arc::clone(&shared), report) => {}
+        () = zipkin::run(Arc::clone(&shared)) => {}
         () = stop => {}
     }
+    shared.telemetry.log.end(LAST_LINES);
     tracing::info!(connections_cut = shared.metrics.open.get(), "proxy ends");
     Ok(())
 }

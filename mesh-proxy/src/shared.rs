@@ -5,6 +5,7 @@ use crate::config::Config;
 use crate::core::stock::TOTAL;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
+use crate::telemetry::Telemetry;
 use crate::xds::state::State;
 use arc_swap::ArcSwap;
 use nix::sys::resource::{Resource, getrlimit};
@@ -20,6 +21,8 @@ pub struct Shared {
     pub config: ArcSwap<Config>,
     /// Counters.
     pub metrics: Metrics,
+    /// Spans, access log, Istio's metrics.
+    pub telemetry: Telemetry,
     /// By slot.
     pub pods: Mutex<BTreeMap<u32, Arc<PodStatus>>>,
     /// For `/ready` and `/status`.
@@ -43,6 +46,7 @@ impl Default for Shared {
         Self {
             config: ArcSwap::default(),
             metrics: Metrics::default(),
+            telemetry: Telemetry::default(),
             pods: Mutex::default(),
             progress: Mutex::default(),
             drain: Drain::default(),

@@ -4,6 +4,7 @@ use crate::config::{Config, Tcp};
 use crate::core::balance::Ask;
 use crate::core::hash::source_ip;
 use crate::pod::Guest;
+use crate::telemetry::tcp::Open;
 use rand::Rng;
 use tokio::net::TcpStream;
 
@@ -36,8 +37,9 @@ pub async fn serve(guest: Guest, mut stream: TcpStream, config: &Config, tcp: &T
         };
         match upstream.connect_tcp(pod, cluster, address).await {
             Ok(mut server) => {
-                let copied = tokio::io::copy_bidirectional(&mut stream, &mut server).await;
-                tracing::info!(target: "access", pod = pod.workload().id, cluster = %cluster.name, upstream = %address, ?copied, "connection");
+                let open = Open::new(pod, config, (&cluster.name, address), stream.local_addr().ok(), tcp.access_log.clone());
+                let (received, sent) = tokio::io::copy_bidirectional(&mut stream, &mut server).await.unwrap_or_default();
+                open.close(received, sent);
                 return;
             }
             Err(error) => tracing::debug!(%address, %error, "endpoint refused"),

@@ -63,7 +63,10 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
     let mut changed = shared.changed.subscribe();
     let sweep_all = |residents: &HashMap<u32, Resident>| {
         let config = shared.config.load_full();
-        residents.values().for_each(|resident| resident.pod.sweep(&config.clusters));
+        residents.values().for_each(|resident| {
+            resident.pod.sweep(&config.clusters);
+            resident.pod.known.forget(&config);
+        });
     };
     loop {
         let command = tokio::select! {

@@ -10,6 +10,8 @@ mod outlier;
 mod pool;
 #[path = "path/restart.rs"]
 mod restart;
+#[path = "path/telemetry.rs"]
+mod telemetry;
 #[path = "path/tls.rs"]
 mod tls;
 #[path = "path/tunnel.rs"]
@@ -79,12 +81,14 @@ async fn requests_are_routed_by_header_over_one_kept_alive_connection() {
         assert!(client.get("/", &[("end-user", "jason")]).await.body.starts_with("v2 "));
     }
     assert_eq!(v1.connections.load(Ordering::SeqCst), 1, "the upstream connection is reused");
-    let metrics = world.shared.metrics.encode();
-    let count =
-        metrics.lines().find(|line| line.starts_with("istio_requests_total") && line.contains("destination_subset=\"v1\""));
+    let metrics = world.shared.metrics.encode(&world.shared.telemetry);
+    let count = metrics.lines().find(|line| line.starts_with("istio_requests_total") && line.contains("reporter=\"source\""));
     let count = count.expect("counted");
     assert!(
-        count.ends_with(" 3") && count.contains("source_app=\"productpage\"") && count.contains("response_code=\"200\""),
+        count.ends_with(" 6")
+            && count.contains("destination_service_name=\"reviews\"")
+            && count.contains("source_app=\"productpage\"")
+            && count.contains("response_code=\"200\""),
         "{count}"
     );
 }
@@ -159,7 +163,7 @@ async fn answers_without_an_upstream_are_envoys() {
         let answer = client.get(path, &[]).await;
         assert_eq!((answer.status, &*answer.body), (status, body), "{path}");
     }
-    let metrics = world.shared.metrics.encode();
+    let metrics = world.shared.metrics.encode(&world.shared.telemetry);
     for flags in ["NR", "NC", "UH", "UF", "UF,URX"] {
         assert!(metrics.contains(&format!("response_flags=\"{flags}\"")), "{flags}: {metrics}");
     }
@@ -308,7 +312,7 @@ async fn the_meshs_own_listener_and_unknown_ports_are_refused_and_counted() {
         world.nothing();
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", world.port)).await.expect("connect");
         assert_eq!(stream.read(&mut [0; 1]).await.expect("closed"), 0, "{reason}");
-        let metrics = world.shared.metrics.encode();
+        let metrics = world.shared.metrics.encode(&world.shared.telemetry);
         assert!(metrics.contains(&format!("connections_refused_total{{reason=\"{reason}\"}} 1")), "{metrics}");
     }
 }

@@ -1,9 +1,12 @@
 //! How a listener treats HTTP connections and requests, apart from routes: what its HttpConnectionManager says.
 
+use crate::core::access::Format;
 use crate::core::fault::Fault;
 use crate::core::forwarded::Trust;
 use crate::core::path::Normalize;
+use crate::core::trace::Tracing;
 use http::HeaderValue;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// See the module.
@@ -41,6 +44,10 @@ pub struct HttpOptions {
     pub http10: bool,
     /// The host of a request by HTTP/1.0 that names none.
     pub http10_host: Option<HeaderValue>,
+    /// Which requests are traced, and where that is told.
+    pub tracing: Option<Arc<Tracing>>,
+    /// A line for each request.
+    pub access_log: Option<Arc<Format>>,
     /// Bytes of a request's head. Beyond: 431.
     pub head_bytes: usize,
 }

@@ -1,8 +1,9 @@
 //! HttpConnectionManager: where routes come from, filters, and how the connection's protocol is treated.
 
+use super::access_log::access_log;
 use super::at::{At, Invalid};
 use super::common::{limit, over_ads, unpack};
-use super::{cors, fault, route};
+use super::{cors, fault, route, tracing};
 use crate::config::{CorsFilter, HttpOptions, ServerHeader, StripPort};
 use crate::core::fault::Fault;
 use crate::core::forwarded::{Range, Trust};
@@ -88,6 +89,11 @@ fn options(at: &At<'_>, message: &mut pb::HttpConnectionManager) -> Result<HttpO
     let (http10, http10_host) = http1(&at.field("http_protocol_options"), message.http_protocol_options.take())?;
     let stream_idle_timeout =
         limit(&at.field("stream_idle_timeout"), message.stream_idle_timeout.take(), Some(STREAM_IDLE_TIMEOUT))?;
+    let tracing = match message.tracing.take() {
+        Some(message) => tracing::tracing(&at.field("tracing"), message)?,
+        None => None,
+    };
+    let access_log = access_log(&at.field("access_log"), take(&mut message.access_log))?;
     disabled(message);
     let (fault, cors) = http_filters(&at.field("http_filters"), take(&mut message.http_filters))?;
     Ok(HttpOptions {
@@ -107,6 +113,8 @@ fn options(at: &At<'_>, message: &mut pb::HttpConnectionManager) -> Result<HttpO
         strip_dot: take(&mut message.strip_trailing_host_dot),
         http10,
         http10_host,
+        tracing,
+        access_log,
         head_bytes: head_bytes(&at.field("max_request_headers_kb"), message.max_request_headers_kb.take())?,
     })
 }

@@ -1,5 +1,6 @@
 //! Listener, with HttpConnectionManager or TcpProxy in its only filter chain.
 
+use super::access_log::access_log;
 use super::at::{At, Invalid};
 use super::common::{address, unpack};
 use super::hcm::{self, Http};
@@ -90,6 +91,7 @@ fn tcp_proxy(at: &At<'_>, mut message: tcp::TcpProxy) -> Result<Tcp, Invalid> {
     }
     let hash_source_ip = super::hash::of_connection(&at.field("hash_policy"), take(&mut message.hash_policy))?;
     let connect_attempts = message.max_connect_attempts.take().map_or(1, |attempts| attempts.value.max(1));
+    let access_log = access_log(&at.field("access_log"), take(&mut message.access_log))?;
     at.nothing_else(&message)?;
-    Ok(Tcp { targets, connect_attempts, hash_source_ip })
+    Ok(Tcp { targets, connect_attempts, hash_source_ip, access_log })
 }

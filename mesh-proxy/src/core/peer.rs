@@ -1,6 +1,8 @@
 //! Who serves an endpoint, as Istio's control plane writes it into the endpoint's metadata: filter `istio`, key `workload`. For telemetry
 //! only; no decision depends on it.
 
+use std::collections::BTreeMap;
+
 /// A workload in Istio's terms. What is not known is empty.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub struct Peer {
@@ -27,9 +29,39 @@ impl Peer {
     }
 }
 
+/// What is said where something is not known, as in Istio's metrics.
+pub const UNKNOWN: &str = "unknown";
+
+impl Peer {
+    /// A pod of this node, by its app's path and its labels, by Istio's rules for canonical names.
+    #[must_use]
+    pub fn of(app: &str, namespace: &str, labels: &BTreeMap<String, String>) -> Self {
+        let workload = app.trim_start_matches('/').to_owned();
+        let first = |names: [&str; 3]| names.iter().find_map(|name| labels.get(*name)).cloned();
+        let service = first(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]);
+        let revision = first(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]);
+        Self {
+            canonical_service: service.unwrap_or_else(|| workload.clone()),
+            canonical_revision: revision.unwrap_or_else(|| "latest".to_owned()),
+            workload,
+            namespace: namespace.to_owned(),
+            cluster: String::new(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pod_is_named_by_its_labels_else_by_its_app() {
+        let labels = |pairs: &[(&str, &str)]| pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let plain = Peer::of("/shop/reviews-v2", "default", &BTreeMap::new());
+        assert_eq!(plain, Peer::parse("shop/reviews-v2;default;shop/reviews-v2;latest"));
+        let named = labels(&[("app", "reviews"), ("version", "v2"), ("service.istio.io/canonical-name", "r")]);
+        assert_eq!(Peer::of("/reviews-v2", "prod", &named), Peer::parse("reviews-v2;prod;r;v2"));
+    }
 
     #[test]
     fn istios_string_is_read_and_short_ones_too() {

@@ -139,6 +139,7 @@ impl Call<'_> {
                 return result.map_err(|failure| failure.local(retries > 0));
             }
             retries += 1;
+            record.retries = retries;
             tried.push(address);
             self.pod.shared.metrics.retries.inc();
             drop(result);

@@ -38,6 +38,8 @@ struct Source {
     pulse: Option<Pulse>,
     kept: Vec<Bytes>,
     bytes: usize,
+    /// Bytes that came from the client.
+    received: u64,
     /// All that was read is in `kept`.
     whole: bool,
     ended: bool,
@@ -48,14 +50,38 @@ impl Replay {
     #[must_use]
     pub(super) fn new(incoming: Incoming, keep: bool, tap: Option<Tap>, pulse: Option<Pulse>) -> Self {
         let incoming = Some(incoming);
-        Self(Rc::new(RefCell::new(Source { incoming, tap, pulse, kept: Vec::new(), bytes: 0, whole: keep, ended: false })))
+        Self(Rc::new(RefCell::new(Source {
+            incoming,
+            tap,
+            pulse,
+            kept: Vec::new(),
+            bytes: 0,
+            received: 0,
+            whole: keep,
+            ended: false,
+        })))
     }
 
     /// A body that is there already.
     #[must_use]
     pub(super) fn whole(kept: Vec<Bytes>) -> Self {
         let bytes = kept.iter().map(Bytes::len).sum();
-        Self(Rc::new(RefCell::new(Source { incoming: None, tap: None, pulse: None, kept, bytes, whole: true, ended: true })))
+        Self(Rc::new(RefCell::new(Source {
+            incoming: None,
+            tap: None,
+            pulse: None,
+            kept,
+            bytes,
+            received: bytes as u64,
+            whole: true,
+            ended: true,
+        })))
+    }
+
+    /// Bytes that the client has sent of it.
+    #[must_use]
+    pub fn received(&self) -> u64 {
+        self.0.borrow().received
     }
 
     /// True if an attempt can read it from the start: nothing was read, or all that was read is kept.
@@ -99,6 +125,7 @@ impl Source {
                     }
                 }
                 self.bytes += frame.data_ref().map_or(1, Bytes::len);
+                self.received += frame.data_ref().map_or(0, |data| data.len() as u64);
                 Poll::Ready(Some(Ok(frame)))
             }
         }
@@ -258,8 +285,11 @@ impl Body for ResponseBody {
             None => this.finish(),
             Some(Err(_)) => this.fail(Flags::TERMINATED),
             Some(Ok(frame)) => {
-                if let (Some(record), Some(data)) = (&mut this.record, frame.data_ref()) {
-                    record.bytes += data.len() as u64;
+                if let Some(record) = &mut this.record {
+                    record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);
+                    if let Some(trailers) = frame.trailers_ref() {
+                        record.grpc_status(trailers);
+                    }
                 }
                 if this.is_end_stream() {
                     this.finish();

@@ -52,7 +52,7 @@ impl Dress<'_> {
         remove_hop_by_hop(&mut parts.headers);
         parts.headers.insert(SERVICE_TIME, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).into());
         self.finish(parts.status, &mut parts.headers, &record);
-        record.status = parts.status.as_u16();
+        record.answered(parts.status.as_u16(), &parts.headers, true);
         Response::from_parts(parts, ResponseBody::upstream(incoming, lease, terms, record))
     }
 
@@ -105,7 +105,7 @@ impl Dress<'_> {
         mut record: Record,
     ) -> Response<ResponseBody> {
         self.finish(status, &mut headers, &record);
-        record.status = status.as_u16();
+        record.answered(status.as_u16(), &headers, false);
         let mut response = Response::new(ResponseBody::full(body, record));
         *response.status_mut() = status;
         *response.headers_mut() = headers;

@@ -40,15 +40,17 @@ pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) 
     let config = pod.shared.config.load_full();
     let (mut parts, incoming) = request.into_parts();
     let authority = admit::authority(&parts);
-    let named = authority.as_ref().and_then(|authority| authority.to_str().ok()).unwrap_or("-");
-    let record = Record::new(pod, named, &parts);
+    let mut record = Record::new(pod, &parts);
     let Some(http) = connection.http(&config) else {
         // The listener went away under an open connection.
         let facts = facts(connection, connection.peer.ip());
         return Dress { options: &connection.options, grpc: false, ops: &[], cors: None, facts }.local(Local::no_route(), record);
     };
     match admit::admit(&mut parts, authority, &http.options, connection) {
-        Ok(admitted) => Exchange { connection, config: &config, http, admitted }.run((parts, incoming), record).await,
+        Ok(admitted) => {
+            record.begin(&http.options, &admitted, connection, &mut parts);
+            Exchange { connection, config: &config, http, admitted }.run((parts, incoming), record).await
+        }
         Err(reply) => {
             let facts = facts(connection, connection.peer.ip());
             Dress { options: &http.options, grpc: false, ops: &[], cors: None, facts }.local(reply, record)
@@ -227,11 +229,13 @@ impl<'a> Exchange<'a> {
         let policy = self.policy(forward, &mut parts, limits);
         let http2 = parts.version == Version::HTTP_2;
         self.prepare(&mut parts, decision, forward, target, &dress.facts);
+        record.propagate(&self.http.options, &mut parts.headers);
         if let (Some(_), Some(kind)) = (&client, &self.admitted.upgrade) {
             tunnel::ask(&mut parts.headers, kind);
         }
         let pulse = forward.idle_timeout.unwrap_or(self.http.options.stream_idle_timeout).map(Pulse::new);
         let body = self.body(forward, &parts, incoming, limits, policy.as_deref(), pulse.clone());
+        record.body.clone_from(&body);
         let began = Instant::now();
         let deadline = limits.total.map(|limit| began + limit);
         let call = Call {

@@ -170,7 +170,7 @@ async fn copy(pod: &Rc<Pod>, cluster: &Arc<Cluster>, original: SocketAddr, parts
     let upstream = pod.upstream(&cluster.name);
     let body = (!chunks.is_empty()).then(|| Replay::whole(chunks.to_vec()));
     // What happens to it is said by nobody: it is no request of the client's.
-    let mut record = Record::new(pod, "-", &parts);
+    let mut record = Record::new(pod, &parts);
     let ask = Ask { hash: None, original };
     let call = Call {
         pod,

@@ -60,7 +60,7 @@ pub(super) fn open(
             Ok((client, server)) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await,
             Err(error) => Err(std::io::Error::other(error)),
         };
-        tracing::info!(target: "access", pod = pod.workload().id, ?copied, "upgraded connection ended");
+        tracing::debug!(pod = pod.workload().id, ?copied, "upgraded connection ended");
         drop((guest, lease));
     });
     let (parts, _empty) = response.into_parts();
@@ -95,7 +95,7 @@ pub(super) async fn connect(
             Ok(client) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut server).await,
             Err(error) => Err(std::io::Error::other(error)),
         };
-        tracing::info!(target: "access", pod = own.workload().id, ?copied, "CONNECT ended");
+        tracing::debug!(pod = own.workload().id, ?copied, "CONNECT ended");
         drop((guest, lease));
     });
     dress.made(StatusCode::OK, HeaderMap::new(), Bytes::new(), record)

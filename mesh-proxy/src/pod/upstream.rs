@@ -1,4 +1,4 @@
-//! What one pod knows of one cluster: whose turn it is, connections, requests in flight, counters, whom it avoids.
+//! What one pod knows of one cluster: whose turn it is, connections, requests in flight, whom it avoids.
 
 mod bytes;
 mod counts;
@@ -11,14 +11,12 @@ mod pool;
 use crate::clock;
 use crate::config::Cluster;
 use crate::core::balance::{Ask, Cursor, Picking, Reduced};
-use crate::core::flags::Flags;
 pub use bytes::TcpLease;
 pub use counts::{Counted, Counts, Stats, count};
 use detection::Detection;
 pub use dial::Transport;
 use endpoint::Endpoint;
 pub use lease::{Lease, NoLease, Wanted};
-use prometheus_client::metrics::counter::Counter;
 use rand::RngCore;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -31,7 +29,6 @@ pub struct Upstream {
     /// What is left to choose from while some are ejected.
     reduced: RefCell<Reduced>,
     endpoints: RefCell<HashMap<SocketAddr, Rc<Endpoint>>>,
-    counters: RefCell<HashMap<(u16, Flags), Counter>>,
     detection: Detection,
     /// What is under way, and what happened.
     pub counts: Rc<Counts>,
@@ -43,7 +40,6 @@ impl Upstream {
             cursor: RefCell::new(cursor),
             reduced: RefCell::default(),
             endpoints: RefCell::default(),
-            counters: RefCell::default(),
             detection: Detection::new(),
             counts: Rc::default(),
         }
@@ -94,15 +90,6 @@ impl Upstream {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.counts.stats(self.detection.counts())
-    }
-
-    /// The counter for a kind of answer; `make` finds it in the process-wide family.
-    pub fn counter(&self, code: u16, flags: Flags, make: impl FnOnce() -> Counter) -> Counter {
-        self.counters.borrow_mut().entry((code, flags)).or_insert_with(make).clone()
-    }
-
-    pub(super) fn forget_counters(&self) {
-        self.counters.borrow_mut().clear();
     }
 
     pub(super) fn sweep(&self, cluster: Option<&Cluster>) {

@@ -141,7 +141,7 @@ async fn of_five_at_once_one_is_served_one_waits_and_three_are_refused() {
             let connections = if per_connection.is_some() { 2 * round } else { 1 };
             assert_eq!(gate.connections.load(Ordering::SeqCst), connections);
         }
-        assert!(world.shared.metrics.encode().contains("response_flags=\"UO\""));
+        assert!(world.shared.metrics.encode(&world.shared.telemetry).contains("response_flags=\"UO\""));
     }
 }
 
@@ -213,7 +213,10 @@ async fn tries(thresholds: cds::circuit_breakers::Thresholds) -> (usize, bool) {
     gate.tickets.add_permits(100);
     let answer = ask(world.port, "/busy").await.expect("no panic");
     assert_eq!((answer.status, &*answer.body), (503, "let"));
-    (100 - gate.tickets.available_permits(), world.shared.metrics.encode().contains("response_flags=\"UO\""))
+    (
+        100 - gate.tickets.available_permits(),
+        world.shared.metrics.encode(&world.shared.telemetry).contains("response_flags=\"UO\""),
+    )
 }
 
 #[tokio::test]
@@ -250,7 +253,7 @@ async fn a_retry_counts_until_its_attempt_has_ended() {
     // Both failed: one is repeated, and as long as that is in flight the other must not be.
     let (answers, rest) = refused(&gate, asked, 1).await;
     assert_eq!((codes(&answers), rest.len()), (vec![503], 1));
-    assert!(world.shared.metrics.encode().contains("response_flags=\"UO\""));
+    assert!(world.shared.metrics.encode(&world.shared.telemetry).contains("response_flags=\"UO\""));
     gate.tickets.add_permits(1);
     for asked in rest {
         assert_eq!(asked.await.expect("no panic").status, 503);
