@@ -1,6 +1,6 @@
 //! The command line. Every flag can also be given by its environment variable.
 
-use crate::core::compile::{DefaultLb, RetryOnDefault};
+use crate::core::compile::{AccessLog, DefaultLb, RetryOnDefault, ZipkinAddress};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::ports;
 use mesh_xds::agent::OutboundPolicy;
@@ -73,6 +73,15 @@ pub(crate) struct ServeArgs {
     /// File on each node with the authorities that TLS to a service trusts where a DestinationRule names none
     #[arg(long, env = "MESH_SYSTEM_CA_FILE", value_name = "FILE", default_value = "/etc/ssl/certs/ca-certificates.crt")]
     pub(crate) system_ca_file: String,
+    /// Zipkin, to which proxies send spans: an IP address or a service of the mesh, as in zipkin:9411
+    #[arg(long, env = "MESH_ZIPKIN_ADDRESS", value_name = "HOST:PORT")]
+    pub(crate) zipkin_address: Option<ZipkinAddress>,
+    /// Per cent of requests to trace, where neither the client nor a proxy before has decided
+    #[arg(long, env = "MESH_TRACE_SAMPLING", value_name = "PERCENT", default_value_t = 1.0, value_parser = percent)]
+    pub(crate) trace_sampling: f64,
+    /// Lines that proxies write about requests, on their standard output
+    #[arg(long, env = "MESH_ACCESS_LOG", value_enum, default_value_t)]
+    pub(crate) access_log: AccessLog,
     /// Address at which workloads could reach this process, if it is on none of the nodes that run something; its API and xDS ports
     /// there are refused to them
     #[arg(long, env = "MESH_ADVERTISE", value_name = "ADDRESS", value_delimiter = ',')]
@@ -104,6 +113,11 @@ impl From<Outbound> for OutboundPolicy {
             Outbound::AllowAny => Self::AllowAny,
         }
     }
+}
+
+fn percent(text: &str) -> Result<f64, String> {
+    let percent = text.parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent));
+    percent.ok_or_else(|| "not a percentage from 0 to 100".to_owned())
 }
 
 const fn any(port: u16) -> SocketAddr {

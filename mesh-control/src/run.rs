@@ -8,7 +8,7 @@ use crate::api::{self, ApiArgs};
 use crate::auth::Tokens;
 use crate::config::ServeArgs;
 use crate::core::allot::Allotment;
-use crate::core::compile::{self, Abilities, Compiled, Settings};
+use crate::core::compile::{self, Abilities, Compiled, Settings, Telemetry};
 use crate::core::translate::translate;
 use crate::marathon::client::Client;
 use crate::marathon::follow::{Follower, Progress, Times};
@@ -179,6 +179,7 @@ fn settings(args: &ServeArgs) -> Settings {
         own_addresses,
         protect: args.protect.iter().chain(&fixed).copied().collect(),
         abilities: Abilities::MESH_PROXY,
+        telemetry: Telemetry { zipkin: args.zipkin_address.clone(), sampling: args.trace_sampling, access_log: args.access_log },
     }
 }
 

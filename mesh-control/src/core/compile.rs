@@ -31,6 +31,7 @@ mod route;
 mod scope;
 mod source;
 mod tcp;
+mod telemetry;
 #[cfg(test)]
 pub(crate) mod tests;
 
@@ -38,6 +39,7 @@ pub(crate) use crate::istio::enforced::Abilities;
 pub(crate) use cluster::DefaultLb;
 pub(crate) use report::Unsupported;
 pub(crate) use retry::RetryOnDefault;
+pub(crate) use telemetry::{AccessLog, Address as ZipkinAddress, Telemetry};
 
 use super::flip::{Carried, Modes, PortKey};
 use super::registry::{Port, Protocol, Registry, Service};
@@ -53,6 +55,7 @@ use mesh_xds::server::{Snapshot, Versioned};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use telemetry::Telling;
 
 /// Istio's name for "on to where the client meant to go".
 const PASSTHROUGH: &str = "PassthroughCluster";
@@ -74,6 +77,7 @@ pub(crate) struct Settings {
     /// What else no workload may dial.
     pub(crate) protect: Vec<SocketAddr>,
     pub(crate) abilities: Abilities,
+    pub(crate) telemetry: Telemetry,
 }
 
 /// Does the proxy see requests on the port?
@@ -141,6 +145,10 @@ pub(crate) fn compile(
     let (assigned, mut clusters) = compiler.clusters();
     if settings.outbound == OutboundPolicy::AllowAny && settings.abilities.original_dst {
         clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough()));
+    }
+    let collector = settings.telemetry.zipkin.as_ref().and_then(|address| Some((address.ip()?, address.port)));
+    if let Some((ip, port)) = collector {
+        clusters.insert(telemetry::COLLECTOR.to_owned(), versioned(&telemetry::fixed(ip, port)));
     }
     let services = registry.services.values();
     let workloads = registry.workloads.values();
@@ -241,7 +249,8 @@ impl Compiler<'_, '_> {
 
     fn listeners(&mut self) -> BTreeMap<String, Versioned> {
         let can = self.settings.abilities;
-        let listeners = self.http_ports().into_keys().map(|port| listener::http(port, can));
+        let telling = self.telling();
+        let listeners = self.http_ports().into_keys().map(|port| listener::http(port, can, &telling));
         let mut listeners: BTreeMap<_, _> = listeners.map(|listener| (listener.name.clone(), versioned(&listener))).collect();
         let index = self.index;
         for service in index.registry.services.values() {
@@ -258,6 +267,25 @@ impl Compiler<'_, '_> {
             }
         }
         listeners
+    }
+
+    /// What listeners tell of requests. A collector that does not exist is not named: a stock Envoy would refuse the listener.
+    fn telling(&mut self) -> Telling {
+        let telemetry = &self.settings.telemetry;
+        let tracing = telemetry.zipkin.as_ref().and_then(|address| {
+            let cluster = match address.ip() {
+                Some(_) => telemetry::COLLECTOR.to_owned(),
+                None => {
+                    let name = telemetry::collector(address, |host| self.index.resolve(host));
+                    self.index.registry.services.get(&name.host)?.tcp_port(name.port)?;
+                    let text = name.to_string();
+                    self.used.insert(name);
+                    text
+                }
+            };
+            Some(telemetry::tracing(telemetry.sampling, &cluster, address))
+        });
+        Telling { tracing, access_log: telemetry::access_log(telemetry.access_log) }
     }
 
     fn routes(&mut self) -> BTreeMap<String, Versioned> {

@@ -5,7 +5,7 @@
 
 use super::cluster::Preference;
 use super::envoy::{self, core, endpoint, uint, versioned};
-use super::{Labels, Resources, share};
+use super::{Labels, Resources, share, telemetry};
 use crate::core::registry::{Endpoint, Health, Locality, Port, Registry};
 use mesh_xds::names::ClusterName;
 use mesh_xds::server::Versioned;
@@ -84,7 +84,7 @@ impl Endpoints {
         let chosen = self.assigned.iter().filter(|(name, assigned)| which(name, assigned));
         let told = chosen.filter_map(|(name, assigned)| {
             let port = registry.services.get(&name.host)?.tcp_port(name.port)?;
-            Some((name.to_string(), versioned(&assignment(name, port, assigned, client))))
+            Some((name.to_string(), versioned(&assignment(name, port, assigned, (client, registry)))))
         });
         told.collect()
     }
@@ -103,10 +103,20 @@ fn local(registry: &Registry) -> HashMap<IpAddr, BTreeSet<String>> {
 }
 
 /// The endpoints of a port as a client dials them.
-fn assignment(name: &ClusterName, port: &Port, assigned: &Assigned, client: Client<'_>) -> endpoint::ClusterLoadAssignment {
+fn assignment(
+    name: &ClusterName,
+    port: &Port,
+    assigned: &Assigned,
+    (client, registry): (Client<'_>, &Registry),
+) -> endpoint::ClusterLoadAssignment {
     let has_labels = |endpoint: &&Endpoint| assigned.labels.as_ref().is_none_or(|labels| has_all(endpoint, labels));
     let chosen = port.endpoints.iter().filter(has_labels);
-    let told: Vec<_> = chosen.filter_map(|endpoint| Some((endpoint, lb_endpoint(port, endpoint, client.node)?))).collect();
+    let told = chosen.filter_map(|endpoint| {
+        let mut told = lb_endpoint(port, endpoint, client.node)?;
+        told.metadata = registry.workloads.get(&endpoint.workload).map(telemetry::identity);
+        Some((endpoint, told))
+    });
+    let told: Vec<_> = told.collect();
     let endpoints = match &assigned.near {
         Some(preference) => preference.seen_from(client.place, told),
         None if told.is_empty() => Vec::new(),

@@ -3,6 +3,7 @@
 use super::envoy::{self, Router, cors, fault, hcm, listener, pack_any};
 use super::route::{CORS, FAULT};
 use super::tcp::{self, Chain, Dialled};
+use super::telemetry::Telling;
 use super::{Abilities, source};
 use envoy_types::pb::google::protobuf::Any;
 use mesh_xds::server::Versioned;
@@ -15,23 +16,23 @@ const MANAGER: &str = "envoy.filters.network.http_connection_manager";
 const SERVER_NAME: &str = "istio-envoy";
 
 /// The listener of an HTTP port: which service is meant says the Host header, in RouteConfiguration `port`.
-pub(super) fn http(port: u16, can: Abilities) -> listener::Listener {
+pub(super) fn http(port: u16, can: Abilities, telling: &Telling) -> listener::Listener {
     let name = format!("0.0.0.0_{port}");
-    let filter = filter(MANAGER, pack_any(manager(&format!("outbound_{name}"), &port.to_string(), can)));
+    let filter = filter(MANAGER, pack_any(manager(&format!("outbound_{name}"), &port.to_string(), can, telling)));
     let chain = listener::FilterChain { filters: vec![filter], ..Default::default() };
     captured(name, (Ipv4Addr::UNSPECIFIED.into(), port), vec![chain])
 }
 
 /// The connection manager of a gateway: what it was sent with about clients is the clients' word, and is not believed.
-pub(super) fn edge_manager(routes: &str, can: Abilities) -> listener::Filter {
+pub(super) fn edge_manager(routes: &str, can: Abilities, telling: &Telling) -> listener::Filter {
     let edge = hcm::HttpConnectionManager {
         use_remote_address: Some(envoy::BoolValue { value: true }),
-        ..manager(&format!("gateway_{routes}"), routes, can)
+        ..manager(&format!("gateway_{routes}"), routes, can, telling)
     };
     filter(MANAGER, pack_any(edge))
 }
 
-fn manager(stat_prefix: &str, routes: &str, can: Abilities) -> hcm::HttpConnectionManager {
+fn manager(stat_prefix: &str, routes: &str, can: Abilities, telling: &Telling) -> hcm::HttpConnectionManager {
     let rds = hcm::Rds { config_source: Some(envoy::ads()), route_config_name: routes.to_owned() };
     let filter = |name: &str, config| hcm::HttpFilter {
         name: name.to_owned(),
@@ -54,6 +55,8 @@ fn manager(stat_prefix: &str, routes: &str, can: Abilities) -> hcm::HttpConnecti
         // A stream may rest, as in Istio; old clients are served.
         stream_idle_timeout: Some(envoy::Duration::default()),
         http_protocol_options: Some(envoy::core::Http1ProtocolOptions { accept_http_10: true, ..Default::default() }),
+        tracing: telling.tracing.clone(),
+        access_log: telling.access_log.clone(),
         ..Default::default()
     }
 }

@@ -61,6 +61,7 @@ pub(crate) fn settings() -> Settings {
         retry_on_default: RetryOnDefault::default(),
         system_ca: "/system.pem".to_owned(),
         abilities: Abilities::ALL,
+        telemetry: Telemetry::default(),
     }
 }
 
