@@ -65,9 +65,9 @@ fn real_client(world: &mut World) -> Result<()> {
     Ok(())
 }
 
-/// Sums a counter over all its labels that contain the text.
+/// Sums a counter, as clients' sides report it, over all its labels that contain the text.
 fn counter(metrics: &str, name: &str, label: &str) -> f64 {
-    let lines = metrics.lines().filter(|l| l.starts_with(name) && l.contains(label));
+    let lines = metrics.lines().filter(|l| l.starts_with(name) && l.contains(label) && l.contains("reporter=\"source\""));
     lines.filter_map(|l| l.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
