@@ -3,6 +3,7 @@
 //! One task per connection. What a client does wrong ends its own connection, with a log line that names the field.
 
 mod conversation;
+mod gateway;
 mod packet;
 
 use crate::egress::Book;
@@ -10,6 +11,7 @@ use crate::kernel::Kernel;
 use crate::metrics::{BrokerEnd, Metrics};
 use crate::ready::{self, Ready};
 use crate::served::Roster;
+pub(crate) use gateway::Gateway;
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use socket2::{Domain, SockAddr, Socket, Type};
 use std::fs;
@@ -31,6 +33,7 @@ pub(crate) struct Broker {
     pub(crate) roster: Arc<Roster>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) book: Arc<Book>,
+    pub(crate) gateway: Arc<Gateway>,
     pub(crate) proxy_uid: u32,
 }
 

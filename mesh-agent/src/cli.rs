@@ -1,5 +1,6 @@
 //! The command line: every flag also as an environment variable, as a Marathon app sets it.
 
+use crate::core::gateway;
 use clap::{Args, Parser, Subcommand};
 use mesh_common::broker::SOCKET;
 use std::net::IpAddr;
@@ -106,6 +107,11 @@ pub struct Run {
     /// The user as which mesh-proxy runs; nobody else gets sockets.
     #[arg(long, env = "MESH_PROXY_UID", value_name = "UID", default_value_t = 65_534)]
     pub proxy_uid: u32,
+
+    /// Ports of this node that its gateway may have: mesh-proxy run with --gateway-labels listens there as far as Gateways ask for it, by
+    /// sockets of this process. Numbers and ranges (80,443,8000-8099); empty for none. Never a port of the mesh.
+    #[arg(long, env = "MESH_GATEWAY_PORTS", value_name = "PORTS", default_value = gateway::DEFAULT)]
+    pub gateway_ports: gateway::Ports,
 
     /// On SIGTERM, take programs and tables out of the kernel. For uninstalling: pods are outside the mesh at once, unprotected.
     #[arg(long, env = "MESH_DETACH_ON_EXIT")]

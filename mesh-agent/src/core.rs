@@ -3,6 +3,7 @@
 pub mod desired;
 pub mod egress;
 pub mod enrol;
+pub mod gateway;
 pub mod learned;
 pub mod limit;
 pub mod reconcile;

@@ -2,7 +2,7 @@
 //! others.
 
 use crate::admin::Admin;
-use crate::broker::Broker;
+use crate::broker::{Broker, Gateway};
 use crate::cli::Run;
 use crate::egress::Book;
 use crate::kernel::{self, Kernel};
@@ -63,18 +63,20 @@ pub async fn run(config: Run) -> Result<()> {
     let admin = Admin { status: Arc::clone(&status), metrics: Arc::clone(&metrics), book: Arc::clone(&book) };
     tokio::spawn(admin.serve(admin_socket));
     tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster)));
+    let gateway = Arc::new(Gateway::new(config.gateway_ports));
     let broker = Broker {
         kernel: Arc::clone(&kernel),
         roster: Arc::clone(&roster),
         metrics: Arc::clone(&metrics),
         book: Arc::clone(&book),
+        gateway: Arc::clone(&gateway),
         proxy_uid: config.proxy_uid,
     };
     tokio::spawn(Arc::new(broker).serve(broker_socket));
 
     let node = Node::new(Arc::clone(&kernel), roster, metrics, status, book, places, &connection.node);
     let updates = mesh_xds::stream::start(connection, &[wire::MESH, wire::WORKLOAD, wire::SERVICE, wire::EGRESS]);
-    follow(node, updates).await?;
+    follow(node, updates, &gateway).await?;
 
     if config.detach_on_exit {
         kernel.detach()?;
@@ -101,7 +103,7 @@ fn connection(config: &Run) -> Result<Connection> {
 }
 
 /// The loop. Deliveries are answered once they are in force; the look at the containers follows whatever has happened.
-async fn follow(mut node: Node, mut updates: Updates) -> Result<()> {
+async fn follow(mut node: Node, mut updates: Updates, gateway: &Gateway) -> Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut watch = Watch::new(node.containers());
     let mut settled = false;
@@ -122,6 +124,11 @@ async fn follow(mut node: Node, mut updates: Updates) -> Result<()> {
             _ = int.recv() => return Ok(()),
         }
         settled = tokio::task::block_in_place(|| node.settle(Instant::now()));
+        match gateway.revive() {
+            Ok(0) => {}
+            Ok(count) => warn!(count, "listeners of the gateway were shut down; they listen again"),
+            Err(error) => warn!(%error, "a listener of the gateway is dead"),
+        }
     }
 }
 

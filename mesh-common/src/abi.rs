@@ -143,6 +143,10 @@ pub struct Pod {
     pub addr6: Addr,
 }
 
+/// [`Pod::slot`] of the node's gateway: no pod of the node's table, and known by the tag of its sockets only, since it lives in the node's own
+/// network namespace among processes that are no workloads. One below the number that events use for those.
+pub const GATEWAY_SLOT: u32 = u32::MAX - 1;
+
 /// Content of the sk_storage tag: whose socket this is. Only the agent can write it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

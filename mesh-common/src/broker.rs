@@ -10,12 +10,12 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// Where the agent listens, by default.
 pub const SOCKET: &str = "/run/mesh/agent.sock";
 /// Raised with every incompatible change of the messages.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 /// Longest message. A pod's labels dominate it; Marathon refuses labels far below this.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Most descriptors in one message: 32 a batch cost 7 µs each, one at a time 60 µs; the kernel's limit is 253.
@@ -32,7 +32,8 @@ pub enum ToAgent {
         /// Which listeners the client serves.
         role: Role,
     },
-    /// Please broker sockets in this pod: unconnected, non-blocking TCP, tagged as the pod's.
+    /// Please broker sockets in this pod: unconnected, non-blocking TCP, tagged as the pod's. With the slot of [`ToProxy::Listening`] they are
+    /// the gateway's, in the node's own namespace.
     Refill {
         /// The pod, by the number from [`ToProxy::Pod`].
         slot: u32,
@@ -53,7 +54,16 @@ pub enum ToAgent {
         /// The shortest TTL of the answer, in seconds.
         ttl_seconds: u32,
     },
+    /// From mesh-proxy: the node's own addresses and ports that it serves as a gateway are exactly these, at most [`GATEWAY_LISTENERS`].
+    /// The agent answers with [`ToProxy::Listening`] and closes what it held beyond them. To be said again after [`ToProxy::Ready`].
+    Listen {
+        /// Where to listen in the node's network namespace.
+        addresses: Vec<SocketAddr>,
+    },
 }
+
+/// Most listeners of a node's gateway: their descriptors travel in one message.
+pub const GATEWAY_LISTENERS: usize = BATCH;
 
 /// What a client serves, and so which listeners it gets with each pod.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
@@ -115,6 +125,16 @@ pub enum ToProxy {
         /// From the message that is answered.
         id: u64,
     },
+    /// The answer to [`ToAgent::Listen`]; carries one descriptor for each of `addresses`, in that order. The agent keeps duplicates: while the
+    /// proxy is away, connections wait in the backlog.
+    Listening {
+        /// The gateway's number, for [`ToAgent::Refill`]: it dials as a workload of its own, not as any pod.
+        slot: u32,
+        /// Where the attached sockets listen. Their connections were dialled there directly: they are not captured.
+        addresses: Vec<SocketAddr>,
+        /// Where the agent does not listen.
+        refused: Vec<Refused>,
+    },
     /// The answer to [`ToAgent::Refill`]; carries `count` descriptors, fewer than asked if the agent's own limit was reached.
     Sockets {
         /// The pod's number.
@@ -124,6 +144,16 @@ pub enum ToProxy {
         /// How many are attached.
         count: usize,
     },
+}
+
+/// An address at which the agent does not listen for the gateway.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refused {
+    /// As it was asked for.
+    pub address: SocketAddr,
+    /// Why not, for the operator.
+    pub reason: String,
 }
 
 /// What the proxy must know of a pod: for source matches, metrics and logs.

@@ -13,6 +13,9 @@ pub const MESOS_AGENT: u16 = 5051;
 /// The DNS port that workloads ask, at whatever address.
 pub const DOMAIN: u16 = 53;
 
+/// What nobody but the mesh, DNS and Mesos may have on a node: a gateway's port is none of these.
+pub const RESERVED: [u16; 6] = [DOMAIN, MESOS_AGENT, OUTBOUND, DNS, XDS, API];
+
 /// Socket mark of a captured connection inside a pod's namespace; the policy rule there matches it.
 pub const CAPTURE_MARK: u32 = 0x1d5;
 /// Routing table inside a pod's namespace that delivers marked connections locally.

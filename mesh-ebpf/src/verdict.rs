@@ -4,9 +4,12 @@ use crate::maps::{BACKENDS, CONFIG, JUDGED, KernelTables, PODS_BY_NETNS, TAGS};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::abi::{Backend, BackendKey, Dest, Original, Pod, Service};
+use mesh_common::abi::{Addr, Backend, BackendKey, Dest, GATEWAY_SLOT, Original, Pod, Service};
 use mesh_common::decide::l4::{self, Flow, Verdict};
 use mesh_common::reason::Reason;
+
+/// Who the gateway is: the mesh's default egress policy, no address that would be its own.
+static GATEWAY: Pod = Pod { slot: GATEWAY_SLOT, policy: 0, addr4: Addr([0; 16]), addr6: Addr([0; 16]) };
 
 /// Slot in events of processes that are no enrolled workload.
 const NO_SLOT: u32 = u32::MAX;
@@ -28,6 +31,8 @@ impl Caller {
         let pod = unsafe { PODS_BY_NETNS.get(&cookie) };
         // SAFETY: the context's socket is valid during the call.
         let tag = unsafe { TAGS.get_ptr_mut(ctx).as_ref() }.map(|tag| tag.slot);
+        // The gateway lives in the node's namespace, which is no pod's: it is known by the tag alone, which only the agent can write.
+        let pod = if pod.is_none() && tag == Some(GATEWAY_SLOT) { Some(&GATEWAY) } else { pod };
         Self { pod, tag }
     }
 

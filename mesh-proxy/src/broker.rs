@@ -11,9 +11,9 @@ pub(crate) mod fake;
 #[cfg(test)]
 mod tests;
 
-use mesh_common::broker::{Family, Listener, Role, ToAgent, VERSION, Workload};
+use mesh_common::broker::{Family, Listener, Refused, Role, ToAgent, VERSION, Workload};
 use session::Session;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -55,6 +55,15 @@ pub enum Event {
         /// Unconnected, non-blocking; may be fewer than asked.
         sockets: Vec<OwnedFd>,
     },
+    /// An answer to [`Client::listen`]. Replaces what the gateway had; another `slot` does not come.
+    Gateway {
+        /// The gateway's number.
+        slot: u32,
+        /// Its listening sockets, and where.
+        listeners: Vec<(SocketAddr, OwnedFd)>,
+        /// Where it does not listen.
+        refused: Vec<Refused>,
+    },
     /// An answer to [`Client::learned`]: the addresses are in force.
     Learned {
         /// Of the request.
@@ -79,6 +88,12 @@ impl Client {
     #[must_use]
     pub fn refill(&self, slot: u32, family: Family, count: usize) -> bool {
         self.requests.try_send(ToAgent::Refill { slot, family, count }).is_ok()
+    }
+
+    /// Asks for the listening sockets of the node's gateway: exactly these. The rules of [`Client::refill`].
+    #[must_use]
+    pub fn listen(&self, addresses: Vec<SocketAddr>) -> bool {
+        self.requests.try_send(ToAgent::Listen { addresses }).is_ok()
     }
 
     /// Says which addresses a name has; [`Event::Learned`] comes once they are in force. Waits while the queue is full; while the agent is

@@ -1,12 +1,12 @@
 //! What is in force: one immutable snapshot, swapped as a whole, shared by all threads.
 
 mod http;
+mod listener;
 mod pool;
 
-use crate::core::access::Format;
 use crate::core::balance::Balancer;
-use crate::core::route::RouteTable;
 pub use http::{CorsFilter, HttpOptions, ServerHeader, StripPort, upgrade_passes};
+pub use listener::{Chain, Http, Inbound, Inspect, Listener, Serve, Tcp, Tls};
 pub use pool::{Http2, Keepalive, PoolSettings, Protocol};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -17,8 +17,10 @@ use std::sync::Arc;
 pub struct Config {
     /// Counts the snapshots of this process.
     pub generation: u64,
-    /// By address; port wildcards under the unspecified address.
+    /// For captured connections, by original destination; port wildcards under the unspecified address.
     pub listeners: HashMap<SocketAddr, Arc<Listener>>,
+    /// For the gateway's ports, by where they listen.
+    pub gateway: HashMap<SocketAddr, Arc<Listener>>,
     /// By name.
     pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
 }
@@ -33,48 +35,6 @@ impl Config {
         let own_family = if address.is_ipv6() { at(Ipv6Addr::UNSPECIFIED.into()) } else { None };
         at(address).or(own_family).or_else(|| at(Ipv4Addr::UNSPECIFIED.into()))
     }
-}
-
-/// What becomes of the connections to an address.
-#[derive(Debug)]
-pub struct Listener {
-    /// Its name.
-    pub name: String,
-    /// Of the original destination.
-    pub address: SocketAddr,
-    /// How they are served.
-    pub serve: Serve,
-}
-
-/// How connections are served.
-#[derive(Debug)]
-pub enum Serve {
-    /// Request by request.
-    Http(Http),
-    /// Byte by byte.
-    Tcp(Tcp),
-}
-
-/// An HTTP connection manager.
-#[derive(Debug)]
-pub struct Http {
-    /// Where requests go.
-    pub routes: Arc<RouteTable>,
-    /// All else.
-    pub options: Arc<HttpOptions>,
-}
-
-/// A TCP proxy.
-#[derive(Clone, Debug)]
-pub struct Tcp {
-    /// Clusters and their weights; never empty.
-    pub targets: Vec<(Arc<str>, u32)>,
-    /// Attempts to connect, at least 1.
-    pub connect_attempts: u32,
-    /// The balancer's hash is that of the client's address.
-    pub hash_source_ip: bool,
-    /// A line for each connection at its end.
-    pub access_log: Option<Arc<Format>>,
 }
 
 /// A set of endpoints and how to use them.
@@ -98,9 +58,16 @@ mod tests {
     fn an_exact_listener_goes_before_a_wildcard() {
         let listener = |address: &str| {
             let address: SocketAddr = address.parse().expect("address");
-            let serve =
-                Serve::Tcp(Tcp { targets: vec![("c".into(), 1)], connect_attempts: 1, hash_source_ip: false, access_log: None });
-            (address, Arc::new(Listener { name: address.to_string(), address, serve }))
+            let listener = Listener {
+                name: address.to_string(),
+                address,
+                bound: false,
+                inspect: Inspect::default(),
+                conditions: Vec::new(),
+                chains: Vec::new(),
+                default: None,
+            };
+            (address, Arc::new(listener))
         };
         let listeners = ["11.0.0.1:80", "0.0.0.0:80", "[::]:81", "0.0.0.0:81"].map(listener);
         let config = Config { listeners: listeners.into(), ..Config::default() };

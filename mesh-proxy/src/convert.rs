@@ -5,6 +5,7 @@
 mod access_log;
 mod action;
 pub mod at;
+pub mod chain;
 pub mod cluster;
 mod common;
 mod cors;
@@ -16,8 +17,10 @@ mod headers;
 pub mod listener;
 mod retry;
 pub mod route;
+mod tcp;
 #[cfg(test)]
 mod tests;
+pub mod tls;
 mod tracing;
 
 pub use at::Invalid;

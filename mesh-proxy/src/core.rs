@@ -3,6 +3,7 @@
 pub mod access;
 pub mod balance;
 pub mod budget;
+pub mod chain;
 pub mod cors;
 pub mod detect;
 pub mod fault;
@@ -18,6 +19,7 @@ pub mod peer;
 pub mod retry;
 pub mod rewrite;
 pub mod route;
+pub mod sni;
 pub mod stock;
 pub mod timeouts;
 pub mod trace;

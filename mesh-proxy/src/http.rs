@@ -14,7 +14,7 @@ mod record;
 mod rewind;
 mod tunnel;
 
-use crate::config::{Config, Http, HttpOptions, Serve};
+use crate::config::{Config, Http, HttpOptions, Inbound, Serve};
 use crate::core::detect::{self, Protocol};
 use crate::pod::Guest;
 use body::ResponseBody;
@@ -46,6 +46,8 @@ pub struct Connection {
     pub peer: SocketAddr,
     /// It is encrypted.
     pub tls: bool,
+    /// By what its listener and filter chain are found for each request.
+    pub inbound: Inbound,
     /// How its listener treats it; what concerns single requests is looked up for each.
     pub options: Arc<HttpOptions>,
 }
@@ -53,7 +55,7 @@ pub struct Connection {
 impl Connection {
     /// What is in force for its requests now.
     fn http<'c>(&self, config: &'c Config) -> Option<&'c Http> {
-        match config.listener(self.destination).map(|listener| &listener.serve) {
+        match self.inbound.serve(config, &self.guest.pod().workload()) {
             Some(Serve::Http(http)) => Some(http),
             _ => None,
         }

@@ -35,6 +35,8 @@ pub const IDLE_CONNECTIONS: usize = 64;
 pub const PENDING: u32 = 10_000;
 /// Requests at a time on one HTTP/2 connection to an endpoint. Beyond: one more connection. Envoy's default.
 pub const STREAMS: u32 = 1024;
+/// How long a TLS handshake of a client may take, as Envoy's listener filters. Then the connection is closed, `tls_handshake_timeout`.
+pub const HANDSHAKE: Duration = Duration::from_secs(15);
 /// How often idle connections are looked through.
 pub const SWEEP: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed: out of descriptors, or the listener was shut down and the agent will revive it.

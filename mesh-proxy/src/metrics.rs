@@ -21,6 +21,12 @@ pub struct Metrics {
     pub refused: Family<ReasonLabel, Counter>,
     /// `mesh_proxy_connections_total`
     pub connections: Counter,
+    /// `mesh_proxy_detection_timeouts_total`
+    pub detection_timeouts: Counter,
+    /// `mesh_proxy_gateway_listeners`
+    pub gateway_listeners: Gauge,
+    /// `mesh_proxy_gateway_listeners_refused`
+    pub gateway_refused: Gauge,
     /// `mesh_proxy_connections_open`
     pub open: Gauge,
     /// `mesh_proxy_upstream_connections_total`
@@ -54,6 +60,12 @@ impl Metrics {
         let refused = "Client connections closed without service, by reason";
         registry.register("mesh_proxy_connections_refused", refused, self.refused.clone());
         registry.register("mesh_proxy_connections", "Client connections accepted", self.connections.clone());
+        let late = "Connections whose protocol was not known when the time for its detection was over: servers that speak first";
+        registry.register("mesh_proxy_detection_timeouts", late, self.detection_timeouts.clone());
+        let listening = "Ports of the node that this proxy serves as a gateway";
+        registry.register("mesh_proxy_gateway_listeners", listening, self.gateway_listeners.clone());
+        let refused = "Ports of Gateways that mesh-agent does not open; its answer is in the log";
+        registry.register("mesh_proxy_gateway_listeners_refused", refused, self.gateway_refused.clone());
         registry.register("mesh_proxy_connections_open", "Client connections open now", self.open.clone());
         registry.register("mesh_proxy_upstream_connections", "Connections to endpoints", self.upstream_connections.clone());
         registry.register("mesh_proxy_upstream_connect_failures", "Failed ones", self.upstream_failures.clone());

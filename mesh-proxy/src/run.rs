@@ -7,10 +7,11 @@
 
 use crate::admin;
 use crate::broker::{self, Event};
+use crate::gateway::{self, Gateway};
 use crate::privilege::{self, Identity, Report};
 use crate::shared::Shared;
 use crate::telemetry::zipkin;
-use crate::worker::{self, Command};
+use crate::worker::{self, Command, Entrance};
 use crate::xds;
 use anyhow::Context;
 use mesh_common::broker::Role;
@@ -59,6 +60,10 @@ pub struct Args {
     /// Unix socket to serve /ready, /metrics, /status, /config_dump and /clusters on.
     #[arg(long, env = "MESH_PROXY_ADMIN_SOCKET", value_name = "SOCKET", default_value = "/run/mesh/proxy-admin.sock")]
     pub admin_socket: PathBuf,
+    /// Serve the node's ports of Gateways whose `selector` matches these labels (KEY=VALUE, repeatable or separated by commas; Istio's:
+    /// istio=ingressgateway). mesh-agent opens the ports, as far as its --gateway-ports allow.
+    #[arg(long, env = "MESH_GATEWAY_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = gateway::label)]
+    pub gateway_labels: Vec<(String, String)>,
     /// Threads that own pods; one per core by default.
     #[arg(long, env = "MESH_PROXY_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -82,7 +87,8 @@ pub fn run(args: Args, identity: Identity) -> anyhow::Result<()> {
     tracing::info!(?report, threads, node = %connection.node, control = connection.endpoint, "proxy starts without privilege");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let limit = Duration::from_secs(args.drain_time.into());
-    runtime.block_on(serve(args.broker, connection, admin, report, (threads, limit)))
+    let shared = Shared { gateway: gateway::workload(&connection.node.labels), ..Shared::default() };
+    runtime.block_on(serve(args.broker, connection, admin, report, (threads, limit), Arc::new(shared)))
 }
 
 async fn serve(
@@ -91,8 +97,8 @@ async fn serve(
     admin: UnixListener,
     report: Report,
     (threads, limit): (usize, Duration),
+    shared: Arc<Shared>,
 ) -> anyhow::Result<()> {
-    let shared = Arc::new(Shared::default());
     shared.telemetry.set_node(connection.node.to_string());
     shared.telemetry.log.start(std::io::stdout()).context("cannot start the thread of the access log")?;
     let stop = stop(Arc::clone(&shared), limit)?;
@@ -142,18 +148,28 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
     let mut owners: HashMap<u32, usize> = HashMap::new();
     let drained = drained(&shared, &workers);
     tokio::pin!(drained);
+    let mut changed = shared.changed.subscribe();
+    let mut gateway = Gateway::default();
     loop {
+        gateway.follow(&shared, &client);
         let event = tokio::select! {
             event = events.next() => event,
+            // The sender lives as long as we do.
+            _ = changed.changed() => continue,
             ended = &mut drained => return ended,
         };
         match event {
             Event::PodAdded { slot, workload, listeners } => {
-                // The thread with the fewest pods; a pod stays with its thread.
-                let least = (0..threads).min_by_key(|index| owners.values().filter(|owner| *owner == index).count()).unwrap_or(0);
-                let owner = *owners.entry(slot).or_insert(least);
+                let owner = owner(&mut owners, slot, threads);
                 tracing::info!(slot, workload = workload.id, thread = owner, "pod enrolled");
-                tell(&workers[owner], Command::Pod(slot, workload, listeners)).await?;
+                let entrances = listeners.into_iter().filter_map(|(listener, socket)| Entrance::captured(listener, socket));
+                tell(&workers[owner], Command::Pod(slot, workload, entrances.collect())).await?;
+            }
+            Event::Gateway { slot, listeners, refused } => {
+                let owner = owner(&mut owners, slot, threads);
+                gateway::told(&shared, &listeners, &refused);
+                let entrances = listeners.into_iter().map(|(address, socket)| Entrance::gateway(address, socket));
+                tell(&workers[owner], Command::Pod(slot, shared.gateway.clone(), entrances.collect())).await?;
             }
             Event::PodGone { slot } => {
                 if let Some(owner) = owners.remove(&slot) {
@@ -167,6 +183,7 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
                 }
             }
             Event::Ready => {
+                gateway.ask_again();
                 {
                     let mut progress = shared.progress.lock();
                     progress.broker_ready = true;
@@ -181,6 +198,12 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
             Event::Lost { reason } => shared.progress.lock().broker_lost = Some(reason),
         }
     }
+}
+
+/// Whose a slot is: the thread with the fewest, for as long as it lives.
+fn owner(owners: &mut HashMap<u32, usize>, slot: u32, threads: usize) -> usize {
+    let least = (0..threads).min_by_key(|index| owners.values().filter(|owner| *owner == index).count()).unwrap_or(0);
+    *owners.entry(slot).or_insert(least)
 }
 
 /// Once a stop begins: returns when nobody accepts any more and no client connection is open, or the time is over.
@@ -226,7 +249,12 @@ fn connection(args: &Args) -> anyhow::Result<Connection> {
         endpoint: args.control.clone(),
         ca_pem: read("--ca-file", &args.ca_file)?,
         token: token.trim().to_owned(),
-        node: Node { role: NodeRole::Node, address: node_address(&args.node_address)?, name, labels: Default::default() },
+        node: Node {
+            role: NodeRole::Node,
+            address: node_address(&args.node_address)?,
+            name,
+            labels: args.gateway_labels.iter().cloned().collect(),
+        },
     })
 }
 

@@ -8,6 +8,7 @@ use crate::metrics::Metrics;
 use crate::telemetry::Telemetry;
 use crate::xds::state::State;
 use arc_swap::ArcSwap;
+use mesh_common::broker::Workload;
 use nix::sys::resource::{Resource, getrlimit};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub progress: Mutex<Progress>,
     /// The planned stop.
     pub drain: Drain,
+    /// Who the node's gateway is, if there is one.
+    pub gateway: Workload,
     /// True once the first configuration is complete. Before, listeners are held and not accepted from: whoever connects waits in the
     /// backlog instead of getting a 404 that no rule wants.
     pub serving: watch::Sender<bool>,
@@ -50,6 +53,7 @@ impl Default for Shared {
             pods: Mutex::default(),
             progress: Mutex::default(),
             drain: Drain::default(),
+            gateway: Workload::default(),
             serving: watch::Sender::default(),
             changed: watch::Sender::default(),
             hostname: nix::unistd::gethostname().map_or_else(|_error| String::new(), |name| name.to_string_lossy().into_owned()),

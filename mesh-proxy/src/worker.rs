@@ -1,6 +1,6 @@
 //! A thread that owns pods: one single-threaded runtime, on which all of a pod's sockets and state live.
 
-use crate::accept;
+use crate::accept::{self, Door};
 use crate::broker::Client;
 use crate::limits::SWEEP;
 use crate::pod::Pod;
@@ -8,6 +8,7 @@ use crate::shared::Shared;
 use mesh_common::broker::{Family, Listener, Workload};
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,7 +23,7 @@ const QUEUE: usize = 256;
 #[derive(Debug)]
 pub enum Command {
     /// A pod comes, or is described anew.
-    Pod(u32, Workload, Vec<(Listener, OwnedFd)>),
+    Pod(u32, Workload, Vec<Entrance>),
     /// A pod has left.
     Gone(u32),
     /// Sockets for a pod.
@@ -31,6 +32,34 @@ pub enum Command {
     BrokerReady,
     /// The process stops: accept no more. The sender is dropped when that is so.
     Drain(mpsc::Sender<()>),
+}
+
+/// A listening socket.
+#[derive(Debug)]
+pub struct Entrance {
+    door: Door,
+    family: Family,
+    socket: OwnedFd,
+}
+
+impl Entrance {
+    /// Of a pod; `None` if it is not for captured connections.
+    #[must_use]
+    pub fn captured(listener: Listener, socket: OwnedFd) -> Option<Self> {
+        let family = match listener {
+            Listener::OutboundV4 => Family::V4,
+            Listener::OutboundV6 => Family::V6,
+            Listener::DnsUdp | Listener::DnsTcpV4 => return None,
+        };
+        Some(Self { door: Door::Captured, family, socket })
+    }
+
+    /// Of the gateway.
+    #[must_use]
+    pub fn gateway(address: SocketAddr, socket: OwnedFd) -> Self {
+        let family = if address.is_ipv4() { Family::V4 } else { Family::V6 };
+        Self { door: Door::Gateway(address), family, socket }
+    }
 }
 
 /// A pod and who accepts for it.
@@ -93,7 +122,7 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
                         pod
                     }
                     None => {
-                        let families: Vec<Family> = listeners.iter().filter_map(|(listener, _)| family(*listener)).collect();
+                        let families: Vec<Family> = listeners.iter().map(|entrance| entrance.family).collect();
                         Rc::new(Pod::new(slot, workload, &families, broker.clone(), Arc::clone(&shared)))
                     }
                 };
@@ -124,19 +153,10 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
     }
 }
 
-fn family(listener: Listener) -> Option<Family> {
-    match listener {
-        Listener::OutboundV4 => Some(Family::V4),
-        Listener::OutboundV6 => Some(Family::V6),
-        Listener::DnsUdp | Listener::DnsTcpV4 => None,
-    }
-}
-
 impl Resident {
-    fn enter(pod: Rc<Pod>, listeners: Vec<(Listener, OwnedFd)>) -> Self {
-        let captured = listeners.into_iter().filter(|(listener, _)| family(*listener).is_some());
-        let accepting = captured.map(|(_, socket)| tokio::task::spawn_local(accept::accept(Rc::clone(&pod), socket)));
-        let accepting = accepting.collect();
+    fn enter(pod: Rc<Pod>, entrances: Vec<Entrance>) -> Self {
+        let enter = |Entrance { door, socket, .. }| tokio::task::spawn_local(accept::accept(Rc::clone(&pod), socket, door));
+        let accepting = entrances.into_iter().map(enter).collect();
         Self { pod, accepting }
     }
 

@@ -1,11 +1,12 @@
 //! The stream from mesh-control: deliveries become snapshots, acknowledged only once they are in force.
 
+mod listeners;
 pub mod state;
 #[cfg(test)]
 mod tests;
 
 use crate::shared::Shared;
-use mesh_xds::names::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
+use mesh_xds::names::{CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET};
 use mesh_xds::stream::{self, Connection};
 use state::State;
 use std::collections::BTreeSet;
@@ -21,7 +22,7 @@ const FIRST: Duration = Duration::from_secs(15);
 pub async fn follow(connection: Connection, shared: Arc<Shared>) {
     let mut updates = stream::start(connection, &[CLUSTER, LISTENER]);
     let mut state = State::default();
-    let (mut endpoints, mut routes) = (BTreeSet::new(), BTreeSet::new());
+    let (mut endpoints, mut routes, mut secrets) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let mut patience = None;
     loop {
         let delivery = tokio::select! {
@@ -35,7 +36,8 @@ pub async fn follow(connection: Connection, shared: Arc<Shared>) {
         };
         let complaints = state.apply(&delivery);
         shared.publish(&mut state);
-        let (wanted_endpoints, wanted_routes) = (state.wanted_endpoints(), state.wanted_routes());
+        let (wanted_endpoints, wanted_routes, wanted_secrets) =
+            (state.wanted_endpoints(), state.wanted_routes(), state.wanted_secrets());
         if patience.is_none() && state.has_begun() && !*shared.serving.borrow() {
             patience = Some(Instant::now() + FIRST);
         }
@@ -46,6 +48,10 @@ pub async fn follow(connection: Connection, shared: Arc<Shared>) {
         if wanted_routes != routes {
             routes = wanted_routes;
             updates.subscribe(ROUTE, routes.clone()).await;
+        }
+        if wanted_secrets != secrets {
+            secrets = wanted_secrets;
+            updates.subscribe(SECRET, secrets.clone()).await;
         }
         if complaints.is_empty() {
             tracing::debug!(type_url = delivery.type_url, resources = delivery.resources.len(), "configuration in force");

@@ -2,16 +2,21 @@
 
 use super::{Broker, packet};
 use crate::core::egress::NAME_MAX;
+use crate::core::limit::Bucket;
 use crate::metrics::BrokerEnd;
 use crate::netns::sockets;
 use crate::ready::Ready;
 use crate::served::{Change, Served};
+use mesh_common::abi::GATEWAY_SLOT;
 use mesh_common::broker::{
-    BATCH, Family, InvalidMessage, Listener, MESSAGE_BYTES, Role, ToAgent, ToProxy, VERSION, Workload, decode, encode,
+    BATCH, Family, GATEWAY_LISTENERS, InvalidMessage, Listener, MESSAGE_BYTES, Role, ToAgent, ToProxy, VERSION, Workload, decode,
+    encode,
 };
+use parking_lot::Mutex;
 use socket2::Socket;
+use std::collections::BTreeSet;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use tokio::sync::broadcast::{Receiver, error::RecvError};
@@ -62,6 +67,7 @@ async fn talk(broker: &Broker, client: &Ready<Socket>) -> Result<(), End> {
         ToAgent::Hello { version, .. } => return Err(End::Version(version)),
         ToAgent::Refill { .. } => return Err(End::Protocol("refill before hello".to_owned())),
         ToAgent::Learned { .. } => return Err(End::Protocol("learned before hello".to_owned())),
+        ToAgent::Listen { .. } => return Err(End::Protocol("listen before hello".to_owned())),
     };
     loop {
         tokio::select! {
@@ -92,6 +98,7 @@ async fn answer(broker: &Broker, client: &Ready<Socket>, role: Role, message: To
         ToAgent::Learned { id, name, addresses, ttl_seconds } => {
             learned(broker, client, role, id, &name, &addresses, ttl_seconds).await
         }
+        ToAgent::Listen { addresses } => listen(broker, client, role, &addresses).await,
     }
 }
 
@@ -137,13 +144,33 @@ async fn refill(broker: &Broker, client: &Ready<Socket>, role: Role, slot: u32, 
     if count == 0 || count > BATCH {
         return Err(End::Protocol(format!("refill.count is {count}, which is not 1 to {BATCH}")));
     }
-    // A pod that has just left: the client will hear of it.
     let made = match broker.roster.get(slot) {
-        Some(pod) => make(broker, slot, &pod, family, count)?,
+        Some(pod) => {
+            make(broker, slot, &pod.bucket, count, |granted| pod.namespace.visit(|| sockets::unconnected(family, granted))?)?
+        }
+        None if slot == GATEWAY_SLOT => {
+            make(broker, slot, &broker.gateway.bucket, count, |granted| sockets::unconnected(family, granted))?
+        }
+        // A pod that has just left: the client will hear of it.
         None => Vec::new(),
     };
     let fds: Vec<BorrowedFd<'_>> = made.iter().map(AsFd::as_fd).collect();
     send(client, &ToProxy::Sockets { slot, family, count: fds.len() }, &fds).await
+}
+
+/// Opens the gateway's ports, and closes those that are no longer wanted.
+async fn listen(broker: &Broker, client: &Ready<Socket>, role: Role, addresses: &[SocketAddr]) -> Result<(), End> {
+    if role != Role::Proxy {
+        return Err(End::Protocol("listen from role dns, which is no gateway".to_owned()));
+    }
+    let distinct: BTreeSet<&SocketAddr> = addresses.iter().collect();
+    if addresses.len() > GATEWAY_LISTENERS || distinct.len() < addresses.len() {
+        return Err(End::Protocol(format!("listen.addresses are not at most {GATEWAY_LISTENERS} different ones")));
+    }
+    let (listening, refused) = broker.gateway.listen(addresses);
+    let fds: Vec<BorrowedFd<'_>> = listening.iter().map(|(_, socket)| socket.as_fd()).collect();
+    let addresses = listening.iter().map(|(address, _)| *address).collect();
+    send(client, &ToProxy::Listening { slot: GATEWAY_SLOT, addresses, refused }, &fds).await
 }
 
 /// Answers once the kernel's allowlist holds what may be allowed.
@@ -166,13 +193,19 @@ async fn learned(
     send(client, &ToProxy::Learned { id }, &[]).await
 }
 
-/// Sockets in the pod's namespace, tagged as the pod's before anybody else has them.
-fn make(broker: &Broker, slot: u32, pod: &Served, family: Family, count: usize) -> io::Result<Vec<OwnedFd>> {
-    let granted = pod.bucket.lock().take(count as u32, since_start()) as usize;
+/// Sockets as `open` makes them, as many as the bucket grants, tagged as the slot's before anybody else has them.
+fn make(
+    broker: &Broker,
+    slot: u32,
+    bucket: &Mutex<Bucket>,
+    count: usize,
+    open: impl FnOnce(usize) -> io::Result<Vec<OwnedFd>>,
+) -> io::Result<Vec<OwnedFd>> {
+    let granted = bucket.lock().take(count as u32, since_start()) as usize;
     if granted < count {
         broker.metrics.sockets_refused((count - granted) as u64);
     }
-    let made = tokio::task::block_in_place(|| pod.namespace.visit(|| sockets::unconnected(family, granted)))??;
+    let made = tokio::task::block_in_place(|| open(granted))?;
     let mut maps = broker.kernel.maps();
     for socket in &made {
         maps.tag(socket, slot).map_err(io::Error::other)?;

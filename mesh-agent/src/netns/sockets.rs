@@ -44,13 +44,40 @@ pub fn unconnected(family: Family, count: usize) -> io::Result<Vec<OwnedFd>> {
 pub fn revive(sockets: &PodSockets) -> io::Result<usize> {
     let mut revived = 0;
     for socket in [Some(&sockets.outbound_v4), sockets.outbound_v6.as_ref(), Some(&sockets.dns_tcp)].into_iter().flatten() {
-        let socket = SockRef::from(socket);
-        if !socket.is_listener()? {
-            socket.listen(BACKLOG)?;
-            revived += 1;
-        }
+        revived += usize::from(revive_one(socket)?);
     }
     Ok(revived)
+}
+
+/// The same for one listener. True if it had to be.
+///
+/// # Errors
+/// If it cannot be revived.
+pub fn revive_one(socket: &OwnedFd) -> io::Result<bool> {
+    let socket = SockRef::from(socket);
+    let dead = !socket.is_listener()?;
+    if dead {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(dead)
+}
+
+/// A listener of the node's gateway, to be opened in the node's own namespace. `SO_REUSEPORT` for the reason below; an ordinary process
+/// that has the port keeps it, and this fails.
+///
+/// # Errors
+/// If the port is taken or the address is not the node's.
+pub fn gateway(address: SocketAddr) -> io::Result<OwnedFd> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    if address.is_ipv6() {
+        // 0.0.0.0 beside [::] is a listener of its own, as in Envoy.
+        socket.set_only_v6(true)?;
+    }
+    socket.bind(&SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 fn named(what: &str, result: io::Result<OwnedFd>) -> io::Result<OwnedFd> {

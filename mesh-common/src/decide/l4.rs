@@ -3,7 +3,7 @@
 //! The same code is linked into the kernel programs, where [`Tables`] are eBPF maps, and into user space, where they are whatever the
 //! caller has. Tables are asked lazily, in the order of the numbered steps of [`decide`], because each question costs a map look-up.
 
-use crate::abi::{Addr, Config, Dest, Pod, Service, egress, mode};
+use crate::abi::{Addr, Config, Dest, GATEWAY_SLOT, Pod, Service, egress, mode};
 use crate::ports;
 use crate::reason::{Passed, Reason};
 
@@ -53,7 +53,7 @@ pub enum Verdict {
 /// Decides, in this order (DESIGN.md section 3):
 ///
 /// 1. DNS of an enrolled workload, at any address, goes to the mesh's DNS.
-/// 2. The mesh's own listeners are refused; other loopback and own-address traffic passes.
+/// 2. The mesh's own listeners are refused, to the gateway the node's whole loopback; other loopback and own-address traffic passes.
 /// 3. The node's Mesos agent passes (the executor shares the namespace); control-plane and admin ports are refused.
 /// 4. A service's VIP is balanced for every process, enrolled or not; an address of a VIP range that no service owns is refused.
 /// 5. What is not enrolled passes.
@@ -97,6 +97,10 @@ fn local(flow: &Flow<'_>, pod: &Pod, config: &Config) -> Option<Verdict> {
     }
     let loopback = dest.addr.is_loopback() || dest.addr.is_unspecified();
     let own = dest.addr == pod.addr4 || dest.addr == pod.addr6;
+    // The gateway dials from the node's namespace, whose loopback is the node's, not its own.
+    if loopback && pod.slot == GATEWAY_SLOT {
+        return Some(Verdict::Deny(Reason::EgressDenied));
+    }
     if loopback || own {
         return Some(match dest.port {
             ports::OUTBOUND | ports::DNS => Verdict::Deny(Reason::MeshListener),
@@ -104,7 +108,8 @@ fn local(flow: &Flow<'_>, pod: &Pod, config: &Config) -> Option<Verdict> {
             _ => Verdict::Pass(Passed::OwnAddress),
         });
     }
-    if dest.addr == config.node && dest.port == ports::MESOS_AGENT && dest.proto == TCP {
+    // An executor shares its pod's namespace; the gateway has none.
+    if dest.addr == config.node && dest.port == ports::MESOS_AGENT && dest.proto == TCP && pod.slot != GATEWAY_SLOT {
         return Some(Verdict::Pass(Passed::MesosAgent));
     }
     None

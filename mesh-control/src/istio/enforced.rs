@@ -67,7 +67,7 @@ impl Abilities {
         outlier: true,
         upstream_tls: true,
         previous_priorities: false,
-        filter_chains: false,
+        filter_chains: true,
     };
     /// Those of a proxy that takes everything.
     #[cfg(test)]

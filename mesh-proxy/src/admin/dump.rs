@@ -1,6 +1,6 @@
 //! The configuration in force, readable.
 
-use crate::config::{Cluster, Config, Listener, Serve};
+use crate::config::{Chain, Cluster, Config, Listener, Serve, Tls};
 use crate::core::fault::{Abort, Fault};
 use crate::core::route::{Action, Forward, Route, VirtualHost};
 use serde_json::{Value, json};
@@ -10,8 +10,8 @@ use std::time::Duration;
 
 /// As JSON.
 pub(super) fn config(config: &Config) -> Value {
-    let mut listeners: Vec<&Arc<Listener>> = config.listeners.values().collect();
-    listeners.sort_by_key(|listener| listener.address);
+    let mut listeners: Vec<&Arc<Listener>> = config.listeners.values().chain(config.gateway.values()).collect();
+    listeners.sort_by_key(|listener| (listener.bound, listener.address));
     json!({
         "generation": config.generation,
         "listeners": listeners.into_iter().map(|listener| self::listener(listener)).collect::<Vec<_>>(),
@@ -45,7 +45,24 @@ fn millis(duration: Option<Duration>) -> Option<u64> {
 }
 
 fn listener(listener: &Listener) -> Value {
-    let serve = match &listener.serve {
+    let chains = listener.chains.iter().chain(&listener.default).map(chain);
+    json!({
+        "name": listener.name,
+        "address": listener.address.to_string(),
+        "bind_to_port": listener.bound,
+        "inspect": format!("{:?}", listener.inspect),
+        "filter_chain_match": listener.conditions.iter().map(|condition| format!("{condition:?}")).collect::<Vec<_>>(),
+        "filter_chains": chains.collect::<Vec<_>>(),
+    })
+}
+
+fn chain(chain: &Chain) -> Value {
+    let tls = match &chain.tls {
+        Tls::None => "none",
+        Tls::Server(_) => "terminated",
+        Tls::NoSecret => "no secret",
+    };
+    let serve = match &chain.serve {
         Serve::Tcp(tcp) => json!({ "tcp": { "targets": tcp.targets, "connect_attempts": tcp.connect_attempts } }),
         Serve::Http(http) => json!({ "http": {
             "route_config": http.routes.name,
@@ -54,7 +71,7 @@ fn listener(listener: &Listener) -> Value {
             "virtual_hosts": http.routes.virtual_hosts().iter().map(virtual_host).collect::<Vec<_>>(),
         } }),
     };
-    json!({ "name": listener.name, "address": listener.address.to_string(), "serve": serve })
+    json!({ "name": chain.name, "tls": tls, "serve": serve })
 }
 
 fn virtual_host(host: &VirtualHost) -> Value {

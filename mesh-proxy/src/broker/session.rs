@@ -30,6 +30,7 @@ impl Session {
     pub(super) fn on(&mut self, message: ToProxy, fds: Vec<OwnedFd>) -> Result<Vec<Event>, WireError> {
         let expected = match &message {
             ToProxy::Pod { listeners, .. } => listeners.len(),
+            ToProxy::Listening { addresses, .. } => addresses.len(),
             ToProxy::Sockets { count, .. } => *count,
             ToProxy::PodGone { .. } | ToProxy::Ready | ToProxy::Learned { .. } => 0,
         };
@@ -55,6 +56,10 @@ impl Session {
             }
             ToProxy::Learned { id } if self.role == Role::Dns => vec![Event::Learned { id }],
             ToProxy::Learned { .. } => return Err(WireError::Role("learned")),
+            ToProxy::Listening { .. } if self.role == Role::Dns => return Err(WireError::Role("listening")),
+            ToProxy::Listening { slot, addresses, refused } => {
+                vec![Event::Gateway { slot, listeners: addresses.into_iter().zip(fds).collect(), refused }]
+            }
             ToProxy::Sockets { .. } if self.role == Role::Dns => return Err(WireError::Role("sockets")),
             ToProxy::Sockets { slot, family, .. } => vec![Event::Sockets { slot, family, sockets: fds }],
         })

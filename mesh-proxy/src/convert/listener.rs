@@ -1,36 +1,48 @@
-//! Listener, with HttpConnectionManager or TcpProxy in its only filter chain.
+//! Listener: where it listens or what it takes, what it looks at first, and its filter chains.
 
-use super::access_log::access_log;
 use super::at::{At, Invalid};
-use super::common::{address, unpack};
-use super::hcm::{self, Http};
-use crate::config::Tcp;
+use super::chain::{self, Chain};
+use super::common::{address, duration, unpack};
+use crate::config::Inspect;
+use crate::core::chain::Match;
 use envoy_types::pb::envoy::config::listener::v3 as pb;
-use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3 as tcp;
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
+use envoy_types::pb::envoy::extensions::filters::listener::original_dst::v3::OriginalDst;
+use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
 use std::mem::take;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::time::Duration;
 
-const TCP_PROXY: &str = "envoy.extensions.filters.network.tcp_proxy.v3.TcpProxy";
+const TLS_INSPECTOR: &str = "envoy.extensions.filters.listener.tls_inspector.v3.TlsInspector";
+const HTTP_INSPECTOR: &str = "envoy.extensions.filters.listener.http_inspector.v3.HttpInspector";
+const ORIGINAL_DST: &str = "envoy.extensions.filters.listener.original_dst.v3.OriginalDst";
+/// Envoy's default.
+const INSPECT_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// A listener whose route table may still be elsewhere.
+/// A listener whose route tables and secrets may still be elsewhere.
 #[derive(Clone, Debug)]
 pub struct Listener {
     /// Its name.
     pub name: String,
-    /// Of the original destination.
+    /// Of the original destination, or where it listens.
     pub address: SocketAddr,
-    /// How its connections are served.
-    pub serve: Serve,
+    /// A port of the node's own.
+    pub bound: bool,
+    /// What is looked at first.
+    pub inspect: Inspect,
+    /// Conditions of `chains`, place by place.
+    pub conditions: Vec<Match>,
+    /// How connections are served.
+    pub chains: Vec<Chain>,
+    /// What no condition takes.
+    pub default: Option<Chain>,
 }
 
-/// How connections are served.
-#[derive(Clone, Debug)]
-pub enum Serve {
-    /// As HTTP.
-    Http(Box<Http>),
-    /// As TCP.
-    Tcp(Tcp),
+impl Listener {
+    /// All ways of serving.
+    pub fn all_chains(&self) -> impl Iterator<Item = &Chain> {
+        self.chains.iter().chain(&self.default)
+    }
 }
 
 /// Reads a listener.
@@ -44,54 +56,64 @@ pub fn listener(at: &At<'_>, mut message: pb::Listener) -> Result<Listener, Inva
     message.stat_prefix.clear();
     message.metadata = None;
     message.traffic_direction = 0;
-    message.bind_to_port = None;
     message.transparent = None;
-    let chains = at.field("filter_chains");
-    let [mut chain] = <[pb::FilterChain; 1]>::try_from(take(&mut message.filter_chains))
-        .map_err(|chains_| chains.value(format_args!("{} chains; exactly one is supported", chains_.len())))?;
-    at.nothing_else(&message)?;
-    let at = chains.index(0);
-    chain.name.clear();
-    chain.metadata = None;
-    if let Some(condition) = chain.filter_chain_match.take() {
-        at.field("filter_chain_match").nothing_else(&condition)?;
+    // As Envoy: what says nothing has a port of its own.
+    let bound = message.bind_to_port.take().is_none_or(|bind| bind.value);
+    let mut inspect = inspect(at, &mut message)?;
+    let (mut conditions, mut chains) = (Vec::new(), Vec::new());
+    let at_chains = at.field("filter_chains");
+    for (index, chain) in take(&mut message.filter_chains).into_iter().enumerate() {
+        let at = at_chains.index(index);
+        let (condition, chain) = chain::chain(&at, chain)?;
+        if conditions.contains(&condition) {
+            return Err(at.value("the same filter_chain_match as a chain before it"));
+        }
+        conditions.push(condition);
+        chains.push(chain);
     }
-    let filters = at.field("filters");
-    let [filter] = <[pb::Filter; 1]>::try_from(take(&mut chain.filters))
-        .map_err(|given| filters.value(format_args!("{} filters; exactly one is supported", given.len())))?;
-    at.nothing_else(&chain)?;
-    let at = filters.index(0);
-    let Some(pb::filter::ConfigType::TypedConfig(any)) = filter.config_type else {
-        return Err(at.field("typed_config").missing());
-    };
-    let at = at.field("typed_config");
-    let serve = match any.type_url.rsplit('/').next() {
-        Some(TCP_PROXY) => Serve::Tcp(tcp_proxy(&at, unpack(&at, &any, TCP_PROXY)?)?),
-        _ => Serve::Http(Box::new(hcm::connection_manager(&at, &any)?)),
-    };
-    Ok(Listener { name, address, serve })
+    let default = message.default_filter_chain.take();
+    let default = default.map(|chain| chain::default(&at.field("default_filter_chain"), chain)).transpose()?;
+    if chains.is_empty() && default.is_none() {
+        return Err(at_chains.missing());
+    }
+    at.nothing_else(&message)?;
+    // As Envoy, which adds the inspector when conditions need it.
+    inspect.tls |= conditions.iter().any(Match::wants_tls);
+    Ok(Listener { name, address, bound, inspect, conditions, chains, default })
 }
 
-fn tcp_proxy(at: &At<'_>, mut message: tcp::TcpProxy) -> Result<Tcp, Invalid> {
-    use tcp::tcp_proxy::ClusterSpecifier as Spec;
-    message.stat_prefix.clear();
-    let mut targets = Vec::new();
-    match at.field("cluster").required(message.cluster_specifier.take())? {
-        Spec::Cluster(name) => targets.push((Arc::from(name), 1)),
-        Spec::WeightedClusters(mut weighted) => {
-            let at = at.field("weighted_clusters");
-            for (index, mut cluster) in take(&mut weighted.clusters).into_iter().enumerate() {
-                targets.push((Arc::from(take(&mut cluster.name)), take(&mut cluster.weight)));
-                at.field("clusters").index(index).nothing_else(&cluster)?;
+fn inspect(at: &At<'_>, message: &mut pb::Listener) -> Result<Inspect, Invalid> {
+    let mut inspect = Inspect { timeout: Some(INSPECT_TIMEOUT), ..Inspect::default() };
+    if let Some(timeout) = message.listener_filters_timeout.take() {
+        let timeout = duration(&at.field("listener_filters_timeout"), &timeout)?;
+        inspect.timeout = Some(timeout).filter(|timeout| !timeout.is_zero());
+    }
+    inspect.go_on = take(&mut message.continue_on_listener_filters_timeout);
+    let filters = at.field("listener_filters");
+    for (index, mut filter) in take(&mut message.listener_filters).into_iter().enumerate() {
+        let at = filters.index(index);
+        filter.name.clear();
+        let Some(pb::listener_filter::ConfigType::TypedConfig(any)) = filter.config_type.take() else {
+            return Err(at.field("typed_config").missing());
+        };
+        at.nothing_else(&filter)?;
+        let at = at.field("typed_config");
+        match any.type_url.rsplit('/').next() {
+            Some(TLS_INSPECTOR) => {
+                let mut tls: TlsInspector = unpack(&at, &any, TLS_INSPECTOR)?;
+                // How much is read at a time changes no decision.
+                tls.initial_read_buffer_size = None;
+                at.nothing_else(&tls)?;
+                inspect.tls = true;
             }
-            if targets.iter().all(|(_, weight)| *weight == 0) {
-                return Err(at.value("the weights add up to 0"));
+            Some(HTTP_INSPECTOR) => {
+                at.nothing_else(&unpack::<HttpInspector>(&at, &any, HTTP_INSPECTOR)?)?;
+                inspect.http = true;
             }
+            // The original destination is known without it.
+            Some(ORIGINAL_DST) => at.nothing_else(&unpack::<OriginalDst>(&at, &any, ORIGINAL_DST)?)?,
+            _ => return Err(at.value(format_args!("listener filter {:?} is not supported", any.type_url))),
         }
     }
-    let hash_source_ip = super::hash::of_connection(&at.field("hash_policy"), take(&mut message.hash_policy))?;
-    let connect_attempts = message.max_connect_attempts.take().map_or(1, |attempts| attempts.value.max(1));
-    let access_log = access_log(&at.field("access_log"), take(&mut message.access_log))?;
-    at.nothing_else(&message)?;
-    Ok(Tcp { targets, connect_attempts, hash_source_ip, access_log })
+    Ok(inspect)
 }

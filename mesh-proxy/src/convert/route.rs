@@ -74,8 +74,13 @@ fn virtual_host(at: &At<'_>, mut message: pb::VirtualHost, table: &Level<'_>) ->
         routes.push(route(&at.field("routes").index(index), message, &host)?);
     }
     let attempt_count = take(&mut message.include_request_attempt_count);
+    let require_tls = match pb::virtual_host::TlsRequirementType::try_from(take(&mut message.require_tls)) {
+        Ok(pb::virtual_host::TlsRequirementType::None) => false,
+        Ok(pb::virtual_host::TlsRequirementType::All) => true,
+        _ => return Err(at.field("require_tls").value("only NONE and ALL are supported")),
+    };
     at.nothing_else(&message)?;
-    Ok(VirtualHost { name, domains, routes, attempt_count })
+    Ok(VirtualHost { name, domains, routes, attempt_count, require_tls })
 }
 
 fn route(at: &At<'_>, mut message: pb::Route, host: &Level<'_>) -> Result<Route, Invalid> {

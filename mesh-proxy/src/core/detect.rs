@@ -43,6 +43,54 @@ pub fn detect(bytes: &[u8]) -> Option<Protocol> {
     }
 }
 
+/// What a plain connection speaks, as Envoy's `http_inspector` names it for `application_protocols`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Spoken {
+    /// HTTP/1.0 or 0.9-like lines that say so.
+    Http10,
+    /// HTTP/1.1.
+    Http11,
+    /// HTTP/2 with prior knowledge.
+    H2c,
+    /// No HTTP.
+    Other,
+}
+
+impl Spoken {
+    /// The name; `None` for what has none.
+    #[must_use]
+    pub const fn name(self) -> Option<&'static str> {
+        match self {
+            Self::Http10 => Some("http/1.0"),
+            Self::Http11 => Some("http/1.1"),
+            Self::H2c => Some("h2c"),
+            Self::Other => None,
+        }
+    }
+}
+
+/// Reads the first bytes until they are surely HTTP or surely not: stricter than [`detect`], since here the answer decides between two ways
+/// of serving (`SSH-2.0-x y` begins as a request line does, too). `None` if more are needed; decides at `most` bytes at the latest.
+#[must_use]
+pub fn spoken(bytes: &[u8], most: usize) -> Option<Spoken> {
+    match detect(bytes)? {
+        Protocol::Http2 => return Some(Spoken::H2c),
+        Protocol::Tls | Protocol::Other => return Some(Spoken::Other),
+        Protocol::Http1 => {}
+    }
+    let Some(end) = bytes.iter().position(|byte| *byte == b'\n') else {
+        // No text, or a line without an end.
+        let text = bytes.iter().all(|byte| *byte >= b' ' || *byte == b'\r' || *byte == b'\t');
+        return if text && bytes.len() < most { None } else { Some(Spoken::Other) };
+    };
+    let line = bytes[..end].trim_ascii_end();
+    Some(match line.rsplit(|byte| *byte == b' ').next() {
+        Some(b"HTTP/1.1") => Spoken::Http11,
+        Some(b"HTTP/1.0") => Spoken::Http10,
+        _ => Spoken::Other,
+    })
+}
+
 /// RFC 9110's `tchar`.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
@@ -71,6 +119,23 @@ mod tests {
         ] {
             assert_eq!(detect(bytes), expected, "{}", bytes.escape_ascii());
         }
+    }
+
+    #[test]
+    fn only_a_whole_request_line_is_http() {
+        for (bytes, expected) in [
+            (&b"GET / HTTP/1.1\r\n"[..], Some(Spoken::Http11)),
+            (b"GET / HTTP/1.0\n", Some(Spoken::Http10)),
+            (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Spoken::H2c)),
+            (b"GET / HTTP/1.", None),
+            (b"SSH-2.0-OpenSSH_9.2p1 Debian-2\r\n", Some(Spoken::Other)),
+            (b"SET key 0 0 5\r\n", Some(Spoken::Other)),
+            (b"GET \0", Some(Spoken::Other)),
+            (b"\x16\x03", Some(Spoken::Other)),
+        ] {
+            assert_eq!(spoken(bytes, 100), expected, "{}", bytes.escape_ascii());
+        }
+        assert_eq!(spoken(&[b"GET /".as_slice(), &[b'a'; 95]].concat(), 100), Some(Spoken::Other));
     }
 
     proptest! {

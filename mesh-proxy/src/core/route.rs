@@ -39,6 +39,8 @@ pub struct VirtualHost {
     pub routes: Vec<Route>,
     /// The upstream sees the number of the attempt.
     pub attempt_count: bool,
+    /// Requests that are not `https` are sent there.
+    pub require_tls: bool,
 }
 
 /// A rule: when, and what then.
@@ -172,6 +174,15 @@ impl RouteTable {
         let host = &self.virtual_hosts[self.hosts.find(request.authority)?];
         let route = host.routes.iter().find(|route| route.when.holds(request, labels, dice))?;
         Some((host, route))
+    }
+
+    /// Where a request must go instead, before any route is looked at, because its virtual host wants TLS.
+    #[must_use]
+    pub fn to_tls(&self, request: &RequestView<'_>) -> Option<String> {
+        let host = &self.virtual_hosts[self.hosts.find(request.authority)?];
+        let query = request.query.map(|query| format!("?{query}")).unwrap_or_default();
+        let insecure = host.require_tls && request.scheme != "https";
+        insecure.then(|| format!("https://{}{}{query}", request.authority, request.path))
     }
 
     /// For `/config_dump`.

@@ -97,7 +97,7 @@ impl Pods {
             }
             Event::Learned { id } => server.learner.acknowledged(id),
             // Never asked for: answers go out on the pods' own sockets.
-            Event::Sockets { .. } => {}
+            Event::Sockets { .. } | Event::Gateway { .. } => {}
         }
     }
 

@@ -111,6 +111,9 @@ impl<'a> Exchange<'a> {
         let facts =
             Facts { protocol: self.admitted.version, started: &began, ..facts(self.connection, self.admitted.client.address) };
         let mut dress = Dress { options: &self.http.options, grpc: self.admitted.grpc, ops: &[], cors: None, facts };
+        if let Some(location) = self.http.routes.to_tls(&self.view(&parts)) {
+            return dress.local(Local::redirect(StatusCode::MOVED_PERMANENTLY, &location), record);
+        }
         let Some(mut decision) = self.decide(&parts) else {
             let reply = if self.passes(None) { Local::no_route() } else { Local::refused_upgrade() };
             return dress.local(reply, record);

@@ -1,16 +1,16 @@
 //! What the control plane has sent, and the snapshot that follows from it. Pure: deliveries in, configuration and complaints out.
 
+use super::listeners::Listeners;
 use crate::config::{self, Config};
 use crate::convert::at::{At, Invalid};
 use crate::convert::cluster::{self, Source};
-use crate::convert::hcm::Routes;
-use crate::convert::listener::{self, Serve};
-use crate::convert::route;
+use crate::convert::{listener, route, tls};
 use crate::core::balance::{Balancer, Members};
 use crate::core::route::RouteTable;
 use envoy_types::pb::envoy::config as pb;
+use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use mesh_xds::client::{Delivery, Resource};
-use mesh_xds::names::{CLUSTER, ENDPOINT, LISTENER, ROUTE};
+use mesh_xds::names::{CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET};
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use std::time::Duration;
 /// The last good version of every resource.
 #[derive(Default)]
 pub struct State {
-    listeners: BTreeMap<String, listener::Listener>,
+    listeners: Listeners,
     routes: BTreeMap<String, Arc<RouteTable>>,
     clusters: BTreeMap<String, cluster::Cluster>,
     endpoints: BTreeMap<String, Members>,
@@ -53,10 +53,11 @@ impl State {
         for name in &delivery.removed {
             self.absent.insert((delivery.type_url.clone(), name.clone()));
             match delivery.type_url.as_str() {
-                LISTENER => drop(self.listeners.remove(name)),
+                LISTENER => drop(self.listeners.given.remove(name)),
                 CLUSTER => drop(self.clusters.remove(name)),
                 ROUTE => drop(self.routes.remove(name)),
-                // As Envoy: endpoints go with their cluster. Without this a removal before the cluster's would fail requests.
+                // As Envoy: endpoints go with their cluster, and Secrets with who mentions them. Without this a removal before the
+                // cluster's would fail requests.
                 _ => {}
             }
             if let Some(versions) = self.versions.get_mut(&delivery.type_url) {
@@ -64,12 +65,14 @@ impl State {
             }
         }
         self.seen.insert(delivery.type_url.clone());
-        let (endpoints, routes) = (self.wanted_endpoints(), self.wanted_routes());
+        let (endpoints, routes, secrets) = (self.wanted_endpoints(), self.wanted_routes(), self.wanted_secrets());
         self.endpoints.retain(|name, _| endpoints.contains(name));
+        self.listeners.secrets.retain(|name, _| secrets.contains(name));
         self.routes.retain(|name, _| routes.contains(name));
         self.absent.retain(|(type_url, name)| match type_url.as_str() {
             ENDPOINT => endpoints.contains(name),
             ROUTE => routes.contains(name),
+            SECRET => secrets.contains(name),
             _ => false,
         });
         complaints
@@ -81,7 +84,7 @@ impl State {
         match type_url {
             LISTENER => {
                 let listener = listener::listener(&at, decode(&at, resource)?)?;
-                self.listeners.insert(name, listener);
+                self.listeners.given.insert(name, listener);
             }
             CLUSTER => {
                 let cluster = cluster::cluster(&at, decode(&at, resource)?)?;
@@ -94,6 +97,10 @@ impl State {
             ENDPOINT => {
                 let endpoints = cluster::load_assignment(&at, decode(&at, resource)?)?;
                 self.endpoints.insert(name, endpoints);
+            }
+            SECRET => {
+                let secret = tls::secret(&at, decode::<Secret>(&at, resource)?)?;
+                self.listeners.secrets.insert(name, secret);
             }
             other => {
                 return Err(Invalid::Unsupported { resource: name, field: format!("type {other}") });
@@ -115,7 +122,13 @@ impl State {
     /// Names that listeners mention.
     #[must_use]
     pub fn wanted_routes(&self) -> BTreeSet<String> {
-        self.listeners.values().filter_map(|listener| route_name(listener).map(str::to_owned)).collect()
+        self.listeners.wanted_routes()
+    }
+
+    /// Names of the Secrets that are mentioned.
+    #[must_use]
+    pub fn wanted_secrets(&self) -> BTreeSet<String> {
+        self.listeners.wanted_secrets()
     }
 
     /// Clusters and listeners have come: what they mention is known.
@@ -140,6 +153,10 @@ impl State {
         endpoints
             .map(|name| format!("no endpoints of {name} yet"))
             .or_else(|| routes().map(|name| format!("no routes {name} yet")))
+            .or_else(|| {
+                let here = |name: &String| self.listeners.secrets.contains_key(name) || answered(SECRET, name);
+                self.wanted_secrets().into_iter().find(|name| !here(name)).map(|name| format!("no secret {name} yet"))
+            })
     }
 
     /// Versions in force, by type and name.
@@ -148,7 +165,7 @@ impl State {
         &self.versions
     }
 
-    /// The snapshot, in force from `now` on. As in Envoy, a cluster waits for its endpoints and a listener for its routes.
+    /// The snapshot, in force from `now` on. As in Envoy, a cluster waits for its endpoints and a listener for its routes and certificates.
     pub fn config(&mut self, now: Duration) -> Config {
         self.generation += 1;
         let mut built = HashMap::new();
@@ -175,38 +192,16 @@ impl State {
         }
         self.built = built;
         let clusters = self.built.iter().map(|(name, (_, cluster))| (Arc::clone(name), Arc::clone(cluster))).collect();
-        let listeners = self.listeners.values().filter_map(|listener| self.listener(listener));
-        let listeners = listeners.map(|listener| (listener.address, Arc::new(listener))).collect();
-        Config { generation: self.generation, listeners, clusters }
-    }
-
-    fn listener(&self, from: &listener::Listener) -> Option<config::Listener> {
-        let serve = match &from.serve {
-            Serve::Tcp(tcp) => config::Serve::Tcp(tcp.clone()),
-            Serve::Http(http) => config::Serve::Http(config::Http {
-                routes: match &http.routes {
-                    Routes::Inline(table) => Arc::clone(table),
-                    Routes::Named(name) => Arc::clone(self.routes.get(name)?),
-                },
-                options: Arc::clone(&http.options),
-            }),
-        };
-        Some(config::Listener { name: from.name.clone(), address: from.address, serve })
+        let absent = |name: &str| self.absent.contains(&(SECRET.to_owned(), name.to_owned()));
+        let all = self.listeners.build(&self.routes, &absent);
+        let (gateway, listeners): (Vec<_>, Vec<_>) = all.into_iter().partition(|listener| listener.bound);
+        let by_address = |all: Vec<Arc<config::Listener>>| all.into_iter().map(|listener| (listener.address, listener)).collect();
+        Config { generation: self.generation, listeners: by_address(listeners), gateway: by_address(gateway), clusters }
     }
 }
 
 fn decode<M: Message + Default>(at: &At<'_>, resource: &Resource) -> Result<M, Invalid> {
     M::decode(resource.body.clone()).map_err(|error| at.decode(error))
-}
-
-fn route_name(listener: &listener::Listener) -> Option<&str> {
-    match &listener.serve {
-        Serve::Http(http) => match &http.routes {
-            Routes::Named(name) => Some(name),
-            Routes::Inline(_) => None,
-        },
-        Serve::Tcp(_) => None,
-    }
 }
 
 fn build(from: &cluster::Cluster, balancer: Balancer) -> config::Cluster {

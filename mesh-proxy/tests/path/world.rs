@@ -9,7 +9,7 @@ use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
-use envoy_types::pb::google::protobuf::{Any, Duration as ProtoDuration};
+use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration as ProtoDuration};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::SendRequest;
@@ -22,6 +22,7 @@ use mesh_proxy::xds::state::State;
 use mesh_xds::client::{Delivery, Resource};
 use mesh_xds::names;
 use prost::{Message, Name};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -101,6 +102,14 @@ impl World {
         let complaints = self.state.apply(&delivery);
         self.shared.publish(&mut self.state);
         complaints.iter().map(ToString::to_string).collect()
+    }
+
+    /// Takes resources of one type away.
+    pub fn remove(&mut self, type_url: &str, names: &[&str]) {
+        let removed = names.iter().map(|name| (*name).to_owned()).collect();
+        let delivery = Delivery { type_url: type_url.to_owned(), nonce: "n".to_owned(), resources: Vec::new(), removed };
+        assert!(self.state.apply(&delivery).is_empty());
+        self.shared.publish(&mut self.state);
     }
 
     /// A listener for the port, and its routes.
@@ -265,8 +274,26 @@ async fn agent(socket: OwnedFd, listening: TcpListener, generous: Arc<AtomicBool
     let pod = ToProxy::Pod { slot: 3, workload, listeners: vec![Listener::OutboundV4] };
     wire.send(&pod, &[listening.as_fd()]).await.expect("send");
     wire.send(&ToProxy::Ready, &[]).await.expect("send");
+    let mut ports: BTreeMap<SocketAddr, TcpListener> = BTreeMap::new();
     loop {
-        let Ok((ToAgent::Refill { slot, family, count }, _)) = wire.receive::<ToAgent>().await else { return };
+        let (slot, family, count) = match wire.receive::<ToAgent>().await {
+            Ok((ToAgent::Refill { slot, family, count }, _)) => (slot, family, count),
+            // As the real one: every address that is asked for, each time with the same socket.
+            Ok((ToAgent::Listen { addresses }, _)) => {
+                for address in &addresses {
+                    let socket = ports.entry(*address).or_insert_with(|| TcpListener::bind(address).expect("free"));
+                    socket.set_nonblocking(true).expect("set");
+                }
+                ports.retain(|address, _| addresses.contains(address));
+                let fds: Vec<_> = addresses.iter().map(|address| ports[address].as_fd()).collect();
+                let slot = mesh_common::abi::GATEWAY_SLOT;
+                wire.send(&ToProxy::Listening { slot, addresses: addresses.clone(), refused: Vec::new() }, &fds)
+                    .await
+                    .expect("send");
+                continue;
+            }
+            _ => return,
+        };
         if !generous.load(Ordering::SeqCst) {
             // It is gone, for good.
             drop(wire);
@@ -331,6 +358,7 @@ pub fn network_listener(address: &str, port: u16, name: &str, config: Any) -> li
         name: format!("{address}_{port}"),
         address: socket_address(address, port),
         filter_chains: vec![listener::FilterChain { filters, ..Default::default() }],
+        bind_to_port: Some(BoolValue { value: false }),
         ..Default::default()
     }
 }

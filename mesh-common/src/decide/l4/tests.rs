@@ -59,6 +59,20 @@ fn ask(dest: Dest, pod: Option<&Pod>, brokered: bool, world: &World) -> Verdict 
 }
 
 #[test]
+fn the_gateway_reaches_the_mesh_and_what_rules_allow_and_nothing_of_its_node() {
+    let gateway = Pod { slot: GATEWAY_SLOT, ..Pod::default() };
+    let world = world(mode::PROXY, 2);
+    let verdict = |addr, port| ask(to(addr, port), Some(&gateway), true, &world);
+    assert_eq!(verdict([9, 0, 2, 7], 9080), Verdict::Pass(Passed::Brokered));
+    assert_eq!(verdict([198, 51, 100, 7], 443), Verdict::Pass(Passed::Egress));
+    assert!(matches!(verdict(VIP, 9080), Verdict::Backend(_)));
+    for (addr, port) in [([203, 0, 113, 5], 80), ([127, 0, 0, 1], 8080), ([0; 4], 8080), ([192, 0, 2, 11], ports::MESOS_AGENT)] {
+        assert_eq!(verdict(addr, port), Verdict::Deny(Reason::EgressDenied), "{addr:?}:{port}");
+    }
+    assert_eq!(verdict([192, 0, 2, 11], 32443), Verdict::Deny(Reason::ControlPlane));
+}
+
+#[test]
 fn each_step_in_order() {
     let proxy = world(mode::PROXY, 2);
     let kernel = world(mode::KERNEL, 2);

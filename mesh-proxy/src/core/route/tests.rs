@@ -18,7 +18,7 @@ fn route(name: &str, when: When) -> Route {
 }
 
 fn host(domains: &[String], routes: Vec<Route>) -> VirtualHost {
-    VirtualHost { name: domains.join(" "), domains: domains.to_vec(), routes, attempt_count: false }
+    VirtualHost { name: domains.join(" "), domains: domains.to_vec(), routes, attempt_count: false, require_tls: false }
 }
 
 fn view<'a>(authority: &'a str, path: &'a str, headers: &'a HeaderMap) -> RequestView<'a> {
