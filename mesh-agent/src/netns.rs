@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+mod netlink;
 pub mod route;
 pub mod sockets;
 pub mod veth;

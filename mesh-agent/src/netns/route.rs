@@ -1,12 +1,11 @@
 //! The capture route of a pod: `ip rule fwmark CAPTURE_MARK lookup 15001` and `ip route local default dev lo src POD table 15001`.
 //!
-//! Four netlink messages, written out: a blocking socket inside a visiting thread needs no runtime. Must run inside the pod's namespace.
+//! Must run inside the pod's namespace.
 
+use super::netlink::Request;
 use mesh_common::ports;
-use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::AsRawFd;
 
 /// Before `main` (32766), after `local` (0): what is local stays local.
 const RULE_PRIORITY: u32 = 15_001;
@@ -27,11 +26,8 @@ const PROTOCOL: u8 = 115;
 pub fn capture(address: IpAddr) -> io::Result<()> {
     let flags = libc::NLM_F_CREATE | libc::NLM_F_REPLACE;
     // The route first: a rule without one would fall through to the main table.
-    request("the capture route", libc::RTM_NEWROUTE, flags, &route(address))?;
-    match request("the capture rule", libc::RTM_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, &rule(address)) {
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
-    }
+    send("the capture route", route(libc::RTM_NEWROUTE, flags, address), &[])?;
+    send("the capture rule", rule(libc::RTM_NEWRULE, libc::NLM_F_CREATE | libc::NLM_F_EXCL, address), &[libc::EEXIST])
 }
 
 /// Removes both; what is gone already is fine.
@@ -39,15 +35,16 @@ pub fn capture(address: IpAddr) -> io::Result<()> {
 /// # Errors
 /// Names the message that the kernel refused.
 pub fn release(address: IpAddr) -> io::Result<()> {
-    for (what, kind, body) in
-        [("the capture rule", libc::RTM_DELRULE, rule(address)), ("the capture route", libc::RTM_DELROUTE, route(address))]
-    {
-        match request(what, kind, 0, &body) {
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ESRCH)) => {}
-            other => other?,
-        }
+    let gone = [libc::ENOENT, libc::ESRCH];
+    send("the capture rule", rule(libc::RTM_DELRULE, 0, address), &gone)?;
+    send("the capture route", route(libc::RTM_DELROUTE, 0, address), &gone)
+}
+
+fn send(what: &str, request: Request, fine: &[i32]) -> io::Result<()> {
+    match request.ask(|_, _| {}) {
+        Err(error) if error.raw_os_error().is_some_and(|code| fine.contains(&code)) => Ok(()),
+        other => other.map_err(|error| io::Error::new(error.kind(), format!("{what}: {error}"))),
     }
-    Ok(())
 }
 
 fn family(address: IpAddr) -> u8 {
@@ -56,82 +53,23 @@ fn family(address: IpAddr) -> u8 {
 }
 
 /// `struct fib_rule_hdr` and its attributes.
-fn rule(address: IpAddr) -> Vec<u8> {
+fn rule(kind: u16, flags: i32, address: IpAddr) -> Request {
     // family, dst_len, src_len, tos, table (see FRA_TABLE), two reserved, action, flags.
-    let mut body = vec![family(address), 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0];
-    attribute(&mut body, FRA_PRIORITY, &RULE_PRIORITY.to_ne_bytes());
-    attribute(&mut body, FRA_FWMARK, &ports::CAPTURE_MARK.to_ne_bytes());
-    attribute(&mut body, FRA_TABLE, &ports::CAPTURE_TABLE.to_ne_bytes());
-    body
+    Request::new(kind, flags, &[family(address), 0, 0, 0, 0, 0, 0, FR_ACT_TO_TBL, 0, 0, 0, 0])
+        .with(FRA_PRIORITY, &RULE_PRIORITY.to_ne_bytes())
+        .with(FRA_FWMARK, &ports::CAPTURE_MARK.to_ne_bytes())
+        .with(FRA_TABLE, &ports::CAPTURE_TABLE.to_ne_bytes())
 }
 
 /// `struct rtmsg` and its attributes.
-fn route(address: IpAddr) -> Vec<u8> {
+fn route(kind: u16, flags: i32, address: IpAddr) -> Request {
     // family, dst_len (0: default), src_len, tos, table (see RTA_TABLE), protocol, scope, type, flags.
     let scope = if address.is_ipv4() { libc::RT_SCOPE_HOST } else { libc::RT_SCOPE_UNIVERSE };
-    let mut body = vec![family(address), 0, 0, 0, 0, PROTOCOL, scope, libc::RTN_LOCAL, 0, 0, 0, 0];
-    attribute(&mut body, libc::RTA_TABLE, &ports::CAPTURE_TABLE.to_ne_bytes());
-    attribute(&mut body, libc::RTA_OIF, &LOOPBACK.to_ne_bytes());
+    let request = Request::new(kind, flags, &[family(address), 0, 0, 0, 0, PROTOCOL, scope, libc::RTN_LOCAL, 0, 0, 0, 0])
+        .with(libc::RTA_TABLE, &ports::CAPTURE_TABLE.to_ne_bytes())
+        .with(libc::RTA_OIF, &LOOPBACK.to_ne_bytes());
     match address {
-        IpAddr::V4(v4) => attribute(&mut body, libc::RTA_PREFSRC, &v4.octets()),
-        IpAddr::V6(v6) => attribute(&mut body, libc::RTA_PREFSRC, &v6.octets()),
-    }
-    body
-}
-
-/// Header and content; all contents here are multiples of four bytes long, so no padding is needed.
-fn attribute(body: &mut Vec<u8>, kind: u16, content: &[u8]) {
-    debug_assert_eq!(content.len() % 4, 0, "netlink attributes are aligned to four bytes");
-    body.extend_from_slice(&(content.len() as u16 + 4).to_ne_bytes());
-    body.extend_from_slice(&kind.to_ne_bytes());
-    body.extend_from_slice(content);
-}
-
-fn request(what: &str, kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
-    exchange(kind, flags, body).map_err(|error| match error.raw_os_error() {
-        // Kept as they are: callers tell "exists" and "gone" by them.
-        Some(libc::EEXIST | libc::ENOENT | libc::ESRCH) => error,
-        _ => io::Error::new(error.kind(), format!("{what}: {error}")),
-    })
-}
-
-fn exchange(kind: u16, flags: i32, body: &[u8]) -> io::Result<()> {
-    let flags = (libc::NLM_F_REQUEST | libc::NLM_F_ACK | flags) as u16;
-    let mut message = Vec::with_capacity(16 + body.len());
-    message.extend_from_slice(&(16 + body.len() as u32).to_ne_bytes());
-    message.extend_from_slice(&kind.to_ne_bytes());
-    message.extend_from_slice(&flags.to_ne_bytes());
-    message.extend_from_slice(&1u32.to_ne_bytes());
-    message.extend_from_slice(&0u32.to_ne_bytes());
-    message.extend_from_slice(body);
-
-    let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
-    sendto(netlink.as_raw_fd(), &message, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
-    let mut answer = [0u8; 4096];
-    let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty())?;
-    // NLMSG_ERROR: the header (16 bytes), then the negated errno, 0 for an acknowledgement.
-    let Some(code) = answer.get(16..20).filter(|_| length >= 20) else {
-        return Err(io::Error::other("the kernel's netlink answer is too short"));
-    };
-    let code = i32::from_ne_bytes([code[0], code[1], code[2], code[3]]);
-    if code == 0 { Ok(()) } else { Err(io::Error::from_raw_os_error(-code)) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_have_the_lengths_that_they_state() {
-        for address in [IpAddr::from([9, 0, 1, 2]), IpAddr::from([0xfd00u16, 0, 0, 0, 0, 0, 0, 2])] {
-            for body in [rule(address), route(address)] {
-                let mut rest = &body[12..];
-                while !rest.is_empty() {
-                    let length = usize::from(u16::from_ne_bytes([rest[0], rest[1]]));
-                    assert!(length >= 4 && length <= rest.len());
-                    rest = &rest[length..];
-                }
-            }
-        }
+        IpAddr::V4(v4) => request.with(libc::RTA_PREFSRC, &v4.octets()),
+        IpAddr::V6(v6) => request.with(libc::RTA_PREFSRC, &v6.octets()),
     }
 }
