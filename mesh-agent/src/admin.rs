@@ -1,8 +1,10 @@
-//! `GET /ready`, `/metrics`, `/status` and `/names` over a unix socket.
+//! `GET /ready`, `/metrics`, `/status`, `/names` and `/dump` over a unix socket.
 
 use crate::broker::clear;
+use crate::dump;
 use crate::egress::Book;
 use crate::explain::Names;
+use crate::kernel::Kernel;
 use crate::metrics::Metrics;
 use crate::status::Shared;
 use http_body_util::Full;
@@ -30,6 +32,7 @@ pub(crate) struct Admin {
     pub(crate) status: Arc<Shared>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) book: Arc<Book>,
+    pub(crate) kernel: Arc<Kernel>,
 }
 
 impl Admin {
@@ -85,7 +88,11 @@ impl Admin {
                 Ok(body) => with_type(StatusCode::OK, "application/json", body + "\n"),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
-            _ => text(StatusCode::NOT_FOUND, "there are /ready, /metrics, /status and /names\n"),
+            "/dump" => match dump::tables(&self.kernel.maps()) {
+                Ok(tables) => with_type(StatusCode::OK, "application/json", tables.to_string()),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            _ => text(StatusCode::NOT_FOUND, "there are /ready, /metrics, /status, /names and /dump\n"),
         }
     }
 }

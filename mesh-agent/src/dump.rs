@@ -1,9 +1,9 @@
-//! `mesh-agent dump`: the kernel's tables, for people or as JSON.
+//! `mesh-agent dump`: the kernel's tables, for people or as JSON; also for `GET /dump`.
 
 use crate::cli::Dump;
 use crate::core::desired::ip;
 use crate::core::reconcile::Actual;
-use crate::kernel::Maps;
+use crate::kernel::{Error, Maps};
 use anyhow::Result;
 use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, Pod, Service, mode};
 use mesh_common::decide::l4::UDP;
@@ -17,7 +17,12 @@ use std::net::{IpAddr, SocketAddr};
 /// # Errors
 /// If no agent has pinned any here.
 pub fn dump(config: &Dump) -> Result<String> {
-    let maps = Maps::pinned(&config.bpffs)?;
+    let dump = tables(&Maps::pinned(&config.bpffs)?)?;
+    if config.json { Ok(serde_json::to_string_pretty(&dump)?) } else { Ok(to_text(&dump)) }
+}
+
+/// Everything that the tables hold.
+pub(crate) fn tables(maps: &Maps) -> Result<Value, Error> {
     let mut dump = to_json(&maps.read()?, &maps.pods()?);
     let allowed = maps.allowed()?;
     let exact = allowed.exact.iter().map(|key| json!({ "policy": key.policy, "destination": destination(&key.dest) }));
@@ -36,7 +41,7 @@ pub fn dump(config: &Dump) -> Result<String> {
     let labels = labels.chain(Steered::ALL.iter().map(|s| (s.code(), "steered", s.label())));
     let counted = labels.map(|(code, what, label)| json!({ "flows": what, "why": label, "count": counters[usize::from(code)] }));
     dump["counters"] = counted.collect();
-    if config.json { Ok(serde_json::to_string_pretty(&dump)?) } else { Ok(to_text(&dump)) }
+    Ok(dump)
 }
 
 /// One table for each part, its columns as wide as their contents.

@@ -64,7 +64,11 @@ pub enum Error {
     #[error("the eBPF object does not load: {0}")]
     Object(#[from] aya::EbpfError),
     /// One program. The verifier's log is in the source.
-    #[error("eBPF program {name}: {source}")]
+    #[error(
+        "eBPF program {name} does not load: {source}. Nothing was attached in its place, and what a former agent attached goes on. The \
+         agent needs the capabilities of a privileged container (BPF, PERFMON, NET_ADMIN, SYS_ADMIN); if it has them, this kernel's \
+         verifier refuses the program: report the lines above with `uname -r`"
+    )]
     Program {
         /// Its name.
         name: &'static str,

@@ -60,7 +60,12 @@ pub async fn run(config: Run) -> Result<()> {
     let status = Arc::new(Shared::new(connection.node.to_string()));
     status.update(|status| status.hooks_attached = true);
     let book = Arc::new(Book::open(Arc::clone(&kernel), Arc::clone(&metrics))?);
-    let admin = Admin { status: Arc::clone(&status), metrics: Arc::clone(&metrics), book: Arc::clone(&book) };
+    let admin = Admin {
+        status: Arc::clone(&status),
+        metrics: Arc::clone(&metrics),
+        book: Arc::clone(&book),
+        kernel: Arc::clone(&kernel),
+    };
     tokio::spawn(admin.serve(admin_socket));
     tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster)));
     let gateway = Arc::new(Gateway::new(config.gateway_ports));

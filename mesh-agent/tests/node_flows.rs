@@ -130,6 +130,11 @@ fn refusals_are_immediate_and_named() {
         ("127.0.0.1:15001", REFUSED, Reason::MeshListener),
         ("127.0.0.1:15053", REFUSED, Reason::MeshListener),
         ("[::1]:15001", REFUSED, Reason::MeshListener),
+        // connect() takes the unspecified address for loopback, and a v4-mapped one for what it maps.
+        ("0.0.0.0:15001", REFUSED, Reason::MeshListener),
+        ("[::]:15001", REFUSED, Reason::MeshListener),
+        ("[::ffff:127.0.0.1]:15001", REFUSED, Reason::MeshListener),
+        ("127.9.9.9:15001", REFUSED, Reason::MeshListener),
         ("192.0.2.11:32443", REFUSED, Reason::ControlPlane),
         ("203.0.113.5:443", UNREACHABLE, Reason::EgressDenied),
         ("9.0.1.1:8080", UNREACHABLE, Reason::EgressDenied),
@@ -142,6 +147,12 @@ fn refusals_are_immediate_and_named() {
         assert!(start.elapsed() < Duration::from_millis(500), "{to}: {:?}", start.elapsed());
         assert_eq!(counted, [(reason.code(), 1)], "{to}");
         assert_eq!(refusal(&mut events, tcp(to)), Some((reason, 7, std::process::id())), "{to}");
+    }
+    // At the pod's own addresses nobody listens: the capture listeners are on loopback alone.
+    for to in ["9.0.1.2:15001", "[fd01:9::2]:15001"] {
+        let start = Instant::now();
+        assert_eq!(mesh.ask(to).expect_err(to).raw_os_error(), Some(REFUSED), "{to}");
+        assert!(start.elapsed() < Duration::from_millis(500), "{to}: {:?}", start.elapsed());
     }
     mesh.pair.pod.run(|| {
         for (own, to, errno) in [

@@ -65,7 +65,18 @@ impl Control {
     }
 
     pub fn publish_with(&self, version: &str, workloads: &[wire::Workload], services: &[wire::Service], egress: &[wire::Egress]) {
-        let mesh = wire::Mesh { vip_ranges: vec!["11.0.0.0/8".to_owned()], ..wire::Mesh::default() };
+        self.publish_all(version, workloads, services, egress, Vec::new());
+    }
+
+    pub fn publish_all(
+        &self,
+        version: &str,
+        workloads: &[wire::Workload],
+        services: &[wire::Service],
+        egress: &[wire::Egress],
+        protected: Vec<wire::Endpoint>,
+    ) {
+        let mesh = wire::Mesh { vip_ranges: vec!["11.0.0.0/8".to_owned()], protected, ..wire::Mesh::default() };
         let types = [
             (wire::EGRESS, encode(version, egress.iter().map(|e| (e.name.clone(), e.clone())))),
             (wire::MESH, encode(version, [(wire::MESH_NAME.to_owned(), mesh)])),

@@ -43,8 +43,14 @@ impl Scene {
     }
 
     pub fn start(&mut self, more: &[&str]) {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
-        command.arg("run").args(["--node-address", NODE, "--control", &self.control.endpoint]);
+        self.agent = Some(self.command(&[]).args(more).spawn().expect("starts"));
+    }
+
+    /// An agent, run by another command if one is named.
+    pub fn command(&self, by: &[&str]) -> Command {
+        let all = [by, &[env!("CARGO_BIN_EXE_mesh-agent")]].concat();
+        let mut command = Command::new(all[0]);
+        command.args(&all[1..]).arg("run").args(["--node-address", NODE, "--control", &self.control.endpoint]);
         for (flag, path) in [
             ("--token-file", self.path("token")),
             ("--ca-file", self.path("ca.crt")),
@@ -57,8 +63,8 @@ impl Scene {
             command.arg(flag).arg(path);
         }
         let log = fs::File::options().create(true).append(true).open(self.path("agent.log")).expect("a log");
-        let agent = command.args(more).env("NO_COLOR", "1").stdin(Stdio::null()).stderr(log).spawn().expect("starts");
-        self.agent = Some(agent);
+        command.env("NO_COLOR", "1").stdin(Stdio::null()).stderr(log);
+        command
     }
 
     /// Ends the agent with this signal and returns its exit status.
