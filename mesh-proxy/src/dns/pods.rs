@@ -138,10 +138,19 @@ fn serve(server: &Arc<Server>, former: Option<Arc<Pod>>, workload: Workload, lis
 fn listen(server: &Arc<Server>, pod: &Arc<Pod>, kind: Listener, fd: OwnedFd) -> io::Result<AbortHandle> {
     let (server, pod) = (Arc::clone(server), Arc::clone(pod));
     let task = match kind {
-        Listener::DnsUdp => tokio::spawn(udp::serve(server, pod, Arc::new(udp::DnsSocket::new(fd)?))),
+        Listener::DnsUdp => {
+            let socket = Arc::new(udp::DnsSocket::new(fd)?);
+            tokio::spawn(async move {
+                server.until_told().await;
+                udp::serve(server, pod, socket).await;
+            })
+        }
         Listener::DnsTcpV4 => {
             let (listener, own) = tcp::listener(fd)?;
-            tokio::spawn(tcp::serve(server, pod, listener, own))
+            tokio::spawn(async move {
+                server.until_told().await;
+                tcp::serve(server, pod, listener, own).await;
+            })
         }
         Listener::OutboundV4 | Listener::OutboundV6 => return Err(io::Error::other("the proxy serves this one")),
     };

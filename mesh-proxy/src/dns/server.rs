@@ -11,7 +11,7 @@ use crate::drain::Drain;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// Questions of the whole node that may wait for resolvers; each holds a socket.
 const NODE_QUESTIONS: usize = 2048;
@@ -21,6 +21,11 @@ const POD_QUESTIONS: usize = 256;
 const NODE_CONNECTIONS: usize = 1024;
 /// TCP connections of one pod.
 const POD_CONNECTIONS: usize = 64;
+
+/// How long a process that has just started lets questions wait for the control plane's names. What waited in the pods' sockets would get
+/// the answer of a mesh without names, and resolvers take that for final. Below their patience of 5 s, since names outside need no
+/// control plane.
+const FIRST: Duration = Duration::from_secs(2);
 
 /// The process.
 #[derive(Debug)]
@@ -40,6 +45,8 @@ pub(super) struct Server {
     /// How long a TCP connection may be silent.
     pub(super) tcp_idle: Duration,
     questions: Arc<Semaphore>,
+    started: tokio::time::Instant,
+    told: watch::Sender<bool>,
 }
 
 /// A pod's share of the limits.
@@ -112,7 +119,21 @@ impl Server {
             connections: Arc::new(Semaphore::new(NODE_CONNECTIONS)),
             tcp_idle: tcp::IDLE,
             questions: Arc::new(Semaphore::new(NODE_QUESTIONS)),
+            started: tokio::time::Instant::now(),
+            told: watch::Sender::default(),
         }
+    }
+
+    /// The control plane has told zones and names.
+    pub(super) fn is_told(&self) {
+        self.told.send_if_modified(|told| !std::mem::replace(told, true));
+    }
+
+    /// Returns once questions may be read: when that is so, or has taken too long.
+    pub(super) async fn until_told(&self) {
+        let mut told = self.told.subscribe();
+        // The sender is ours, so only the time can run out.
+        let _ = tokio::time::timeout_at(self.started + FIRST, told.wait_for(|told| *told)).await;
     }
 
     /// Looks at a message and answers at once if that is possible.

@@ -14,7 +14,13 @@ pub(super) async fn follow(server: Arc<Server>, connection: Connection) {
     let mut updates = stream::start(connection, &[MESH, SERVICE, EGRESS]);
     loop {
         let delivery = updates.next().await;
-        let applied = apply(&mut server.core.lock(), &delivery);
+        let (applied, told) = {
+            let mut core = server.core.lock();
+            (apply(&mut core, &delivery), core.table.is_told())
+        };
+        if told {
+            server.is_told();
+        }
         server.metrics.delivered(kind(&delivery), applied.is_ok());
         match applied {
             Ok(()) => updates.ack(&delivery).await,

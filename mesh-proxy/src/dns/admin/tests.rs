@@ -73,10 +73,27 @@ async fn ready_when_both_have_told_and_an_outage_of_either_changes_nothing() {
     assert!(get(&path, "/nothing").await.starts_with("HTTP/1.1 404"));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_at_the_start_is_answered_once_the_names_are_there() {
+    let server = Arc::new(Server::new(Upstreams::new(&[])));
+    let (socket, pods) = (std::net::UdpSocket::bind("0.0.0.0:0").expect("bind"), Pods::default());
+    let asked = tokio::spawn(resolves(socket.local_addr().expect("bound").port()));
+    socket.peek(&mut [0]).expect("the question waits in the socket, as in a pod whose DNS was killed");
+    pods.handle(&server, added(4, "a", &socket));
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!asked.is_finished(), "a mesh without names would deny that there is one");
+    *server.core.lock() = sample_core();
+    server.is_told();
+    assert!(asked.await.expect("ends"));
+}
+
 #[tokio::test]
 async fn a_pod_described_anew_is_served_on_and_one_that_left_is_not() {
     let server = Arc::new(Server::new(Upstreams::new(&[])));
     *server.core.lock() = sample_core();
+    server.is_told();
     let pods = Pods::default();
     let socket = std::net::UdpSocket::bind("0.0.0.0:0").expect("bind");
     let port = socket.local_addr().expect("bound").port();
