@@ -105,7 +105,8 @@ impl Publisher {
         let connected: BTreeSet<IpAddr> = state.clients.keys().map(|node| node.address).collect();
         let running = compiled.nodes();
         state.nodes.retain(|address, _| connected.contains(address) || running.contains(address));
-        for node in state.clients.keys().cloned().collect::<Vec<_>>() {
+        // Proxies before agents, by the order of roles: where a rule changes nothing that a proxy holds, no answer of it will come.
+        for node in state.clients.keys().rev().cloned().collect::<Vec<_>>() {
             state.offer(&node);
         }
         self.settle(&state);

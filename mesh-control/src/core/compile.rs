@@ -7,6 +7,7 @@
 mod action;
 mod agent;
 mod answer;
+mod carry;
 mod cluster;
 mod cors;
 mod delegate;
@@ -82,7 +83,12 @@ pub(crate) struct Settings {
 
 /// Does the proxy see requests on the port?
 fn sees_requests(can: Abilities, port: &Port) -> bool {
-    port.mode == Mode::Proxy && (port.protocol == Protocol::Http || (can.http2 && port.protocol.is_http()))
+    port.mode == Mode::Proxy && has_requests(can, port)
+}
+
+/// Would it, if it carried the port?
+fn has_requests(can: Abilities, port: &Port) -> bool {
+    port.protocol == Protocol::Http || (can.http2 && port.protocol.is_http())
 }
 
 type Resources = Arc<BTreeMap<String, Versioned>>;
@@ -92,7 +98,7 @@ type Labels = BTreeMap<String, String>;
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Compiled {
     registry: Arc<Registry>,
-    /// What proxies carry: the registry, with ports that some kernel may still hand over to them.
+    /// What proxies carry: the registry, with ports that some kernel may still hand over to them, and those on standby.
     carrying: Arc<Registry>,
     /// The mode of every TCP port, as wanted.
     pub(crate) modes: Arc<Modes>,
@@ -133,8 +139,8 @@ pub(crate) fn compile(
     let config = &*delegate::merged(config, &mut unsupported);
     let seen = &*scope::scoped(config, settings.abilities);
     let registry = &mode::ruled(registry, seen, settings);
-    let carrying = carrying(registry, linger, before);
-    let index = Index::new(&carrying, seen, settings, &mut unsupported);
+    let carrying = carry::carrying(registry, linger, before, settings.abilities);
+    let index = Index::new(&carrying, registry, seen, settings, &mut unsupported);
     let egress = egress::all(&index, config, &mut unsupported);
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
     let (listeners, routes) = (compiler.listeners(), compiler.routes());
@@ -152,8 +158,7 @@ pub(crate) fn compile(
     }
     let services = registry.services.values();
     let workloads = registry.workloads.values();
-    let carried = carrying.tcp_ports().filter(|(_, port)| port.mode == Mode::Proxy);
-    let carried = carried.map(|(key, port)| (key, sees_requests(settings.abilities, port))).collect();
+    let carried = carry::carried(&carrying, registry, settings.abilities);
     let modes = registry.tcp_ports().map(|(key, port)| (key, port.mode)).collect();
     Compiled {
         registry: registry.clone(),
@@ -341,26 +346,6 @@ fn passthrough() -> envoy::cluster::Cluster {
         connect_timeout: Some(envoy::duration(std::time::Duration::from_secs(10))),
         ..Default::default()
     }
-}
-
-/// The registry as proxies carry it: lingering ports as they are now, or as they last were if they are gone.
-fn carrying(registry: &Arc<Registry>, linger: &BTreeSet<PortKey>, before: &Compiled) -> Arc<Registry> {
-    if linger.is_empty() {
-        return registry.clone();
-    }
-    let mut carrying = (**registry).clone();
-    for key in linger {
-        let number = (key.port, Transport::Tcp);
-        let Some(old) = before.carrying.services.get(&key.service) else { continue };
-        let service = carrying.services.entry(key.service.clone());
-        let service = service.or_insert_with(|| Service { ports: BTreeMap::new(), ..old.clone() });
-        if let Some(port) = service.ports.get_mut(&number) {
-            port.mode = Mode::Proxy;
-        } else if let Some(port) = old.ports.get(&number) {
-            service.ports.insert(number, Port { mode: Mode::Proxy, ..port.clone() });
-        }
-    }
-    Arc::new(carrying)
 }
 
 /// Two sets of resources, whose names differ.

@@ -3,6 +3,8 @@
 //!
 //! To `proxy`: the agent is told only after the node's proxy has acknowledged cluster, listener and (HTTP) routes. Back: the agent is told
 //! first, and as long as it has not acknowledged, the port is carried on ([`Node::may_hold`]; the compiler keeps its listener for all).
+//! Afterwards too, as [`Carriage::Standby`]: what was handed over before is not over, be it a connection that the proxy has yet to accept
+//! or the next request on one that is idle. On standby a port has no rule behind it, so its way to `proxy` is the whole way again.
 //!
 //! Three cases have no safe order and are decided for refusing or waiting, never for passing a rule over:
 //! - No proxy was ever seen on the node: everything is told as wanted. Nobody's answer could be waited for, and the kernel keeps
@@ -28,8 +30,19 @@ pub(crate) struct PortKey {
 
 /// Modes as an agent is told them.
 pub(crate) type Modes = BTreeMap<PortKey, Mode>;
-/// Ports that a proxy serves; true if by HTTP, which takes routes.
-pub(crate) type Carried = BTreeMap<PortKey, bool>;
+/// Ports that a proxy serves.
+pub(crate) type Carried = BTreeMap<PortKey, Carriage>;
+
+/// How a proxy serves a port.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Carriage {
+    /// Byte by byte, by its rules.
+    Tcp,
+    /// Request by request, which takes routes.
+    Http,
+    /// Only what was handed over before: nothing more is meant for the proxy.
+    Standby,
+}
 
 /// What a proxy needs for a port.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -86,9 +99,10 @@ impl Node {
     pub(crate) fn modes(&self, wanted: &Arc<Modes>) -> Arc<Modes> {
         let Some(kernel) = self.kernel.as_ref().filter(|_| self.proxy.seen) else { return wanted.clone() };
         let known = kernel.told.back().map_or(&kernel.acked, |(_, modes)| modes);
-        let waiting =
-            wanted.iter().filter(|(port, mode)| **mode == Mode::Proxy && !kernel.may_hold(port) && !self.proxy.serves(port));
-        let waiting: Vec<_> = waiting.map(|(port, _)| (port, known.get(port).copied())).collect();
+        // A port on its way back may still be held as PROXY; it waits all the same, for the proxy has lost the rules that are wanted again.
+        let waiting = wanted.iter().filter(|(_, mode)| **mode == Mode::Proxy);
+        let waiting = waiting.map(|(port, _)| (port, known.get(port).copied()));
+        let waiting: Vec<_> = waiting.filter(|(port, known)| *known != Some(Mode::Proxy) && !self.proxy.serves(port)).collect();
         if waiting.iter().all(|(_, known)| known.is_none() && !self.proxy.connected) {
             return wanted.clone();
         }
@@ -145,7 +159,7 @@ impl Node {
             if same && whole.is_some() && *whole == last {
                 (*held, *whole) = ((**ports).clone(), Some(offer));
             } else {
-                held.retain(|port, http| ports.get(port) == Some(http));
+                held.retain(|port, how| ports.get(port) == Some(how));
             }
         }
         self.proxy.offers.push_back(ProxyOffer { id: offer, ports: ports.clone(), same });
@@ -165,25 +179,22 @@ impl Node {
         }
         let mut ports = (*held.ports).clone();
         for later in from {
-            ports.retain(|port, http| later.ports.get(port) == Some(http));
+            ports.retain(|port, how| later.ports.get(port) == Some(how));
         }
         let whole = held.id;
         self.proxy.held[index] = (ports, Some(whole));
     }
 }
 
-impl Kernel {
-    fn may_hold(&self, port: &PortKey) -> bool {
-        let is_proxy = |modes: &Arc<Modes>| modes.get(port) == Some(&Mode::Proxy);
-        is_proxy(&self.acked) || self.told.iter().any(|(_, modes)| is_proxy(modes))
-    }
-}
-
 impl Proxy {
+    /// By the rules that are wanted.
     fn serves(&self, port: &PortKey) -> bool {
-        let [clusters, listeners, routes] = &self.held;
-        let served = clusters.0.get(port).filter(|http| listeners.0.get(port) == Some(http));
-        served.is_some_and(|http| !http || routes.0.contains_key(port))
+        let [clusters, listeners, routes] = self.held.each_ref().map(|(held, _)| held.get(port));
+        match clusters {
+            None | Some(Carriage::Standby) => false,
+            Some(Carriage::Tcp) => listeners == clusters,
+            Some(Carriage::Http) => listeners == clusters && routes == clusters,
+        }
     }
 }
 

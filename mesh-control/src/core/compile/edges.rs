@@ -68,7 +68,7 @@ impl Edges {
         }
         // What is told of it was told when everything was compiled.
         let mut told = Vec::new();
-        let index = Index::new(&from.registry, &from.config, &from.settings, &mut told);
+        let index = Index::new(&from.registry, &from.registry, &from.config, &from.settings, &mut told);
         let mut compiler = Compiler { index: &index, settings: &from.settings, used: BTreeSet::new() };
         let held = Held::from(edge(&mut compiler, &from.config, labels, &mut told));
         if made.len() < KEPT_MAX {

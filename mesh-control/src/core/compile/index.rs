@@ -37,6 +37,8 @@ impl<'a> Names<'a> {
 /// Registry and rules, joined by names.
 pub(super) struct Index<'a> {
     pub(super) registry: &'a Registry,
+    /// The same with the modes that are wanted: what is carried for the sake of old connections alone is no rule's effect.
+    wanted: &'a Registry,
     settings: &'a Settings,
     names: Names<'a>,
     /// By resolved host, exact or `*.suffix`.
@@ -53,10 +55,16 @@ pub(super) struct Merged<'a> {
 
 impl<'a> Index<'a> {
     /// `config` is in Istio's order, oldest first, which is how conflicts are settled.
-    pub(super) fn new(registry: &'a Registry, config: &'a Config, settings: &'a Settings, report: &mut Vec<Unsupported>) -> Self {
+    pub(super) fn new(
+        registry: &'a Registry,
+        wanted: &'a Registry,
+        config: &'a Config,
+        settings: &'a Settings,
+        report: &mut Vec<Unsupported>,
+    ) -> Self {
         let names = Names::new(registry, settings);
         let (virtual_services, destination_rules) = (BTreeMap::new(), BTreeMap::new());
-        let mut index = Self { registry, settings, names, virtual_services, destination_rules };
+        let mut index = Self { registry, wanted, settings, names, virtual_services, destination_rules };
         for rule in &config.virtual_services {
             index.add_virtual_service(rule, report);
         }
@@ -95,7 +103,7 @@ impl<'a> Index<'a> {
         }
         for (i, host) in rule.spec.hosts.iter().enumerate() {
             let resolved = self.resolve(host);
-            let mut services = self.registry.services.values().filter(|service| matches(&resolved, &service.name)).peekable();
+            let mut services = self.wanted.services.values().filter(|service| matches(&resolved, &service.name)).peekable();
             if services.peek().is_none() {
                 tell(format!("spec.hosts[{i}]"), &format!("no service is called {resolved}"));
             } else if !rule.spec.http.is_empty()

@@ -33,7 +33,9 @@ impl World {
         let linger = lingering(std::iter::once(&self.node), &self.wanted);
         let proxied = self.wanted.iter().filter(|(_, mode)| **mode == Mode::Proxy).map(|(port, _)| port.clone());
         // Odd ports are HTTP.
-        let carried: Carried = proxied.chain(linger).map(|port| (port.clone(), port.port % 2 == 1)).collect();
+        let how = |port: &PortKey| if port.port % 2 == 1 { Carriage::Http } else { Carriage::Tcp };
+        let linger = linger.into_iter().map(|port| (port, Carriage::Standby));
+        let carried: Carried = proxied.map(|port| (port.clone(), how(&port))).chain(linger).collect();
         if carried != *self.carried {
             self.offers += 1;
             self.carried = Arc::new(carried);
@@ -92,6 +94,9 @@ impl World {
         for (port, _) in self.kernel.iter().filter(|(_, mode)| **mode == Mode::Proxy) {
             prop_assert!(self.proxy.contains_key(port), "the kernel hands {port:?} to a proxy that does not serve it");
             prop_assert!(self.to_proxy.iter().all(|(_, ports)| ports.contains_key(port)), "{port:?} is about to be dropped");
+            if self.to_agent.is_empty() && self.wanted.get(port) == Some(&Mode::Proxy) {
+                prop_assert_ne!(self.proxy.get(port), Some(&Carriage::Standby), "{:?} is handed over past its rules", port);
+            }
         }
         Ok(())
     }
@@ -148,7 +153,8 @@ fn without_a_proxy_rules_are_not_passed_over() {
 #[test]
 fn an_unchanged_part_needs_no_new_answer() {
     let mut node = World::start().node;
-    let (one, two) = (Arc::new(Carried::from([(key(2), false)])), Arc::new(Carried::from([(key(2), false), (key(4), false)])));
+    let tcp = |ports: &[u16]| Arc::new(ports.iter().map(|port| (key(*port), Carriage::Tcp)).collect::<Carried>());
+    let (one, two) = (tcp(&[2]), tcp(&[2, 4]));
     node.offer_proxy(1, &one, [false; 3]);
     node.proxy_holds(Part::Clusters, 1);
     assert!(!node.proxy.serves(&key(2)));
@@ -158,4 +164,21 @@ fn an_unchanged_part_needs_no_new_answer() {
     assert!(!node.proxy.serves(&key(4)));
     node.proxy_holds(Part::Listeners, 2);
     assert!(node.proxy.serves(&key(4)), "its cluster was there before");
+}
+
+#[test]
+fn a_port_on_its_way_back_waits_for_its_rules_again() {
+    let mut node = World::start().node;
+    let carried = |how| Arc::new(Carried::from([(key(1), how)]));
+    let (proxy, kernel) = (modes(&[(1, Mode::Proxy)]), modes(&[(1, Mode::Kernel)]));
+    node.tell_agent(1, &proxy);
+    node.agent_acked(1);
+    node.tell_agent(2, &kernel);
+    node.offer_proxy(3, &carried(Carriage::Standby), [false; 3]);
+    Part::ALL.into_iter().for_each(|part| node.proxy_holds(part, 3));
+    // The rule comes again before the agent has answered. What the proxy holds is the port without it.
+    node.offer_proxy(4, &carried(Carriage::Http), [true, true, false]);
+    assert_eq!(node.modes(&proxy), kernel, "the kernel may hold PROXY or not; it is not told so");
+    node.proxy_holds(Part::Routes, 4);
+    assert_eq!(node.modes(&proxy), proxy);
 }

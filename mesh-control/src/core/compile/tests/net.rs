@@ -1,6 +1,7 @@
 //! TCP routes, and rules that move a port from the kernel to the proxy.
 
 use super::*;
+use crate::core::flip::Carriage;
 use envoy::{listener, tcp_proxy};
 use tcp_proxy::tcp_proxy::ClusterSpecifier as Tcp;
 
@@ -12,6 +13,13 @@ pub(super) fn speaking(protocol: Protocol) -> Registry {
     for port in registry.services.values_mut().flat_map(|service| service.ports.values_mut()) {
         (port.protocol, port.mode) = (protocol, protocol.default_mode());
     }
+    registry
+}
+
+/// The shop with HTTP ports that a label has given a mode.
+fn reviews_in(mode: Mode) -> Registry {
+    let mut registry = reviews(&["v1"]);
+    registry.services.values_mut().flat_map(|service| service.ports.values_mut()).for_each(|port| port.mode = mode);
     registry
 }
 
@@ -46,9 +54,27 @@ fn a_tcp_rule_takes_its_port_to_the_proxy_and_leaves_it_when_it_goes() {
         assert_eq!(ruled.unsupported, []);
         let plain = compile(&registry, &Config::default(), &settings(), &BTreeSet::new(), &ruled);
         assert_eq!(mode(&plain, REVIEWS), Mode::Kernel);
-        assert!(plain.carried.is_empty() && plain.snapshot(&node("node~10.0.0.0~n~mesh")).types[LISTENER].is_empty());
+        // What was handed over before is still served, by no rule.
+        assert_eq!(plain.carried.values().collect::<Vec<_>>(), [&Carriage::Standby]);
+        let Tcp::Cluster(cluster) = filter(&plain) else { panic!("one cluster") };
+        assert_eq!(cluster, format!("outbound|9080||{REVIEWS}"));
         before = plain;
     }
+}
+
+#[test]
+fn requests_on_old_connections_find_a_port_that_is_the_kernels() {
+    let registry = reviews_in(Mode::Kernel);
+    let plain = compiled(&registry, &[]);
+    assert!(plain.carried.values().all(|how| *how == Carriage::Standby) && !plain.carried.is_empty());
+    let routes: envoy::route::RouteConfiguration = decode(&plain, ROUTE, "9080");
+    assert!(routes.virtual_hosts.iter().any(|host| host.name == format!("{REVIEWS}:9080")), "{:?}", routes.virtual_hosts);
+    let rule = virtual_service("http", 1, "reviews", json!([{"route": [to("reviews", "")]}]));
+    let ruled = compiled(&registry, std::slice::from_ref(&rule));
+    assert_eq!(ruled.carried[&PortKey { service: REVIEWS.to_owned(), port: 9080 }], Carriage::Http);
+    // Standby is no effect: who opts out with a rule is told so.
+    let told = compiled(&reviews_in(Mode::Direct), &[rule]).unsupported;
+    assert!(told.iter().any(|one| one.field == "spec.hosts[0]" && one.reason.contains("no HTTP port")), "{told:?}");
 }
 
 #[test]
