@@ -85,6 +85,8 @@ pub(super) fn header_match(at: &At<'_>, message: route::HeaderMatcher) -> Result
     let test = match message.header_match_specifier {
         None => HeaderTest::Present(true),
         Some(Spec::PresentMatch(present)) => HeaderTest::Present(present),
+        // As Envoy: without a text any value will do, so long as there is one.
+        Some(Spec::ExactMatch(text)) if text.is_empty() => value(Pattern::Prefix(text)),
         Some(Spec::ExactMatch(text)) => value(Pattern::Exact(text)),
         Some(Spec::PrefixMatch(text)) => value(Pattern::Prefix(text)),
         Some(Spec::SuffixMatch(text)) => value(Pattern::Suffix(text)),

@@ -1,6 +1,7 @@
 //! What is refused, and with which words; what must be taken.
 
 mod balance;
+mod found;
 
 use super::at::At;
 use super::{cluster, listener, route};

@@ -142,7 +142,12 @@ fn source(at: &At<'_>, source: core::DataSource) -> Result<Vec<u8>, Invalid> {
         Some(Specifier::InlineString(text)) => Ok(text.into_bytes()),
         Some(Specifier::Filename(name)) => {
             let at = at.field("filename");
-            let length = std::fs::metadata(&name).map_err(|error| at.value(format_args!("{name}: {error}")))?.len();
+            let file = std::fs::metadata(&name).map_err(|error| at.value(format_args!("{name}: {error}")))?;
+            // A device has no end and a pipe no writer, whatever length they say they have.
+            if !file.is_file() {
+                return Err(at.value(format_args!("{name} is no regular file")));
+            }
+            let length = file.len();
             if length > FILE {
                 return Err(at.value(format_args!("{name}: {length} bytes are more than {FILE}")));
             }
