@@ -7,6 +7,7 @@ mod bench;
 mod bookinfo;
 mod cargo;
 mod ebpf;
+mod fuzz;
 mod http;
 mod install;
 mod test;
@@ -36,6 +37,8 @@ enum Verb {
     Kubectl(bookinfo::tools::KubectlArgs),
     /// Measure, side by side with what others do.
     Bench(bench::Args),
+    /// Feed mesh-proxy's parsers inputs that nobody thought of, led by coverage.
+    Fuzz(fuzz::Args),
     /// Build the eBPF programs alone.
     BuildEbpf,
     /// Run everything that must pass; what CI calls.
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Verb::Logs(args) => bookinfo::tools::logs(&args),
         Verb::Kubectl(args) => bookinfo::tools::kubectl(&args),
         Verb::Bench(args) => bench::run(&args),
+        Verb::Fuzz(args) => fuzz::run(&args),
         Verb::BuildEbpf => ebpf::build().map(|()| ExitCode::SUCCESS),
         Verb::Test(args) => test::run(&args),
         Verb::Tidy => tidy::run(),
