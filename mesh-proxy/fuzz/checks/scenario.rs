@@ -1,5 +1,6 @@
 //! A route table and a request out of arbitrary bytes. Only what [`super::model`] understands; short strings of few letters, so that matches
-//! and near misses are common.
+//! and near misses are common. No regexes: they are the crate's, compiling one takes longer than all the rest of an input, and the crate's
+//! own branches would lead libFuzzer away from ours.
 
 #![expect(deprecated, reason = "deprecated header conditions are still sent by control planes")]
 
@@ -33,9 +34,6 @@ const KEYS: [&str; 9] = ["x", "y-y", "cookie", "n", ":method", ":authority", ":p
 const LABELS: [&str; 3] = ["app", "version", "istio.io/namespace"];
 const NUMBERS: [&str; 8] = ["0", "7", "-7", "+7", "007", "9223372036854775807", "9223372036854775808", "7x"];
 const METHODS: [&str; 5] = ["GET", "POST", "get", "OPTIONS", "CONNECT"];
-
-/// One regex in so many places for one: compiling it takes longer than all the rest of an input.
-const REGEX: u8 = 200;
 
 /// Up to `most` of something.
 fn some<'a, T>(input: &mut Unstructured<'a>, most: usize, make: impl Fn(&mut Unstructured<'a>) -> Result<T>) -> Result<Vec<T>> {
@@ -144,7 +142,6 @@ fn condition(input: &mut Unstructured<'_>) -> Result<pb::RouteMatch> {
     let specifier = match input.int_in_range(0..=8)? {
         0..=2 => Path::Prefix(path(input)?),
         3 | 4 => Path::Path(path(input)?),
-        5 if once_in(input, REGEX)? => Path::SafeRegex(regex(input)?),
         5 => Path::Path("/".to_owned()),
         6 => Path::PathSeparatedPrefix(path(input)?.trim_end_matches('/').to_owned() + "a"),
         7 => Path::ConnectMatcher(pb::route_match::ConnectMatcher {}),
@@ -163,11 +160,6 @@ fn condition(input: &mut Unstructured<'_>) -> Result<pb::RouteMatch> {
     })
 }
 
-fn regex(input: &mut Unstructured<'_>) -> Result<matcher::RegexMatcher> {
-    let regex = input.choose(&super::model::REGEXES)?.0.to_owned();
-    Ok(matcher::RegexMatcher { regex, ..Default::default() })
-}
-
 fn string(input: &mut Unstructured<'_>) -> Result<matcher::StringMatcher> {
     use matcher::string_matcher::MatchPattern as Pattern;
     let pattern = match input.int_in_range(0..=8)? {
@@ -175,7 +167,6 @@ fn string(input: &mut Unstructured<'_>) -> Result<matcher::StringMatcher> {
         3 | 4 => Pattern::Prefix(value(input)?),
         5 => Pattern::Suffix(value(input)?),
         6 | 7 => Pattern::Contains(value(input)?),
-        _ if once_in(input, REGEX)? => Pattern::SafeRegex(regex(input)?),
         _ => Pattern::Exact(String::new()),
     };
     Ok(matcher::StringMatcher { ignore_case: once_in(input, 4)?, match_pattern: Some(pattern) })
@@ -190,7 +181,6 @@ fn header(input: &mut Unstructured<'_>) -> Result<pb::HeaderMatcher> {
         3 => Some(Spec::PrefixMatch(value(input)?)),
         4 => Some(Spec::SuffixMatch(value(input)?)),
         5 => Some(Spec::ContainsMatch(value(input)?)),
-        6 if once_in(input, REGEX)? => Some(Spec::SafeRegexMatch(regex(input)?)),
         7 => {
             let ends = [-7, 0, 7, 8, i64::MIN, i64::MAX];
             Some(Spec::RangeMatch(Int64Range { start: *input.choose(&ends)?, end: *input.choose(&ends)? }))

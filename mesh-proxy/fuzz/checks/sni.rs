@@ -5,7 +5,7 @@ use mesh_proxy::core::sni::{HELLO_BYTES, Parsed, parse};
 use rustls::server::Acceptor;
 
 /// Prefixes tried of each input; its own length decides which, so that all are reached.
-const CUTS: usize = 8;
+const CUTS: usize = 2;
 
 /// Panics if the parser is wrong about these bytes: taken as they come if the first is 0, else the rest is a message that is cut into records
 /// of so many bytes.
