@@ -1,44 +1,74 @@
 //! Kernel mode: a TCP service that is not HTTP is balanced in connect(), and no proxy is on its path.
 
+use crate::node;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
 use mesh_tests::suite::Case;
 use mesh_tests::world::{World, pid_of};
+use serde_json::Value;
 use std::collections::BTreeSet;
 use std::process::Command;
 use std::time::Duration;
 
-pub(crate) const CASES: &[Case] = &[("kernel::redis is balanced in connect(), with no proxy on the path", redis)];
+pub(crate) const CASES: &[Case] = &[
+    ("kernel::redis is balanced in connect(), with no proxy on the path", redis),
+    ("kernel::a label moves a port to the proxy and back", labelled),
+];
 
-fn redis(world: &mut World) -> Result<()> {
-    let spec = std::fs::read_to_string(mesh_tests::world::root().join("bookinfo/redis.json"))?;
-    world.marathon("POST", "/v2/pods", &spec)?;
-    let instances = eventually("two redis run", Duration::from_secs(30), || {
-        let instances = world.instances_of("/redis")?;
-        ensure!(instances.len() == 2 && instances.iter().all(|i| pid_of(i).is_ok()), "{instances:?}");
+fn spec() -> Result<Value> {
+    Ok(serde_json::from_str(&std::fs::read_to_string(mesh_tests::world::root().join("bookinfo/redis.json"))?)?)
+}
+
+/// Two redis run and answer; posted if they are not there yet.
+pub(crate) fn started(world: &World) -> Result<()> {
+    if world.instances_of("/redis").is_err() {
+        world.marathon("POST", "/v2/pods", &spec()?.to_string())?;
+    }
+    answering(world, &BTreeSet::new())
+}
+
+/// Two redis run, none of these processes among them, and answer.
+fn answering(world: &World, before: &BTreeSet<i32>) -> Result<()> {
+    eventually("two redis run", Duration::from_secs(30), || {
+        let pids = pids(world)?;
+        ensure!(pids.len() == 2 && pids.is_disjoint(before), "{before:?} to {pids:?}");
         let pong = world.exec("productpage", &["redis-cli", "-h", "redis", "ping"])?;
         ensure!(pong.trim() == "PONG", "{pong}");
-        Ok(instances)
-    })?;
+        Ok(())
+    })
+}
+
+fn pids(world: &World) -> Result<BTreeSet<i32>> {
+    world.instances_of("/redis")?.iter().map(pid_of).collect()
+}
+
+fn redis(world: &mut World) -> Result<()> {
+    started(world)?;
     let mut runs = BTreeSet::new();
     for _ in 0..40 {
         let info = world.exec("productpage", &["redis-cli", "-h", "redis", "info", "server"])?;
         runs.insert(info.lines().find_map(|l| l.strip_prefix("run_id:")).context("no run_id")?.trim().to_owned());
     }
     ensure!(runs.len() == 2, "only {runs:?} of two instances were chosen in 40 connections");
-    // Both sides' addresses: the server sees the pod itself, the client sees the VIP.
+    seen_from_both_sides(world)?;
+    let sockets = sockets(world)?;
+    ensure!(!sockets.contains("mesh-proxy"), "{sockets}");
+    Ok(())
+}
+
+/// In every mode: the server sees the pod itself, the client sees the VIP.
+fn seen_from_both_sides(world: &World) -> Result<()> {
     let own = world.instances_of("/productpage")?[0]["address"].as_str().context("no address")?.to_owned();
     let clients = world.exec("productpage", &["redis-cli", "-h", "redis", "client", "list"])?;
     ensure!(clients.contains(&format!(" addr={own}:")), "{clients}, the pod is {own}");
-    let vip = world.exec("productpage", &["getent", "ahostsv4", "redis"])?;
-    let vip = vip.split_whitespace().next().context("no VIP")?.to_owned();
+    let vip = node::vip(world, "productpage", "redis")?;
     let seen = world.echo("productpage", &["dial", &format!("{vip}:6379")])?;
     ensure!(seen["peer"] == format!("{vip}:6379"), "{seen}");
-    no_proxy_socket(world, &instances)
+    Ok(())
 }
 
-/// While a connection is held open, every established socket of the pod towards a redis belongs to redis-cli.
-fn no_proxy_socket(world: &World, instances: &[serde_json::Value]) -> Result<()> {
+/// The pod's sockets towards redis and who has them, while redis-cli holds a connection.
+fn sockets(world: &World) -> Result<String> {
     let mut held = world.exec_command("productpage", &["redis-cli", "-h", "redis", "blpop", "nothing", "30"])?.spawn()?;
     let pid = pid_of(&world.instances_of("/productpage")?[0])?.to_string();
     let shown = eventually("the held connection is seen", Duration::from_secs(5), || {
@@ -49,10 +79,32 @@ fn no_proxy_socket(world: &World, instances: &[serde_json::Value]) -> Result<()>
     });
     let _ = held.kill();
     let _ = held.wait();
-    let shown = shown?;
-    ensure!(!shown.contains("mesh-proxy"), "{shown}");
-    for instance in instances {
-        ensure!(instance["address"].is_string(), "{instance}");
+    shown
+}
+
+fn labelled(world: &mut World) -> Result<()> {
+    started(world)?;
+    let vip = node::vip(world, "productpage", "redis")?;
+    for (mode, release) in [("proxy", "to-proxy"), ("kernel", "to-kernel")] {
+        let before = pids(world)?;
+        let mut spec = spec()?;
+        (spec["labels"]["mesh.io/mode"], spec["labels"]["release"]) = (mode.into(), release.into());
+        world.marathon("PUT", "/v2/pods/redis?force=true", &spec.to_string())?;
+        for node in ["node1", "node2"] {
+            eventually("the node follows", Duration::from_secs(30), || {
+                let now = node::mode(world, node, &format!("tcp://{vip}:6379"))?;
+                ensure!(now == mode, "{now} on {node}, {mode} is wanted");
+                Ok(())
+            })?;
+        }
+        answering(world, &before)?;
+        // The last connections may still meet an instance that is about to end.
+        eventually("both sides and the sockets follow", Duration::from_secs(10), || {
+            seen_from_both_sides(world)?;
+            let sockets = sockets(world)?;
+            ensure!(sockets.contains("mesh-proxy") == (mode == "proxy"), "{mode}: {sockets}");
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -1,14 +1,17 @@
 //! The thin path made solid: egress, kernel mode, restarts and the life of services, under load, on the real binaries.
 
+mod dns;
 mod egress;
+mod explain;
 mod kernel;
 mod life;
 mod load;
+mod node;
 mod restarts;
 
 use mesh_tests::suite;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    suite::run(&[egress::CASES, kernel::CASES, life::CASES, restarts::CASES])
+    suite::run(&[egress::CASES, kernel::CASES, explain::CASES, life::CASES, restarts::CASES, dns::CASES])
 }

@@ -27,11 +27,11 @@ pub(crate) const CASES: &[Case] = &[
 const REVIEWS: [&str; 3] = ["details", "9080", "/details/0"];
 const RATE: u32 = 2000;
 
-fn pids(world: &World, app: &str) -> Result<BTreeSet<i32>> {
+pub(crate) fn pids(world: &World, app: &str) -> Result<BTreeSet<i32>> {
     world.instances_of(app)?.iter().map(pid_of).collect()
 }
 
-fn ready(world: &World, process: &str) -> Result<()> {
+pub(crate) fn ready(world: &World, process: &str) -> Result<()> {
     for node in ["node1", "node2"] {
         world.admin(node, process, "/ready")?;
     }
@@ -95,10 +95,11 @@ fn minute(world: &World) -> Result<()> {
     proxied.finish_without_failure(1000).map(drop)
 }
 
-fn set_proxies(world: &World, instances: u32) -> Result<()> {
-    world.marathon("PUT", "/v2/apps/mesh-proxy?force=true", &format!("{{\"instances\":{instances}}}"))?;
+pub(crate) fn set_instances(world: &World, app: &str, instances: u32) -> Result<()> {
+    world.marathon("PUT", &format!("/v2/apps/{app}?force=true"), &format!("{{\"instances\":{instances}}}"))?;
+    let id = format!("/{app}");
     eventually("Marathon follows", Duration::from_secs(40), || {
-        let now = world.instances()?.iter().filter(|i| i["app"] == "/mesh-proxy" && pid_of(i).is_ok()).count();
+        let now = world.instances()?.iter().filter(|i| i["app"] == id.as_str() && pid_of(i).is_ok()).count();
         ensure!(now == instances as usize, "{now} of {instances}");
         Ok(())
     })
@@ -107,7 +108,7 @@ fn set_proxies(world: &World, instances: u32) -> Result<()> {
 fn proxy_gone(world: &mut World) -> Result<()> {
     let backend = world.instances_of("/details")?[0]["address"].as_str().context("no address")?.to_owned();
     let client = pid_of(&world.instances_of("/productpage")?[0])?.to_string();
-    set_proxies(world, 0)?;
+    set_instances(world, "mesh-proxy", 0)?;
     let mut sniffer = Command::new("nsenter");
     let filter = format!("dst host {backend} and tcp");
     sniffer.args(["-t", &client, "-n", "tcpdump", "-n", "-l", "-i", "any", "--immediate-mode", &filter]);
@@ -127,7 +128,7 @@ fn proxy_gone(world: &mut World) -> Result<()> {
     let early = waiting.try_wait()?;
     kill(Pid::from_raw(sniffer.id().cast_signed()), Signal::SIGINT)?;
     let captured = String::from_utf8_lossy(&sniffer.wait_with_output()?.stdout).into_owned();
-    set_proxies(world, 2)?;
+    set_instances(world, "mesh-proxy", 2)?;
     let answer = String::from_utf8_lossy(&waiting.wait_with_output()?.stdout).into_owned();
     ensure!(denied["ok"] == false && denied["micros"].as_u64().is_some_and(|m| m < 500_000), "{denied}");
     kernel?;

@@ -15,11 +15,15 @@ use std::time::{Duration, Instant};
 /// If it does not hold within the limit.
 pub fn eventually<T>(what: &str, limit: Duration, mut ask: impl FnMut() -> Result<T>) -> Result<T> {
     let started = Instant::now();
+    let mut pause = Duration::from_millis(1);
     loop {
         match ask() {
             Ok(value) => return Ok(value),
             Err(error) if started.elapsed() > limit => bail!("{what}: not within {limit:?}: {error:#}"),
-            Err(_not_yet) => std::thread::sleep(Duration::from_millis(20)),
+            Err(_not_yet) => {
+                std::thread::sleep(pause);
+                pause = (pause * 2).min(Duration::from_millis(20));
+            }
         }
     }
 }

@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
-use std::io::Write;
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
@@ -157,14 +158,23 @@ impl World {
     /// # Errors
     /// If it cannot be started.
     pub fn try_kubectl(&self, arguments: &[&str], input: &str) -> Result<Output> {
+        let mut child = self.kubectl_command(arguments)?.stdin(Stdio::piped()).spawn()?;
+        child.stdin.take().context("no stdin")?.write_all(input.as_bytes())?;
+        Ok(child.wait_with_output()?)
+    }
+
+    /// The kubectl command, for those who want to start it and go on.
+    ///
+    /// # Errors
+    /// If there is no kubectl.
+    pub fn kubectl_command(&self, arguments: &[&str]) -> Result<Command> {
         let kubectl = std::env::var_os("MESH_KUBECTL").map(PathBuf::from);
         let kubectl = kubectl.unwrap_or_else(|| root().join("target/tools/kubectl-1.20/usr/bin/kubectl"));
         ensure!(kubectl.exists(), "no {}: run the tests by `cargo xtask test`", kubectl.display());
         let mut command = Command::new(kubectl);
         command.args(arguments).current_dir(root()).env("KUBECONFIG", &self.kubeconfig).env("HOME", &self.state);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        child.stdin.take().context("no stdin")?.write_all(input.as_bytes())?;
-        Ok(child.wait_with_output()?)
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        Ok(command)
     }
 
     /// Deletes every rule, so that the next test starts from none.
@@ -182,7 +192,7 @@ impl World {
     /// If the stand-in does not answer.
     pub fn instances(&self) -> Result<Vec<Value>> {
         let socket = self.state.join("sim.sock");
-        let said = succeed(&unix_get(&socket, "/instances")?, "GET /instances")?;
+        let said = unix_get(&socket, "/instances")?;
         let value: Value = serde_json::from_str(&said)?;
         let list = value.as_array().or_else(|| value.get("instances").and_then(Value::as_array));
         Ok(list.context("no list of instances")?.clone())
@@ -205,7 +215,7 @@ impl World {
     /// If it does not answer with success.
     pub fn admin(&self, node: &str, process: &str, path: &str) -> Result<String> {
         let socket = self.state.join(node).join(format!("root/run/mesh/{process}-admin.sock"));
-        succeed(&unix_get(&socket, path)?, &format!("GET {path} of {process} on {node}"))
+        unix_get(&socket, path).with_context(|| format!("{process} on {node}"))
     }
 
     /// Calls Marathon's API.
@@ -267,10 +277,16 @@ pub fn tool(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-fn unix_get(socket: &Path, path: &str) -> Result<Output> {
-    let mut curl = Command::new("curl");
-    curl.args(["-s", "-S", "-m", "10", "--fail-with-body", "--unix-socket"]).arg(socket).arg(format!("http://localhost{path}"));
-    Ok(curl.output()?)
+fn unix_get(socket: &Path, path: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket).with_context(|| format!("connecting to {}", socket.display()))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // HTTP/1.0: the answer comes in one piece and ends with the connection.
+    write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    let (head, body) = answer.split_once("\r\n\r\n").with_context(|| format!("GET {path}: no answer but {answer:?}"))?;
+    ensure!(head.split(' ').nth(1).is_some_and(|code| code.starts_with('2')), "GET {path}: {head}\n{body}");
+    Ok(body.to_owned())
 }
 
 fn succeed(output: &Output, what: &str) -> Result<String> {

@@ -27,8 +27,8 @@ pub(super) const SUITES: &[Suite] = &[
     Suite { name: "tidy", what: "rules of ARCHITECTURE.md", budget: 15, run: |_| tidy::check().map(|()| Tally::CHECK) },
     Suite { name: "deny", what: "licences, sources and bans of dependencies", budget: 30, run: deny },
     Suite { name: "ebpf", what: "the programs for the kernel", budget: 180, run: |_| ebpf::ensure().map(|()| Tally::CHECK) },
-    Suite { name: "clippy", what: "lints, warnings are errors", budget: 390, run: clippy },
-    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 600, run: unit },
+    Suite { name: "clippy", what: "lints, warnings are errors", budget: 350, run: clippy },
+    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 540, run: unit },
     Suite { name: "build", what: "the binaries and the node suites' test programs", budget: 240, run: build },
     Suite {
         name: "sim",
@@ -51,7 +51,7 @@ pub(super) const SUITES: &[Suite] = &[
     Suite {
         name: "e2e",
         what: "the real binaries on two nodes",
-        budget: 300,
+        budget: 400,
         run: |c| node(c, "mesh-tests", |test| test != "browser", &["--test-threads=1"]),
     },
     Suite {
