@@ -122,6 +122,9 @@ fn connectivity(sim: &Sim, instances: &[Value]) {
     let output = sim.client("netns-exec", &["outside", "--", "sh", "-c", &get(&format!("http://{other}:9080/"))]);
     assert_eq!(String::from_utf8_lossy(&output.stdout).trim(), "200", "from outside: {output:?}");
     assert_eq!(sim.exec("/web", &get("http://198.18.0.11:5051/containers")), "200", "the Mesos agent");
+    // Whatever comes and goes, the instances' gateway stays where their ARP tables say.
+    let output = sim.client("netns-exec", &["node2", "--", "ip", "-br", "link", "show", "m-dcos"]);
+    assert!(String::from_utf8_lossy(&output.stdout).contains("02:42:09:00:02:01"), "{output:?}");
     let output = sim.client("forward", &["web", "9080"]);
     let forward = String::from_utf8(output.stdout).unwrap();
     assert_eq!(http(forward.trim(), "GET", "/", "").0, 200, "by forward");

@@ -36,10 +36,10 @@ impl Topology {
             nodes: (0..nodes).map(|_| NetNs::create()).collect::<Result<_>>()?,
         };
         topology.fabric.run(forwarding)?;
-        topology.fabric.ip("link add br-nodes type bridge\nlink set br-nodes up\naddr add 198.18.0.254/24 dev br-nodes\n\
-             addr add fd01:f::fe/64 dev br-nodes nodad\n\
-             link add br-out type bridge\nlink set br-out up\naddr add 203.0.113.254/24 dev br-out\n\
-             addr add fd01:e::fe/64 dev br-out nodad\n")?;
+        let (nodes, out) = (bridge("br-nodes", [198, 18, 0, 254]), bridge("br-out", [203, 0, 113, 254]));
+        topology
+            .fabric
+            .ip(&format!("{nodes}addr add fd01:f::fe/64 dev br-nodes nodad\n{out}addr add fd01:e::fe/64 dev br-out nodad\n"))?;
         topology.uplink(&topology.master, "master", "br-nodes")?;
         topology.master.ip("addr add 198.18.0.1/24 dev eth0\naddr add fd01:f::1/64 dev eth0 nodad\n\
              route add default via 198.18.0.254\nroute add default via fd01:f::fe\n")?;
@@ -65,11 +65,11 @@ impl Topology {
         let mut batch = format!(
             "addr add 198.18.0.{host}/24 dev eth0\naddr add fd01:f::{host}/64 dev eth0 nodad\n\
              addr add {RESOLVER}/32 dev lo\n\
-             link add m-dcos type bridge\nlink set m-dcos up\naddr add 9.0.{number}.1/24 dev m-dcos\n\
-             addr add fd01:d:0:{number:x}::1/64 dev m-dcos nodad\n\
-             link add ucr-br0 type bridge\nlink set ucr-br0 up\naddr add 172.31.254.1/24 dev ucr-br0\n\
-             route add default via 198.18.0.254\nroute add default via fd01:f::fe\n",
+             {overlay}addr add fd01:d:0:{number:x}::1/64 dev m-dcos nodad\n\
+             {own}route add default via 198.18.0.254\nroute add default via fd01:f::fe\n",
             host = 10 + number,
+            overlay = bridge("m-dcos", [9, 0, u8::try_from(number)?, 1]),
+            own = bridge("ucr-br0", [172, 31, 254, 1]),
         );
         for other in (1..=self.nodes.len()).filter(|n| *n != number) {
             let _ = writeln!(batch, "route add 9.0.{other}.0/24 via 198.18.0.{}", 10 + other);
@@ -87,6 +87,15 @@ impl Topology {
         let fixed = fixed.into_iter().map(|(name, netns)| (name.to_owned(), netns.path()));
         fixed.chain(self.nodes.iter().enumerate().map(|(n, netns)| (format!("node{}", n + 1), netns.path()))).collect()
     }
+}
+
+/// Makes a bridge that is the gateway of its network. It has a hardware address of its own, as Docker's have: without, it has the lowest
+/// of its ports', and when an instance came or went, what the others' ARP tables say of their gateway would lead nowhere for up to a minute.
+fn bridge(name: &str, [a, b, c, d]: [u8; 4]) -> String {
+    format!(
+        "link add {name} address 02:42:{a:02x}:{b:02x}:{c:02x}:{d:02x} type bridge\nlink set {name} up\n\
+         addr add {a}.{b}.{c}.{d}/24 dev {name}\n"
+    )
 }
 
 fn outside_batch(addresses: &[IpAddr]) -> String {
