@@ -11,8 +11,8 @@ use super::state::State;
 use crate::cargo::{self, read};
 use crate::ui::step;
 
-/// Packages, each with one binary of the same name.
-pub(crate) const PROGRAMS: [&str; 5] = ["bookinfo", "marathon-sim", "mesh-agent", "mesh-control", "mesh-proxy"];
+/// Binaries of the workspace.
+pub(crate) const PROGRAMS: [&str; 6] = ["bookinfo", "marathon-sim", "mesh-agent", "mesh-control", "mesh-proxy", "walkthrough"];
 /// Without the shop.
 pub(crate) const MESH: [&str; 4] = ["marathon-sim", "mesh-agent", "mesh-control", "mesh-proxy"];
 const SERVICES: [(&str, &str); 6] =
@@ -71,7 +71,7 @@ fn images(dir: &Path) -> Value {
         let image = format!("istio/examples-bookinfo-{service}-{version}:1.8.0");
         map.insert(image, json!([dir.join("bookinfo"), service, "--version", version, "--port", "9080"]));
     }
-    for program in ["mesh-agent", "mesh-control", "mesh-proxy"] {
+    for program in ["mesh-agent", "mesh-control", "mesh-proxy", "walkthrough"] {
         map.insert(format!("mesh/{program}"), json!([dir.join(program)]));
     }
     map.into()

@@ -1,0 +1,15 @@
+//! The walkthroughs of docs/walkthroughs.md, step by step, by kubectl and curl through the transparent path. Walkthrough 0 is the shop
+//! itself: suite `bookinfo`.
+
+mod kit;
+mod one;
+mod one_balance;
+mod three_four;
+mod two;
+
+use mesh_tests::suite;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    suite::run(&[one::CASES, one_balance::CASES, two::CASES, three_four::CASES])
+}
