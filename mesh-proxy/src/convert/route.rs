@@ -6,7 +6,7 @@ use super::common::{fraction, header_matches, query_match, regex};
 use super::filters::Filters;
 use super::headers::{Changes, changes};
 use crate::core::matching::{Pattern, StringMatch};
-use crate::core::route::{Action, Mirror, PathMatch, Route, RouteTable, VirtualHost, When};
+use crate::core::route::{Action, Mirror, PathMatch, Ports, Route, RouteTable, VirtualHost, When};
 use envoy_types::pb::envoy::config::route::v3 as pb;
 use envoy_types::pb::envoy::r#type::matcher::v3::MetadataMatcher;
 use std::mem::take;
@@ -33,9 +33,9 @@ struct Level<'a> {
 /// Names the field that is not taken.
 pub fn table(at: &At<'_>, mut message: pb::RouteConfiguration) -> Result<RouteTable, Invalid> {
     let name = take(&mut message.name);
-    // A missing cluster is no error here, whatever is asked; ports never matter; metadata changes no decision.
+    // A missing cluster is no error here, whatever is asked; metadata changes no decision.
     message.validate_clusters.take_if(|validate| !validate.value);
-    message.ignore_port_in_host_matching = false;
+    let ports = if take(&mut message.ignore_port_in_host_matching) { Ports::Ignored } else { Ports::Matter };
     message.metadata = None;
     // Bodies of direct responses are held as they are.
     message.max_direct_response_body_size_bytes = None;
@@ -53,7 +53,7 @@ pub fn table(at: &At<'_>, mut message: pb::RouteConfiguration) -> Result<RouteTa
         hosts.push(virtual_host(&at.field("virtual_hosts").index(index), host, &table)?);
     }
     at.nothing_else(&message)?;
-    RouteTable::new(name, hosts).map_err(|error| at.field("virtual_hosts").value(error))
+    RouteTable::new(name, hosts, ports).map_err(|error| at.field("virtual_hosts").value(error))
 }
 
 fn virtual_host(at: &At<'_>, mut message: pb::VirtualHost, table: &Level<'_>) -> Result<VirtualHost, Invalid> {

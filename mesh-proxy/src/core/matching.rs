@@ -91,7 +91,7 @@ pub enum HeaderKey {
     Path,
     /// `:scheme`.
     Scheme,
-    /// A plain header; several values are joined with commas.
+    /// A plain header.
     Name(HeaderName),
 }
 
@@ -123,25 +123,46 @@ impl HeaderMatch {
     /// Decides.
     #[must_use]
     pub fn matches(&self, request: &RequestView<'_>) -> bool {
-        let value = self.key.value(request);
-        if let HeaderTest::Present(wanted) = self.test {
-            return (value.is_some() == wanted) != self.invert;
-        }
-        let value = match value {
-            Some(value) => value,
-            None if self.missing_is_empty => Cow::Borrowed(""),
-            None => return false,
-        };
-        let matched = match &self.test {
-            HeaderTest::Value(test) => test.matches(&value),
-            HeaderTest::Range(from, to) => value.parse::<i64>().is_ok_and(|n| (*from..*to).contains(&n)),
-            HeaderTest::Present(_) => unreachable!("answered above"),
+        let Some(matched) = self.key.any(request, &|value| self.test.passes(value)) else {
+            // Nothing is there to be looked at, unless an empty value stands for it.
+            return match self.test {
+                HeaderTest::Present(wanted) => (self.missing_is_empty == wanted) != self.invert,
+                HeaderTest::Value(_) | HeaderTest::Range(..) => self.missing_is_empty && self.test.passes("") != self.invert,
+            };
         };
         matched != self.invert
     }
 }
 
+impl HeaderTest {
+    fn passes(&self, value: &str) -> bool {
+        match self {
+            Self::Present(wanted) => *wanted,
+            Self::Value(test) => test.matches(value),
+            Self::Range(from, to) => value.parse::<i64>().is_ok_and(|n| (*from..*to).contains(&n)),
+        }
+    }
+}
+
 impl HeaderKey {
+    /// Does any value of the header pass? Each is looked at by itself, so that nobody hides `admin` behind a second value (CVE-2026-26308); cookies,
+    /// which HTTP/2 may split, are one value. `None`: there is no such header.
+    fn any(&self, request: &RequestView<'_>, passes: &dyn Fn(&str) -> bool) -> Option<bool> {
+        match self {
+            Self::Name(name) if *name != http::header::COOKIE => {
+                let mut there = None;
+                for value in request.headers.get_all(name) {
+                    if passes(&String::from_utf8_lossy(value.as_bytes())) {
+                        return Some(true);
+                    }
+                    there = Some(false);
+                }
+                there
+            }
+            key => key.value(request).map(|value| passes(&value)),
+        }
+    }
+
     pub(super) fn value<'a>(&self, request: &RequestView<'a>) -> Option<Cow<'a, str>> {
         match self {
             Self::Method => Some(Cow::Borrowed(request.method)),
@@ -229,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn several_values_are_one() {
+    fn each_of_several_values_is_looked_at() {
         let mut headers = HeaderMap::new();
         for (name, value) in [("x", "a"), ("x", "b"), ("cookie", "c=d"), ("cookie", "e=f"), ("n", "42")] {
             headers.append(name, http::HeaderValue::from_static(value));
@@ -240,7 +261,12 @@ mod tests {
             HeaderMatch { key, test, invert: false, missing_is_empty: false }.matches(&request)
         };
         let exact = |text: &str| HeaderTest::Value(StringMatch::new(Pattern::Exact(text.to_owned())));
-        assert!(on("x", exact("a,b")) && !on("x", exact("a")));
+        assert!(on("x", exact("a")) && on("x", exact("b")) && !on("x", exact("a,b")));
+        let missing = |test, missing_is_empty| {
+            let key = HeaderKey::Name(HeaderName::from_static("missing"));
+            HeaderMatch { key, test, invert: false, missing_is_empty }.matches(&request)
+        };
+        assert!(missing(HeaderTest::Present(true), true) && !missing(HeaderTest::Present(true), false));
         assert!(on("cookie", exact("c=d; e=f")));
         assert!(on("n", HeaderTest::Range(42, 43)) && !on("n", HeaderTest::Range(41, 42)) && !on("x", HeaderTest::Range(0, 9)));
         let fold = |pattern| StringMatch { pattern, ignore_case: true };

@@ -13,7 +13,7 @@ use super::retry::RetryPolicy;
 use super::rewrite::{HostRewrite, PathRewrite, Redirect};
 use super::timeouts::Timeouts;
 use bytes::Bytes;
-pub use host::DuplicateDomain;
+pub use host::{DuplicateDomain, Ports};
 use http::{HeaderValue, StatusCode};
 use rand::{Rng, RngCore};
 use std::sync::Arc;
@@ -163,8 +163,8 @@ impl RouteTable {
     ///
     /// # Errors
     /// If a domain occurs twice.
-    pub fn new(name: String, virtual_hosts: Vec<VirtualHost>) -> Result<Self, DuplicateDomain> {
-        let hosts = host::Index::new(virtual_hosts.iter().map(|host| host.domains.as_slice()))?;
+    pub fn new(name: String, virtual_hosts: Vec<VirtualHost>, ports: Ports) -> Result<Self, DuplicateDomain> {
+        let hosts = host::Index::new(virtual_hosts.iter().map(|host| host.domains.as_slice()), ports)?;
         Ok(Self { name, hosts, virtual_hosts })
     }
 

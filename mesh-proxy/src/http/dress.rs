@@ -86,6 +86,8 @@ impl Dress<'_> {
     pub(super) fn aborted(&self, abort: Abort, mut record: Record) -> Response<ResponseBody> {
         let status = match abort {
             Abort::Http(status) => return self.local(Local::new(status, ABORTED, Flags::FAULT), record),
+            // A client that speaks no gRPC could not read its status.
+            Abort::Grpc(_) if !self.grpc => return self.local(Local::new(StatusCode::OK, ABORTED, Flags::FAULT), record),
             Abort::Grpc(status) => status,
         };
         record.flags.set(Flags::FAULT);

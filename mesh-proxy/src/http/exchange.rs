@@ -9,13 +9,13 @@ use super::mirror::Tap;
 use super::pulse::Pulse;
 use super::record::Record;
 use super::{Connection, tunnel};
-use crate::config::{Config, CorsFilter, Http, upgrade_passes};
+use crate::config::{Cluster, Config, CorsFilter, Http, upgrade_passes};
 use crate::core::balance::Ask;
 use crate::core::cors::{Cors, Judged};
 use crate::core::fault::Injected;
 use crate::core::flags::Flags;
 use crate::core::format::Facts;
-use crate::core::hash::{self, Asker, HashPolicy, Hashed};
+use crate::core::hash::{self, Asker, Hashed};
 use crate::core::headers::HeaderOps;
 use crate::core::matching::RequestView;
 use crate::core::retry::RetryPolicy;
@@ -139,6 +139,10 @@ impl<'a> Exchange<'a> {
             tokio::time::sleep(delay).await;
         }
         if let Some(abort) = decision.injected.abort {
+            if !matches!(decision.route.action, Action::Forward(_)) {
+                // As in Envoy: before the answer of a route that has no upstream, its changes are not looked at.
+                dress.ops = &[];
+            }
             return dress.aborted(abort, record);
         }
         if !first && let Some(preflight) = decision.cross_origin(&mut dress) {
@@ -222,16 +226,20 @@ impl<'a> Exchange<'a> {
         if parts.method == Method::CONNECT
             && let Some(client) = client.take()
         {
-            let ask = Ask { hash: self.hash(&parts, &forward.hash).hash, original: self.connection.destination };
+            let ask = Ask { hash: self.hash(&parts, forward, cluster).hash, original: self.connection.destination };
             return tunnel::connect((cluster, &upstream, ask), client, pod, dress, record).await;
         }
-        let hashed = self.hash(&parts, &forward.hash);
+        let hashed = self.hash(&parts, forward, cluster);
         let envoy = self.admitted.client.envoy;
         let per_try = forward.retry.as_ref().and_then(|policy| policy.per_try_timeout);
         let limits = forward.timeouts.settle(&mut parts.headers, per_try, envoy);
         let policy = self.policy(forward, &mut parts, limits);
         let http2 = parts.version == Version::HTTP_2;
         self.prepare(&mut parts, decision, forward, target, &dress.facts);
+        if decision.host.attempt_count {
+            // Mirrored copies have it too.
+            parts.headers.insert("x-envoy-attempt-count", 1.into());
+        }
         record.propagate(&self.http.options, &mut parts.headers);
         if let (Some(_), Some(kind)) = (&client, &self.admitted.upgrade) {
             tunnel::ask(&mut parts.headers, kind);
@@ -268,9 +276,10 @@ impl<'a> Exchange<'a> {
         }
     }
 
-    /// What consistent hashing goes by: the request as the client sent it.
-    fn hash(&self, parts: &Parts, policies: &[HashPolicy]) -> Hashed {
-        if policies.is_empty() {
+    /// What consistent hashing goes by: the request as the client sent it. Balancers that do not ask for a hash make no cookie either.
+    fn hash(&self, parts: &Parts, forward: &Forward, cluster: &Cluster) -> Hashed {
+        let policies = forward.hash.as_slice();
+        if policies.is_empty() || !cluster.balancer.settings().policy.hashes() {
             return Hashed::default();
         }
         let client = SocketAddr::new(self.admitted.client.address, self.connection.peer.port());

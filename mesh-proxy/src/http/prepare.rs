@@ -9,6 +9,7 @@ use http::uri::PathAndQuery;
 use http::{Uri, Version};
 
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const ORIGINAL_HOST: HeaderName = HeaderName::from_static("x-envoy-original-host");
 const ORIGINAL_PATH: HeaderName = HeaderName::from_static("x-envoy-original-path");
 
 impl Exchange<'_> {
@@ -55,6 +56,11 @@ impl Exchange<'_> {
 
     fn host(&self, parts: &mut Parts, forward: &Forward, target: &Target) {
         let of_route = forward.host.as_ref().and_then(|host| host.apply(&parts.headers, parts.uri.path()));
+        if of_route.is_some() {
+            // What the route's rewrite replaces, which may be the destination's.
+            let replaced = target.host.as_ref().unwrap_or(&self.admitted.authority).clone();
+            parts.headers.insert(ORIGINAL_HOST, replaced);
+        }
         match of_route.or_else(|| target.host.clone()) {
             Some(host) => {
                 if forward.append_forwarded_host {

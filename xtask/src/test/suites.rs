@@ -27,37 +27,41 @@ pub(super) const SUITES: &[Suite] = &[
     Suite { name: "tidy", what: "rules of ARCHITECTURE.md", budget: 15, run: |_| tidy::check().map(|()| Tally::CHECK) },
     Suite { name: "deny", what: "licences, sources and bans of dependencies", budget: 30, run: deny },
     Suite { name: "ebpf", what: "the programs for the kernel", budget: 180, run: |_| ebpf::ensure().map(|()| Tally::CHECK) },
-    Suite { name: "clippy", what: "lints, warnings are errors", budget: 350, run: clippy },
-    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 540, run: unit },
-    Suite { name: "build", what: "the binaries and the node suites' test programs", budget: 240, run: build },
+    Suite { name: "clippy", what: "lints, warnings are errors", budget: 210, run: clippy },
+    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 390, run: unit },
+    Suite { name: "build", what: "the binaries and the node suites' test programs", budget: 210, run: build },
     Suite {
         name: "sim",
         what: "the stand-in Marathon with real namespaces",
-        budget: 90,
+        budget: 60,
         run: |c| node(c, "marathon-sim", any, &[]),
     },
-    Suite {
-        name: "control",
-        what: "mesh-control with the real kubectl",
-        budget: 120,
-        run: |c| node(c, "mesh-control", any, &[]),
-    },
+    Suite { name: "control", what: "mesh-control with the real kubectl", budget: 90, run: |c| node(c, "mesh-control", any, &[]) },
     Suite {
         name: "agent",
         what: "the loaded kernel programs",
-        budget: 150,
+        budget: 120,
         run: |c| node(c, "mesh-agent", any, &["--test-threads=1"]),
+    },
+    Suite {
+        name: "envoy",
+        what: "the same resources and requests into mesh-proxy and a real Envoy",
+        budget: 240,
+        run: |c| {
+            install::envoy()?;
+            node(c, "mesh-proxy", any, &["--test-threads=1"])
+        },
     },
     Suite {
         name: "e2e",
         what: "the real binaries on two nodes",
-        budget: 400,
+        budget: 600,
         run: |c| node(c, "mesh-tests", |test| test != "browser", &["--test-threads=1"]),
     },
     Suite {
         name: "browser",
         what: "the shop in a real browser; pictures in target/test-artefacts/browser",
-        budget: 90,
+        budget: 60,
         run: |c| node(c, "mesh-tests", |test| test == "browser", &[]),
     },
 ];
@@ -196,7 +200,10 @@ fn node(context: &Context, package: &str, choose: fn(&str) -> bool, arguments: &
         let mut command = Command::new("timeout");
         command.args(["--foreground", "--kill-after=30", LIMIT]).arg(&program.path).args(arguments);
         command.current_dir(&dir).env("CARGO_MANIFEST_DIR", &dir);
-        command.env("MESH_KUBECTL", &kubectl).env("MESH_BIN_DIR", cargo::target().join("debug"));
+        command
+            .env("MESH_KUBECTL", &kubectl)
+            .env("MESH_ENVOY", install::envoy_path())
+            .env("MESH_BIN_DIR", cargo::target().join("debug"));
         total.add(counted(&mut command)?);
     }
     if total == Tally::default() {

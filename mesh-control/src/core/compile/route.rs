@@ -26,6 +26,7 @@ pub(super) fn configuration(c: &mut Compiler<'_, '_>, port: u16, services: &[&Se
         virtual_hosts: hosts,
         // A route to a cluster that does not exist must answer 503 there, not be refused with all other routes.
         validate_clusters: Some(BoolValue { value: false }),
+        ignore_port_in_host_matching: true,
         ..Default::default()
     }
 }

@@ -18,11 +18,22 @@ pub(super) struct Index {
     /// Without the star, longest first.
     prefixes: Vec<(String, usize)>,
     any: Option<usize>,
+    ports: Ports,
+}
+
+/// Does the port that a client names in `Host` matter?
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub enum Ports {
+    /// A domain is the whole of it (`ignore_port_in_host_matching` is false).
+    #[default]
+    Matter,
+    /// It is cut off before domains are looked at.
+    Ignored,
 }
 
 impl Index {
-    pub(super) fn new<'a>(hosts: impl Iterator<Item = &'a [String]>) -> Result<Self, DuplicateDomain> {
-        let mut index = Self::default();
+    pub(super) fn new<'a>(hosts: impl Iterator<Item = &'a [String]>, ports: Ports) -> Result<Self, DuplicateDomain> {
+        let mut index = Self { ports, ..Self::default() };
         let mut seen = std::collections::HashSet::new();
         for (position, domains) in hosts.enumerate() {
             for domain in domains {
@@ -46,18 +57,17 @@ impl Index {
         Ok(index)
     }
 
-    /// The port does not matter, unless a domain names it.
     pub(super) fn find(&self, authority: &str) -> Option<usize> {
         let authority = if authority.bytes().any(|b| b.is_ascii_uppercase()) {
             Cow::Owned(authority.to_ascii_lowercase())
         } else {
             Cow::Borrowed(authority)
         };
-        let (host, port) = split_port(&authority);
+        let host = match self.ports {
+            Ports::Matter => &*authority,
+            Ports::Ignored => split_port(&authority).0,
+        };
         if let Some(position) = self.exact.get(host) {
-            return Some(*position);
-        }
-        if let Some(position) = port.and_then(|_| self.exact.get(&*authority)) {
             return Some(*position);
         }
         // A star stands for at least one character, as in Envoy.

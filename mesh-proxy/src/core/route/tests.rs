@@ -27,8 +27,12 @@ fn view<'a>(authority: &'a str, path: &'a str, headers: &'a HeaderMap) -> Reques
 
 /// Which domain an authority selects in a table of one host per domain.
 fn selected(domains: &[String], authority: &str) -> Option<String> {
+    selected_by(Ports::Ignored, domains, authority)
+}
+
+fn selected_by(ports: Ports, domains: &[String], authority: &str) -> Option<String> {
     let hosts = domains.iter().map(|domain| host(std::slice::from_ref(domain), vec![route("r", prefix("/"))])).collect();
-    let table = RouteTable::new("t".to_owned(), hosts).expect("distinct");
+    let table = RouteTable::new("t".to_owned(), hosts, ports).expect("distinct");
     let headers = HeaderMap::new();
     table.find(&view(authority, "/", &headers), &BTreeMap::new(), 0).map(|(host, _)| host.name.clone())
 }
@@ -48,8 +52,13 @@ fn exact_beats_suffix_beats_prefix_beats_star() {
         assert_eq!(selected(&all, authority).as_deref(), Some(expected), "{authority}");
     }
     assert_eq!(selected(&all[4..5], "foo.com"), None);
-    assert_eq!(selected(&["reviews:9080".to_owned()], "reviews:9080").as_deref(), Some("reviews:9080"));
-    assert_eq!(selected(&["reviews:9080".to_owned()], "reviews:9081"), None);
+    let with_port = ["reviews:9080".to_owned(), "*.com".to_owned()];
+    for (authority, expected) in
+        [("reviews:9080", Some("reviews:9080")), ("reviews", None), ("a.com", Some("*.com")), ("a.com:80", None)]
+    {
+        assert_eq!(selected_by(Ports::Matter, &with_port, authority).as_deref(), expected, "{authority}");
+    }
+    assert_eq!(selected(&with_port, "reviews:9080"), None, "the port is cut off first, as in Envoy");
 }
 
 proptest! {
@@ -90,7 +99,7 @@ fn the_first_route_that_holds_wins() {
         route("api", When { path: PathMatch::Segments("/api".to_owned(), false), ..prefix("/") }),
         route("rest", prefix("/")),
     ];
-    let table = RouteTable::new("t".to_owned(), vec![host(&["*".to_owned()], routes)]).expect("distinct");
+    let table = RouteTable::new("t".to_owned(), vec![host(&["*".to_owned()], routes)], Ports::Ignored).expect("distinct");
     let none = HeaderMap::new();
     let jason = HeaderMap::from_iter([(http::HeaderName::from_static("end-user"), HeaderValue::from_static("jason"))]);
     let curl = BTreeMap::from([("app".to_owned(), "curl".to_owned())]);
@@ -149,7 +158,7 @@ fn shares_namespaces_and_connect() {
     let half = When { share: Some(PerMillion::new(50, 100)), ..prefix("/") };
     let connect = When { path: PathMatch::Connect, ..prefix("/") };
     let routes = vec![route("blue", in_blue), route("half", half), route("connect", connect), route("rest", prefix("/"))];
-    let table = RouteTable::new("t".to_owned(), vec![host(&["*".to_owned()], routes)]).expect("distinct");
+    let table = RouteTable::new("t".to_owned(), vec![host(&["*".to_owned()], routes)], Ports::Ignored).expect("distinct");
     let headers = HeaderMap::new();
     let blue = BTreeMap::from([("istio.io/namespace".to_owned(), "blue".to_owned())]);
     let get = view("h", "/", &headers);
