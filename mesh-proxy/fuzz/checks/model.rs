@@ -17,23 +17,24 @@ pub(super) fn repeats_a_domain(table: &pb::RouteConfiguration) -> bool {
 /// The name of the route that decides.
 pub(super) fn find<'a>(table: &'a pb::RouteConfiguration, request: &Request) -> Option<&'a str> {
     let claims = table.virtual_hosts.iter().flat_map(|host| host.domains.iter().map(move |domain| (host, domain)));
-    let best = claims.filter_map(|(host, domain)| Some((claim(domain, &request.authority)?, host))).max_by_key(|(rank, _)| *rank);
+    let best = claims
+        .filter_map(|(host, domain)| Some((claim(domain, &request.authority, table.ignore_port_in_host_matching)?, host)))
+        .max_by_key(|(rank, _)| *rank);
     let route = best?.1.routes.iter().find(|route| route.r#match.as_ref().is_some_and(|when| holds(when, request)))?;
     Some(&route.name)
 }
 
-/// How good a claim a domain has; `None`: none. Exact, exact with the port, suffix, prefix, any; the longer the better.
-fn claim(domain: &str, authority: &str) -> Option<(u8, usize)> {
+/// How good a claim a domain has; `None`: none. Exact, suffix, prefix, any; the longer the better.
+fn claim(domain: &str, authority: &str, ignore_port: bool) -> Option<(u8, usize)> {
     let (domain, authority) = (domain.to_ascii_lowercase(), authority.to_ascii_lowercase());
-    let host = without_port(&authority);
+    let host = if ignore_port { without_port(&authority) } else { &authority };
     let star = domain.strip_prefix('*').map(|suffix| host.len() > suffix.len() && host.ends_with(suffix));
     match star {
         _ if domain == "*" => Some((0, 0)),
         Some(matches) => matches.then_some((2, domain.len())),
         None => match domain.strip_suffix('*') {
             Some(prefix) => (host.len() > prefix.len() && host.starts_with(prefix)).then_some((1, domain.len())),
-            None if domain == host => Some((4, 0)),
-            None => (domain == authority).then_some((3, 0)),
+            None => (domain == host).then_some((3, 0)),
         },
     }
 }
@@ -93,33 +94,44 @@ fn string(condition: &matcher::StringMatcher, text: &str) -> bool {
 fn header(condition: &pb::HeaderMatcher, request: &Request) -> bool {
     use pb::header_matcher::HeaderMatchSpecifier as Spec;
     let query = request.query.as_ref().map(|query| format!("?{query}")).unwrap_or_default();
-    let value = match condition.name.as_str() {
-        ":method" => Some(request.method.clone()),
-        ":authority" | "host" => Some(request.authority.clone()),
-        ":scheme" => Some(request.scheme.to_owned()),
-        ":path" => Some(format!("{}{query}", request.path)),
+    let mut values = match condition.name.as_str() {
+        ":method" => vec![request.method.clone()],
+        ":authority" | "host" => vec![request.authority.clone()],
+        ":scheme" => vec![request.scheme.to_owned()],
+        ":path" => vec![format!("{}{query}", request.path)],
         name => {
-            let values: Vec<_> =
-                request.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
-            (!values.is_empty()).then(|| values.join(if name == "cookie" { "; " } else { "," }))
+            request.headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned()).collect()
         }
     };
-    let missing = value.is_none() && !condition.treat_missing_header_as_empty;
-    let text = value.clone().unwrap_or_default();
-    let matched = match condition.header_match_specifier.as_ref() {
-        None => return value.is_some() != condition.invert_match,
-        Some(Spec::PresentMatch(present)) => return (value.is_some() == *present) != condition.invert_match,
-        Some(_) if missing => return false,
+    if condition.name == "cookie" && !values.is_empty() {
+        values = vec![values.join("; ")];
+    }
+    if values.is_empty() && condition.treat_missing_header_as_empty {
+        values.push(String::new());
+    }
+    let missing = values.is_empty();
+    match condition.header_match_specifier.as_ref() {
+        None => !missing != condition.invert_match,
+        Some(Spec::PresentMatch(present)) => (!missing == *present) != condition.invert_match,
+        Some(_) if missing => false,
+        // Each value by itself: one that passes is enough.
+        Some(how) => values.iter().any(|text| value(how, text)) != condition.invert_match,
+    }
+}
+
+fn value(how: &pb::header_matcher::HeaderMatchSpecifier, text: &str) -> bool {
+    use pb::header_matcher::HeaderMatchSpecifier as Spec;
+    match how {
         // As Envoy: nothing wanted is satisfied by anything.
-        Some(Spec::ExactMatch(wanted)) => wanted.is_empty() || text == *wanted,
-        Some(Spec::PrefixMatch(wanted)) => text.starts_with(wanted),
-        Some(Spec::SuffixMatch(wanted)) => text.ends_with(wanted),
-        Some(Spec::ContainsMatch(wanted)) => text.contains(wanted),
-        Some(Spec::SafeRegexMatch(_)) => panic!("no scenario has a regex"),
-        Some(Spec::StringMatch(string_match)) => string(string_match, &text),
-        Some(Spec::RangeMatch(range)) => text.parse::<i64>().is_ok_and(|number| range.start <= number && number < range.end),
-    };
-    matched != condition.invert_match
+        Spec::ExactMatch(wanted) => wanted.is_empty() || text == wanted,
+        Spec::PrefixMatch(wanted) => text.starts_with(wanted.as_str()),
+        Spec::SuffixMatch(wanted) => text.ends_with(wanted.as_str()),
+        Spec::ContainsMatch(wanted) => text.contains(wanted.as_str()),
+        Spec::SafeRegexMatch(_) => panic!("no scenario has a regex"),
+        Spec::StringMatch(string_match) => string(string_match, text),
+        Spec::RangeMatch(range) => text.parse::<i64>().is_ok_and(|number| range.start <= number && number < range.end),
+        Spec::PresentMatch(_) => panic!("presence is not a matter of the value"),
+    }
 }
 
 fn parameter(condition: &pb::QueryParameterMatcher, query: Option<&str>) -> bool {

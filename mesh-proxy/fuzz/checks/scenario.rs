@@ -87,7 +87,9 @@ pub(super) fn table(input: &mut Unstructured<'_>) -> Result<pb::RouteConfigurati
             route.name = format!("{index}.{place}");
         }
     }
-    Ok(pb::RouteConfiguration { name: "t".to_owned(), virtual_hosts, ..Default::default() })
+    // Without a byte of its own, so that corpora keep their meaning.
+    let ignore_port_in_host_matching = virtual_hosts.len() != 2;
+    Ok(pb::RouteConfiguration { name: "t".to_owned(), virtual_hosts, ignore_port_in_host_matching, ..Default::default() })
 }
 
 fn virtual_host(input: &mut Unstructured<'_>) -> Result<pb::VirtualHost> {
