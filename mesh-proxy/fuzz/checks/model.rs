@@ -109,11 +109,11 @@ fn header(condition: &pb::HeaderMatcher, request: &Request) -> bool {
     if values.is_empty() && condition.treat_missing_header_as_empty {
         values.push(String::new());
     }
-    let missing = values.is_empty();
+    let there = !values.is_empty();
     match condition.header_match_specifier.as_ref() {
-        None => !missing != condition.invert_match,
-        Some(Spec::PresentMatch(present)) => (!missing == *present) != condition.invert_match,
-        Some(_) if missing => false,
+        None => there != condition.invert_match,
+        Some(Spec::PresentMatch(present)) => (there == *present) != condition.invert_match,
+        Some(_) if !there => false,
         // Each value by itself: one that passes is enough.
         Some(how) => values.iter().any(|text| value(how, text)) != condition.invert_match,
     }
