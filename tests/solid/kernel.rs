@@ -71,7 +71,7 @@ fn seen_from_both_sides(world: &World) -> Result<()> {
 fn sockets(world: &World) -> Result<String> {
     let mut held = world.exec_command("productpage", &["redis-cli", "-h", "redis", "blpop", "nothing", "30"])?.spawn()?;
     let pid = pid_of(&world.instances_of("/productpage")?[0])?.to_string();
-    let shown = eventually("the held connection is seen", Duration::from_secs(5), || {
+    let shown = eventually("the held connection is seen", Duration::from_secs(20), || {
         let output = Command::new("nsenter").args(["-t", &pid, "-n", "ss", "-Htnp", "dst", ":6379"]).output()?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         ensure!(text.contains("redis-cli"), "{text:?}");

@@ -52,7 +52,7 @@ fn scaling(world: &mut World) -> Result<()> {
         Ok(())
     })?;
     let since = Instant::now();
-    eventually("traffic reaches all five", Duration::from_secs(5), || {
+    eventually("traffic reaches all five", Duration::from_secs(20), || {
         let now = answering(world)?;
         ensure!(now.len() == 5, "{now:?}");
         Ok(())
@@ -114,7 +114,7 @@ fn unhealthy(world: &mut World) -> Result<()> {
         Ok(())
     })?;
     let since = Instant::now();
-    eventually("it gets no request", Duration::from_secs(5), || {
+    eventually("it gets no request", Duration::from_secs(20), || {
         ensure!(!v2_answers(world)?, "it still answers");
         Ok(())
     })?;
