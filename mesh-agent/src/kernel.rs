@@ -16,10 +16,12 @@ mod guard;
 mod link;
 mod maps;
 mod probe;
+mod refused;
 mod tables;
 
 pub use maps::Maps;
 pub use probe::{fires, fires_here};
+pub use refused::Refused;
 
 use crate::netns::Namespace;
 use aya::maps::{Map, MapData, RingBuf};
@@ -63,17 +65,17 @@ pub enum Error {
     /// The object as a whole.
     #[error("the eBPF object does not load: {0}")]
     Object(#[from] aya::EbpfError),
-    /// One program. The verifier's log is in the source.
+    /// One program.
     #[error(
-        "eBPF program {name} does not load: {source}. Nothing was attached in its place, and what a former agent attached goes on. The \
+        "eBPF program {name} does not load: {refused}. Nothing was attached in its place, and what a former agent attached goes on. The \
          agent needs the capabilities of a privileged container (BPF, PERFMON, NET_ADMIN, SYS_ADMIN); if it has them, this kernel's \
-         verifier refuses the program: report the lines above with `uname -r`"
+         verifier refuses the program: report this line with `uname -r`"
     )]
     Program {
         /// Its name.
         name: &'static str,
         /// What aya or the verifier says.
-        source: aya::programs::ProgramError,
+        refused: Refused,
     },
     /// One map.
     #[error("eBPF map {name}: {source}")]
@@ -172,7 +174,7 @@ impl Kernel {
     /// If it does not load or attach.
     pub fn steer(&self, cookie: u64, pod: &Pod, namespace: &Namespace) -> Result<(), Error> {
         let mut object = load(&self.pins, Some(pod))?;
-        let program = |source| Error::Program { name: STEER, source };
+        let program = |error| Error::Program { name: STEER, refused: Refused::from(error) };
         let Some(Program::SkLookup(steer)) = object.program_mut(STEER) else { return Err(Error::NoObject) };
         steer.load().map_err(program)?;
         let pin = self.pin_of(cookie);
@@ -256,7 +258,7 @@ fn load(pins: &Path, pod: Option<&Pod>) -> Result<Ebpf, Error> {
 }
 
 fn attach_hook(object: &mut Ebpf, name: &'static str, root: &File, pin: &Path) -> Result<(), Error> {
-    let error = |source| Error::Program { name, source };
+    let error = |error| Error::Program { name, refused: Refused::from(error) };
     let Some(Program::CgroupSockAddr(program)) = object.program_mut(name) else { return Err(Error::NoObject) };
     program.load().map_err(error)?;
     if link::replace(pin, program.fd().map_err(error)?.as_fd())? {

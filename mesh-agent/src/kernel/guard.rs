@@ -1,6 +1,6 @@
 //! The guards of pods' veths: tc programs at the host's ends, pinned as `guards/COOKIE-IFINDEX-HOOK`.
 
-use super::{Error, Kernel, link, load};
+use super::{Error, Kernel, Refused, link, load};
 use crate::netns::Namespace;
 use crate::netns::veth::{Veth, host_ends};
 use aya::Ebpf;
@@ -42,7 +42,7 @@ impl Kernel {
         cookie: u64,
         end: &Veth,
     ) -> Result<(), Error> {
-        let error = |source| Error::Program { name, source };
+        let error = |error| Error::Program { name, refused: Refused::from(error) };
         let Some(Program::SchedClassifier(program)) = object.program_mut(name) else { return Err(Error::NoObject) };
         if program.fd().is_err() {
             program.load().map_err(error)?;
