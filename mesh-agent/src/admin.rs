@@ -13,6 +13,7 @@ use hyper::header::CONTENT_TYPE;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_common::exposition;
 use std::convert::Infallible;
 use std::fs;
 use std::io;
@@ -77,7 +78,7 @@ impl Admin {
                 Err(reason) => text(StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")),
             },
             "/metrics" => match self.metrics.encode() {
-                Ok(body) => with_type(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", body),
+                Ok(body) => with_type(StatusCode::OK, exposition::TYPE, body),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
             "/status" => match serde_json::to_string_pretty(&self.status.get()) {

@@ -1,6 +1,7 @@
 //! What the agent counts, and what the kernel has counted, as Prometheus reads it.
 
 use crate::kernel::Kernel;
+use mesh_common::exposition;
 use mesh_common::reason::{Passed, Reason, Steered};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeLabelValue, EncodeMetric};
@@ -98,7 +99,7 @@ impl Metrics {
     pub fn encode(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(exposition::classic(&text))
     }
 
     pub(crate) fn broker_end(&self, reason: BrokerEnd) {

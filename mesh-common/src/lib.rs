@@ -1,7 +1,8 @@
 //! The vocabulary that every part of the mesh shares.
 //!
 //! Owns the kernel ABI ([`abi`]), the L4 decision ([`decide`]), the names of all refusals ([`reason`]), the port table ([`ports`])
-//! and, with feature `std`, the platform's VIP names and addresses ([`vip`]) and the socket broker's messages ([`broker`]).
+//! and, with feature `std`, the platform's VIP names and addresses ([`vip`]), the socket broker's messages ([`broker`]) and the form of
+//! the page for Prometheus ([`exposition`]).
 //!
 //! The crate is linked into the eBPF programs, so it is `no_std`, allocates nothing without `std` and never does I/O.
 
@@ -12,6 +13,8 @@ pub mod abi;
 #[cfg(feature = "std")]
 pub mod broker;
 pub mod decide;
+#[cfg(feature = "std")]
+pub mod exposition;
 pub mod ports;
 pub mod reason;
 #[cfg(feature = "std")]

@@ -10,6 +10,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use axum::{Json, Router};
+use mesh_common::exposition;
 use parking_lot::Mutex;
 use serde_json::json;
 use std::io;
@@ -68,7 +69,7 @@ async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let marathon = admin.marathon.lock().clone();
-    let headers = [("content-type", "application/openmetrics-text; version=1.0.0; charset=utf-8")];
+    let headers = [("content-type", exposition::TYPE)];
     (headers, admin.metrics.render(&marathon))
 }
 

@@ -2,9 +2,11 @@
 
 use crate::api::ApiMetrics;
 use crate::marathon::follow::Progress;
+use mesh_common::exposition;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
+use std::sync::atomic::AtomicU64;
 
 /// All of them. Marathon's are copied from its [`Progress`] when somebody asks.
 #[derive(Debug, Default)]
@@ -15,7 +17,7 @@ pub(crate) struct Metrics {
     pub(crate) unsupported: Gauge,
     pub(crate) problems: Gauge,
     pub(crate) compilations: Counter,
-    pub(crate) compile_microseconds: Counter,
+    pub(crate) compile_seconds: Counter<f64, AtomicU64>,
     pub(crate) nacks: Counter,
     pub(crate) api: ApiMetrics,
 }
@@ -38,7 +40,7 @@ impl Metrics {
             self.problems.clone(),
         );
         registry.register("mesh_control_compilations", "Compilations of registry and rules", self.compilations.clone());
-        registry.register("mesh_control_compile_microseconds", "Time spent in compilations", self.compile_microseconds.clone());
+        registry.register("mesh_control_compile_seconds", "Time spent in compilations", self.compile_seconds.clone());
         registry.register("mesh_control_xds_nacks", "Refusals by xDS clients", self.nacks.clone());
         self.api.register(&mut registry);
         let connected = Gauge::<i64>::default();
@@ -60,7 +62,7 @@ impl Metrics {
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
-        text
+        exposition::classic(&text)
     }
 }
 

@@ -126,7 +126,7 @@ fn observe(admin: &Admin, compiled: &Compiled, registry: &Arc<crate::core::regis
     metrics.problems.set(count(registry.problems.len()));
     metrics.unsupported.set(count(compiled.unsupported.len()));
     metrics.compilations.inc();
-    metrics.compile_microseconds.inc_by(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    metrics.compile_seconds.inc_by(took.as_secs_f64());
     let mut world = admin.world.lock();
     let known = world.as_ref().map(|world| world.registry.problems.clone()).unwrap_or_default();
     for problem in registry.problems.difference(&known) {

@@ -1,79 +1,219 @@
-//! The admin socket: HTTP over a unix socket, for operators and probes. Reads, never changes anything.
+//! The admin endpoint: HTTP over a unix socket that only root and the proxy's own user may open, for operators and probes. Paths are Envoy's
+//! where Envoy has them. Reads; changes nothing but the log's level, and begins the planned stop. [`cli`] is the client's side.
 
+pub mod cli;
+mod clusters;
 mod dump;
+mod stats;
 
+use crate::logging::LogLevel;
+use crate::pod::upstream::Seen;
 use crate::privilege::Report;
 use crate::shared::{PodStatus, Shared};
+use crate::worker::Command;
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
-use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_common::exposition;
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
+use tokio::sync::oneshot;
 
 /// A client that sends no request within this time is disconnected.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed accept.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// For all threads' answers together. One is busy for milliseconds at most; beyond, half the numbers would mislead.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// The longest planned stop that may be asked for.
+const DRAIN_MOST: u64 = 3600;
 
-/// Serves for ever.
-pub async fn serve(listener: UnixListener, shared: Arc<Shared>, report: Report) {
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _peer)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept an admin connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let (shared, report) = (Arc::clone(&shared), report.clone());
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(|request: Request<Incoming>| {
-                let response = respond(request.method(), request.uri().path(), &shared, &report);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "an admin connection broke");
-            }
-        });
-    }
+const TEXT: &str = "text/plain; charset=utf-8";
+const JSON: &str = "application/json";
+const KNOWN: &str = "GET /ready, /metrics, /stats, /stats/prometheus, /status, /config_dump, /clusters, /logging\n\
+    POST /logging?level=LEVEL, /drain_listeners?time=SECONDS\n";
+
+/// What there is to see and to do.
+pub struct Admin {
+    /// The rest of the process.
+    pub shared: Arc<Shared>,
+    /// What of privilege is left.
+    pub report: Report,
+    /// What a planned stop leaves to open connections, if nobody says otherwise.
+    pub drain: Duration,
+    /// The log.
+    pub log: LogLevel,
 }
 
-fn respond(method: &Method, path: &str, shared: &Shared, report: &Report) -> Response<Full<Bytes>> {
-    const TEXT: &str = "text/plain; charset=utf-8";
-    const JSON: &str = "application/json";
-    let answer = |status, kind: &'static str, body: String| {
+type Answer = (StatusCode, &'static str, String);
+
+fn fine(body: String) -> Answer {
+    (StatusCode::OK, TEXT, body)
+}
+
+fn wrong(status: StatusCode, why: impl std::fmt::Display) -> Answer {
+    (status, TEXT, format!("{why}\n"))
+}
+
+impl Admin {
+    /// Serves for ever.
+    pub async fn serve(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            let stream = match listener.accept().await {
+                Ok((stream, _peer)) => stream,
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept an admin connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                    continue;
+                }
+            };
+            let admin = Arc::clone(&self);
+            tokio::spawn(async move {
+                let service = hyper::service::service_fn(|request| {
+                    let admin = Arc::clone(&admin);
+                    async move { Ok::<_, Infallible>(admin.respond(&request).await) }
+                });
+                let mut http = hyper::server::conn::http1::Builder::new();
+                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+                if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
+                    tracing::debug!(%error, "an admin connection broke");
+                }
+            });
+        }
+    }
+
+    async fn respond<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
+        let query = request.uri().query().unwrap_or_default();
+        let (status, kind, body) = self.answer(request.method(), request.uri().path(), query).await;
         let mut response = Response::new(Full::new(Bytes::from(body)));
         *response.status_mut() = status;
         response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
         response
-    };
-    let pretty = |value: &Value| format!("{value:#}\n");
-    match (method, path) {
-        (&Method::GET, "/ready") => match shared.unready() {
-            None => answer(StatusCode::OK, TEXT, "ready\n".to_owned()),
-            Some(reason) => answer(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{reason}\n")),
-        },
-        (&Method::GET, "/metrics") => answer(
-            StatusCode::OK,
-            "application/openmetrics-text; version=1.0.0; charset=utf-8",
-            shared.metrics.encode(&shared.telemetry),
-        ),
-        (&Method::GET, "/status") => answer(StatusCode::OK, JSON, pretty(&status(shared, report))),
-        (&Method::GET, "/config_dump") => answer(StatusCode::OK, JSON, pretty(&dump::config(&shared.config.load()))),
-        (&Method::GET, "/clusters") => answer(StatusCode::OK, TEXT, dump::clusters(&shared.config.load())),
-        (&Method::GET, _) => {
-            answer(StatusCode::NOT_FOUND, TEXT, "known are /ready, /metrics, /status, /config_dump, /clusters\n".to_owned())
-        }
-        _ => answer(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned()),
     }
+
+    async fn answer(&self, method: &Method, path: &str, query: &str) -> Answer {
+        let shared = &*self.shared;
+        let pretty = |value: &Value| (StatusCode::OK, JSON, format!("{value:#}\n"));
+        match (method, path) {
+            (&Method::GET, "/ready") => match shared.unready() {
+                None => fine("ready\n".to_owned()),
+                Some(reason) => wrong(StatusCode::SERVICE_UNAVAILABLE, reason),
+            },
+            (&Method::GET, "/metrics" | "/stats/prometheus") => {
+                (StatusCode::OK, exposition::TYPE, shared.metrics.encode(&shared.telemetry))
+            }
+            (&Method::GET, "/status") => pretty(&status(shared, &self.report)),
+            (&Method::GET, "/config_dump") => pretty(&dump::config(&shared.config.load())),
+            (&Method::GET, "/clusters") => self.clusters(query).await.unwrap_or_else(|wrong| wrong),
+            (&Method::GET, "/stats") => self.stats(query).await.unwrap_or_else(|wrong| wrong),
+            (&Method::GET, "/logging") => self.level(),
+            (&Method::POST, "/logging") => self.set_level(query),
+            (&Method::POST, "/drain_listeners") => self.drain(query),
+            (_, "/drain_listeners") => wrong(StatusCode::METHOD_NOT_ALLOWED, "only POST"),
+            (&Method::GET, _) => wrong(StatusCode::NOT_FOUND, format_args!("there are\n{}", KNOWN.trim_end())),
+            _ => wrong(StatusCode::METHOD_NOT_ALLOWED, "only GET"),
+        }
+    }
+
+    async fn clusters(&self, query: &str) -> Result<Answer, Answer> {
+        let filter = filter(query)?;
+        let seen = self.seen().await?;
+        let page = clusters::page(&self.shared.config.load(), &seen);
+        Ok(fine(page.split_inclusive('\n').filter(|line| filter.as_ref().is_none_or(|filter| filter.is_match(line))).collect()))
+    }
+
+    async fn stats(&self, query: &str) -> Result<Answer, Answer> {
+        let filter = filter(query)?;
+        let used_only = parameter(query, "usedonly").is_some();
+        let seen = self.seen().await?;
+        let shared = &*self.shared;
+        let metrics = shared.metrics.encode(&shared.telemetry);
+        let process = stats::Process {
+            ready: shared.unready().is_none(),
+            draining: shared.drain.is_begun(),
+            uptime: shared.since.elapsed(),
+            threads: shared.workers.lock().len(),
+            metrics: &metrics,
+        };
+        let page = stats::page(&process, &shared.config.load(), &seen);
+        let wanted = |(name, value): &&(String, String)| {
+            filter.as_ref().is_none_or(|filter| filter.is_match(name)) && !(used_only && value == "0")
+        };
+        Ok(fine(page.iter().filter(wanted).map(|(name, value)| format!("{name}: {value}\n")).collect()))
+    }
+
+    /// What all pods of the node see of clusters: asked of the threads that own them.
+    async fn seen(&self) -> Result<BTreeMap<Arc<str>, Seen>, Answer> {
+        let workers: Vec<_> = self.shared.workers.lock().iter().filter_map(tokio::sync::mpsc::WeakSender::upgrade).collect();
+        let ask = async {
+            let mut sum: BTreeMap<Arc<str>, Seen> = BTreeMap::new();
+            for worker in workers {
+                let (sender, answer) = oneshot::channel();
+                worker.send(Command::Look(sender)).await.ok()?;
+                for (name, seen) in answer.await.ok()? {
+                    sum.entry(name).or_default().add(&seen);
+                }
+            }
+            Some(sum)
+        };
+        match tokio::time::timeout(ANSWER_LIMIT, ask).await {
+            Ok(Some(sum)) => Ok(sum),
+            Ok(None) => Err(wrong(StatusCode::SERVICE_UNAVAILABLE, "a thread has ended")),
+            Err(_elapsed) => {
+                Err(wrong(StatusCode::SERVICE_UNAVAILABLE, format_args!("a thread did not answer within {ANSWER_LIMIT:?}")))
+            }
+        }
+    }
+
+    fn level(&self) -> Answer {
+        self.log.get().map_or_else(|error| wrong(StatusCode::SERVICE_UNAVAILABLE, error), |level| fine(format!("{level}\n")))
+    }
+
+    fn set_level(&self, query: &str) -> Answer {
+        let Some(level) = parameter(query, "level") else {
+            return wrong(StatusCode::BAD_REQUEST, "say which: /logging?level=debug");
+        };
+        match self.log.set(&level) {
+            Ok(()) => {
+                tracing::warn!(level, "the log's level was set");
+                self.level()
+            }
+            Err(error) => wrong(StatusCode::BAD_REQUEST, error),
+        }
+    }
+
+    /// As SIGTERM does.
+    fn drain(&self, query: &str) -> Answer {
+        let limit = match parameter(query, "time").map(|time| time.parse::<u64>()) {
+            None => self.drain,
+            Some(Ok(seconds)) if seconds <= DRAIN_MOST => Duration::from_secs(seconds),
+            Some(_) => return wrong(StatusCode::BAD_REQUEST, format_args!("time is a number of seconds, {DRAIN_MOST} at most")),
+        };
+        let (open, again) = (self.shared.metrics.open.get(), self.shared.drain.is_begun());
+        if again {
+            return fine(format!("draining since before; {open} connections are open\n"));
+        }
+        tracing::info!(?limit, connections = open, "an operator asks for the planned stop");
+        self.shared.drain.begin(limit);
+        fine(format!("draining: the process ends when the last of {open} connections has ended, after {limit:?} at the latest\n"))
+    }
+}
+
+/// A parameter of a query, decoded.
+fn parameter(query: &str, name: &str) -> Option<String> {
+    form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
+}
+
+fn filter(query: &str) -> Result<Option<regex::Regex>, Answer> {
+    let text = parameter(query, "filter");
+    text.map(|text| regex::Regex::new(&text))
+        .transpose()
+        .map_err(|error| wrong(StatusCode::BAD_REQUEST, format_args!("filter: {error}")))
 }
 
 fn status(shared: &Shared, report: &Report) -> Value {
@@ -105,47 +245,4 @@ fn pod_status(slot: u32, pod: &PodStatus) -> Value {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::xds::state::State;
-    use http_body_util::BodyExt;
-
-    async fn get(shared: &Shared, path: &str) -> (u16, String) {
-        let report = Report {
-            uid: vec![65534; 4],
-            gid: vec![65534; 4],
-            groups: Vec::new(),
-            capabilities: [0; 4],
-            bounding: 0,
-            no_new_privs: true,
-            seccomp: 0,
-        };
-        let response = respond(&Method::GET, path, shared, &report);
-        let status = response.status().as_u16();
-        let body = response.into_body().collect().await.expect("whole").to_bytes();
-        (status, String::from_utf8_lossy(&body).into_owned())
-    }
-
-    #[tokio::test]
-    async fn ready_says_what_is_missing_and_every_page_answers() {
-        let shared = Shared::default();
-        assert_eq!(get(&shared, "/ready").await, (503, "the agent has not listed its pods yet\n".to_owned()));
-        shared.progress.lock().broker_ready = true;
-        assert_eq!(get(&shared, "/ready").await, (503, "nothing from mesh-control yet\n".to_owned()));
-        shared.publish(&mut State::default());
-        assert_eq!(get(&shared, "/ready").await, (503, "no clusters from mesh-control yet\n".to_owned()));
-        shared.progress.lock().config_missing = None;
-        assert_eq!(get(&shared, "/ready").await.0, 200);
-        shared.progress.lock().broker_lost = Some("closed by the agent".to_owned());
-        assert_eq!(get(&shared, "/ready").await.0, 200, "an absent agent does not unmake readiness");
-        let status: Value = serde_json::from_str(&get(&shared, "/status").await.1).expect("JSON");
-        assert_eq!(
-            (&status["privilege"]["no_new_privs"], &status["broker"]["lost"]),
-            (&json!(true), &json!("closed by the agent"))
-        );
-        assert!(get(&shared, "/metrics").await.1.contains("mesh_proxy_stock 0"));
-        assert_eq!(get(&shared, "/clusters").await, (200, String::new()));
-        assert_eq!(get(&shared, "/config_dump").await.0, 200);
-        assert_eq!(get(&shared, "/else").await.0, 404);
-    }
-}
+mod tests;

@@ -18,6 +18,7 @@ pub mod gateway;
 pub mod http;
 pub mod inspect;
 pub mod limits;
+pub mod logging;
 pub mod metrics;
 pub mod pod;
 pub mod privilege;

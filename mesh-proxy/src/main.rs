@@ -3,11 +3,15 @@
 #![forbid(unsafe_code)]
 
 use clap::{Parser, Subcommand};
+use mesh_proxy::admin::cli::Ask;
+use mesh_proxy::logging::LogLevel;
 use mesh_proxy::privilege::Identity;
 use mesh_proxy::{dns, run};
 use std::io::IsTerminal;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -33,21 +37,25 @@ struct Cli {
 enum Command {
     Run(run::Args),
     Dns(dns::Args),
+    #[command(flatten)]
+    Ask(Ask),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_unset| EnvFilter::new("info"));
-    let log =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let (filter, level) = LogLevel::new(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal());
+    let log = tracing_subscriber::registry().with(filter);
     if cli.log_json {
-        log.json().init()
+        log.with(lines.json()).init()
     } else {
-        log.init()
+        log.with(lines).init()
     }
     let ended = match cli.command {
-        Command::Run(args) => run::run(args, cli.identity),
+        Command::Run(args) => run::run(args, cli.identity, level),
         Command::Dns(args) => dns::start(args, cli.identity),
+        Command::Ask(ask) => ask.run(),
     };
     match ended {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,6 +1,7 @@
 //! Metric families of the process itself. What Istio counts of requests is in [`crate::telemetry`].
 
 use crate::telemetry::Telemetry;
+use mesh_common::exposition;
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -52,7 +53,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// OpenMetrics, with the families of telemetry.
+    /// The page for Prometheus, with the families of telemetry.
     #[must_use]
     pub fn encode(&self, telemetry: &Telemetry) -> String {
         let mut registry = Registry::default();
@@ -87,7 +88,7 @@ impl Metrics {
         if text::encode(&mut out, &registry).is_err() {
             tracing::error!("metrics could not be encoded");
         }
-        out
+        exposition::classic(&out)
     }
 
     /// Counts a copy that was not made or not answered.

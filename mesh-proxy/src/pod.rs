@@ -12,7 +12,7 @@ use mesh_common::broker::{Family, Workload};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -22,7 +22,7 @@ use std::time::Duration;
 use stock::Stock;
 pub use stock::StockEmpty;
 use tokio::net::TcpStream;
-use upstream::Upstream;
+use upstream::{Seen, Upstream};
 
 /// A pod.
 pub struct Pod {
@@ -102,7 +102,7 @@ impl Pod {
     /// It is described anew. Counters carry its labels and are found anew too.
     pub fn describe(&self, workload: Workload) {
         *self.workload.borrow_mut() = Rc::new(workload);
-        self.known.forget(&self.shared.config.load());
+        self.known.forget();
     }
 
     /// Lends the pod's dice. The closure must not await, which its type says.
@@ -169,6 +169,13 @@ impl Pod {
             upstream.sweep(cluster.map(Arc::as_ref));
             cluster.is_some() || Rc::strong_count(upstream) > 1
         });
+    }
+
+    /// Adds what this pod sees of clusters.
+    pub fn look(&self, seen: &mut BTreeMap<Arc<str>, Seen>) {
+        for (name, upstream) in self.upstreams.borrow().iter() {
+            upstream.look(seen.entry(Arc::clone(name)).or_default());
+        }
     }
 
     /// Sets the stock to what was taken lately.

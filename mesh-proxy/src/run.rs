@@ -5,10 +5,11 @@
 //! one ends (one task per node); what comes afterwards waits in the listeners, which the agent holds. The process ends as soon as no
 //! connection is left, at the latest after `--drain-time`.
 
-use crate::admin;
+use crate::admin::Admin;
 use crate::broker::{self, Event};
 use crate::gateway::{self, Gateway};
-use crate::privilege::{self, Identity, Report};
+use crate::logging::LogLevel;
+use crate::privilege::{self, Identity};
 use crate::shared::Shared;
 use crate::telemetry::zipkin;
 use crate::worker::{self, Command, Entrance};
@@ -57,7 +58,8 @@ pub struct Args {
     /// The agent's unix socket.
     #[arg(long, env = "MESH_BROKER", value_name = "SOCKET", default_value = mesh_common::broker::SOCKET)]
     pub broker: PathBuf,
-    /// Unix socket to serve /ready, /metrics, /status, /config_dump and /clusters on.
+    /// Unix socket for operators: `mesh-proxy clusters`, `stats`, `ready`, `drain` and the like ask there, and so does whoever scrapes /metrics. Only
+    /// root and --uid may open it.
     #[arg(long, env = "MESH_PROXY_ADMIN_SOCKET", value_name = "SOCKET", default_value = "/run/mesh/proxy-admin.sock")]
     pub admin_socket: PathBuf,
     /// Serve the node's ports of Gateways whose `selector` matches these labels (KEY=VALUE, repeatable or separated by commas; Istio's:
@@ -77,7 +79,7 @@ pub struct Args {
 ///
 /// # Errors
 /// If the arguments or files cannot be used, or a privilege is left; later nothing ends it.
-pub fn run(args: Args, identity: Identity) -> anyhow::Result<()> {
+pub fn run(args: Args, identity: Identity, log: LogLevel) -> anyhow::Result<()> {
     let connection = connection(&args)?;
     let admin = bind(&args.admin_socket, identity)?;
     raise_descriptor_limit();
@@ -87,27 +89,28 @@ pub fn run(args: Args, identity: Identity) -> anyhow::Result<()> {
     tracing::info!(?report, threads, node = %connection.node, control = connection.endpoint, "proxy starts without privilege");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let limit = Duration::from_secs(args.drain_time.into());
-    let shared = Shared { gateway: gateway::workload(&connection.node.labels), ..Shared::default() };
-    runtime.block_on(serve(args.broker, connection, admin, report, (threads, limit), Arc::new(shared)))
+    let shared = Arc::new(Shared { gateway: gateway::workload(&connection.node.labels), ..Shared::default() });
+    let asked = Admin { shared, report, drain: limit, log };
+    runtime.block_on(serve(args.broker, connection, admin, Arc::new(asked), threads))
 }
 
 async fn serve(
     socket: PathBuf,
     connection: Connection,
-    admin: UnixListener,
-    report: Report,
-    (threads, limit): (usize, Duration),
-    shared: Arc<Shared>,
+    listening: UnixListener,
+    admin: Arc<Admin>,
+    threads: usize,
 ) -> anyhow::Result<()> {
+    let shared = Arc::clone(&admin.shared);
     shared.telemetry.set_node(connection.node.to_string());
     shared.telemetry.log.start(std::io::stdout()).context("cannot start the thread of the access log")?;
-    let stop = stop(Arc::clone(&shared), limit)?;
-    admin.set_nonblocking(true)?;
-    let admin = tokio::net::UnixListener::from_std(admin)?;
+    let stop = stop(Arc::clone(&shared), admin.drain)?;
+    listening.set_nonblocking(true)?;
+    let listening = tokio::net::UnixListener::from_std(listening)?;
     tokio::select! {
         ended = pods(socket, threads, Arc::clone(&shared)) => ended?,
         () = xds::follow(connection, Arc::clone(&shared)) => {}
-        () = admin::serve(admin, Arc::clone(&shared), report) => {}
+        () = admin.serve(listening) => {}
         () = zipkin::run(Arc::clone(&shared)) => {}
         () = stop => {}
     }
@@ -145,6 +148,7 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
     for index in 0..threads {
         workers.push(worker::start(index, client.clone(), Arc::clone(&shared)).context("cannot start a thread")?);
     }
+    *shared.workers.lock() = workers.iter().map(mpsc::Sender::downgrade).collect();
     let mut owners: HashMap<u32, usize> = HashMap::new();
     let drained = drained(&shared, &workers);
     tokio::pin!(drained);
@@ -273,7 +277,11 @@ fn bind(path: &Path, identity: Identity) -> anyhow::Result<UnixListener> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error).with_context(context),
         _ => {}
     }
-    let listener = UnixListener::bind(path).with_context(context)?;
+    // Nobody else may open it, not even for the moment before its mode could be changed.
+    let usual = nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o177));
+    let listener = UnixListener::bind(path);
+    nix::sys::stat::umask(usual);
+    let listener = listener.with_context(context)?;
     if nix::unistd::geteuid().is_root() {
         std::os::unix::fs::chown(path, Some(identity.uid), Some(identity.gid)).with_context(context)?;
     }

@@ -6,6 +6,7 @@ use crate::core::stock::TOTAL;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
 use crate::telemetry::Telemetry;
+use crate::worker::Command;
 use crate::xds::state::State;
 use arc_swap::ArcSwap;
 use mesh_common::broker::Workload;
@@ -14,7 +15,8 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::watch;
+use std::time::Instant;
+use tokio::sync::{mpsc, watch};
 
 /// Shared by all threads of the process.
 pub struct Shared {
@@ -41,6 +43,10 @@ pub struct Shared {
     pub stock_total: usize,
     /// Of the node, for headers.
     pub hostname: String,
+    /// The threads that own pods, for those who ask what they see. They end when who started them drops its own senders.
+    pub workers: Mutex<Vec<mpsc::WeakSender<Command>>>,
+    /// When the process started.
+    pub since: Instant,
 }
 
 impl Default for Shared {
@@ -56,6 +62,8 @@ impl Default for Shared {
             gateway: Workload::default(),
             serving: watch::Sender::default(),
             changed: watch::Sender::default(),
+            workers: Mutex::default(),
+            since: Instant::now(),
             hostname: nix::unistd::gethostname().map_or_else(|_error| String::new(), |name| name.to_string_lossy().into_owned()),
             stock_total: TOTAL.min(usize::try_from(limit / 2).unwrap_or(TOTAL)),
         }

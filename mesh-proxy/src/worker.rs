@@ -4,16 +4,17 @@ use crate::accept::{self, Door};
 use crate::broker::Client;
 use crate::limits::SWEEP;
 use crate::pod::Pod;
+use crate::pod::upstream::Seen;
 use crate::shared::Shared;
 use mesh_common::broker::{Family, Listener, Workload};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::runtime::{Builder, LocalOptions};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 
 /// Commands that may wait. The broker's reader waits when it is full.
@@ -32,6 +33,8 @@ pub enum Command {
     BrokerReady,
     /// The process stops: accept no more. The sender is dropped when that is so.
     Drain(mpsc::Sender<()>),
+    /// An operator asks what its pods see of clusters.
+    Look(oneshot::Sender<BTreeMap<Arc<str>, Seen>>),
 }
 
 /// A listening socket.
@@ -94,7 +97,7 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
         let config = shared.config.load_full();
         residents.values().for_each(|resident| {
             resident.pod.sweep(&config.clusters);
-            resident.pod.known.forget(&config);
+            resident.pod.known.forget();
         });
     };
     loop {
@@ -148,9 +151,17 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
                 }
                 drop(done);
             }
+            // Who asked may have lost patience.
+            Some(Command::Look(answer)) => drop(answer.send(look(&residents))),
             Some(Command::BrokerReady) => residents.values().for_each(|resident| resident.pod.broker_ready()),
         }
     }
+}
+
+fn look(residents: &HashMap<u32, Resident>) -> BTreeMap<Arc<str>, Seen> {
+    let mut seen = BTreeMap::new();
+    residents.values().for_each(|resident| resident.pod.look(&mut seen));
+    seen
 }
 
 impl Resident {

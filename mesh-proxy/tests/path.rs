@@ -2,6 +2,8 @@
 
 #![expect(unreachable_pub, reason = "the harness is a module of a test, not of a library")]
 
+#[path = "path/admin.rs"]
+mod admin;
 #[path = "path/gateway.rs"]
 mod gateway;
 #[path = "path/h2.rs"]

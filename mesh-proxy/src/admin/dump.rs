@@ -4,7 +4,6 @@ use crate::config::{Chain, Cluster, Config, Listener, Serve, Tls};
 use crate::core::fault::{Abort, Fault};
 use crate::core::route::{Action, Forward, Route, VirtualHost};
 use serde_json::{Value, json};
-use std::fmt::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,29 +14,8 @@ pub(super) fn config(config: &Config) -> Value {
     json!({
         "generation": config.generation,
         "listeners": listeners.into_iter().map(|listener| self::listener(listener)).collect::<Vec<_>>(),
-        "clusters": sorted(config).into_iter().map(cluster).collect::<Vec<_>>(),
+        "clusters": super::clusters::sorted(config).into_iter().map(cluster).collect::<Vec<_>>(),
     })
-}
-
-/// One line per endpoint, as Envoy's page begins.
-pub(super) fn clusters(config: &Config) -> String {
-    let mut out = String::new();
-    for cluster in sorted(config) {
-        let name = &cluster.name;
-        // Writing to a string does not fail.
-        let _ = writeln!(out, "{name}::policy::{:?}", cluster.balancer.settings().policy);
-        for endpoint in &cluster.balancer.members().endpoints {
-            let _ = writeln!(out, "{name}::{}::weight::{}", endpoint.address, endpoint.weight);
-            let _ = writeln!(out, "{name}::{}::health::{:?}", endpoint.address, endpoint.health);
-        }
-    }
-    out
-}
-
-fn sorted(config: &Config) -> Vec<&Arc<Cluster>> {
-    let mut clusters: Vec<&Arc<Cluster>> = config.clusters.values().collect();
-    clusters.sort_by(|a, b| a.name.cmp(&b.name));
-    clusters
 }
 
 fn millis(duration: Option<Duration>) -> Option<u64> {
@@ -120,7 +98,7 @@ fn fault(fault: &Fault) -> Value {
     })
 }
 
-fn cluster(cluster: &Arc<Cluster>) -> Value {
+fn cluster(cluster: &Cluster) -> Value {
     let pool = &cluster.pool;
     let endpoint = |e: &crate::core::balance::Endpoint| json!({ "address": e.address.to_string(), "weight": e.weight, "health": format!("{:?}", e.health) });
     json!({

@@ -60,6 +60,8 @@ pub struct Members {
     pub endpoints: Vec<Endpoint>,
     /// The weight of each locality of each priority.
     pub localities: Vec<u32>,
+    /// Its region, zone and sub-zone, for operators.
+    pub places: Vec<[String; 3]>,
     /// In percent: how much more than its part a level can take.
     pub overprovisioning: u32,
     /// Availability of a level goes by weights instead of numbers.
@@ -68,7 +70,7 @@ pub struct Members {
 
 impl Default for Members {
     fn default() -> Self {
-        Self { endpoints: Vec::new(), localities: Vec::new(), overprovisioning: 140, weighted_health: false }
+        Self { endpoints: Vec::new(), localities: Vec::new(), places: Vec::new(), overprovisioning: 140, weighted_health: false }
     }
 }
 

@@ -84,6 +84,19 @@ pub struct Counts {
 }
 
 impl Counts {
+    /// Envoy's names and the values.
+    pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        [
+            ("ejections_active", self.ejections_active),
+            ("ejections_enforced_total", self.ejections_enforced_total),
+            ("ejections_enforced_consecutive_5xx", self.ejections_enforced_consecutive_5xx),
+            ("ejections_enforced_consecutive_gateway_failure", self.ejections_enforced_consecutive_gateway_failure),
+            ("ejections_enforced_consecutive_local_origin_failure", self.ejections_enforced_consecutive_local_origin_failure),
+            ("ejections_overflow", self.ejections_overflow),
+        ]
+        .into_iter()
+    }
+
     /// Adds those of another pod.
     pub fn add(&mut self, other: &Self) {
         self.ejections_active += other.ejections_active;

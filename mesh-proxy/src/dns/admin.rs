@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use mesh_common::exposition;
 use serde_json::json;
 use std::convert::Infallible;
 use std::io;
@@ -74,7 +75,7 @@ impl Admin {
                 Ok(()) => response(StatusCode::OK, TEXT, "ready\n".to_owned()),
                 Err(why) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
             },
-            "/metrics" => response(StatusCode::OK, "application/openmetrics-text; version=1.0.0; charset=utf-8", self.metrics()),
+            "/metrics" => response(StatusCode::OK, exposition::TYPE, self.metrics()),
             "/status" => response(StatusCode::OK, "application/json", format!("{:#}\n", self.status())),
             _ => response(StatusCode::NOT_FOUND, TEXT, "there are /ready, /metrics and /status\n".to_owned()),
         }

@@ -2,6 +2,7 @@
 
 use super::core::handler::Answered;
 use super::core::query::Transport;
+use mesh_common::exposition;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -126,7 +127,7 @@ impl Metrics {
         let mut text = String::new();
         // Writing into a String does not fail.
         let _ = encode(&mut text, &self.registry);
-        text
+        exposition::classic(&text)
     }
 
     /// A counter's value, for tests.

@@ -91,6 +91,7 @@ impl Call<'_> {
         result.unwrap_or_else(|_elapsed| {
             count(&upstream.counts.rq_timeout);
             if let Some(address) = waiting.get() {
+                upstream.ended(address, Report::Timeout);
                 pod.with_rng(|rng| upstream.report(cluster, address, Report::Timeout, rng));
             }
             Err(Local::timeout())
@@ -158,9 +159,11 @@ impl Call<'_> {
     fn judge(&self, address: SocketAddr, result: &Result<Answer, Failure>) {
         let counts = &self.upstream.counts;
         let report = match result {
-            Ok((response, _)) => {
+            Ok((response, lease)) => {
                 let grpc = grpc_status(response.headers());
-                Report::Response(grpc.map_or_else(|| response.status().as_u16(), of_grpc))
+                let report = Report::Response(grpc.map_or_else(|| response.status().as_u16(), of_grpc));
+                lease.answered(report);
+                report
             }
             // Ours, not the endpoint's.
             Err(Failure::Overflow | Failure::Connect(ConnectError::Stock(_)) | Failure::Stale) => return,
@@ -174,6 +177,9 @@ impl Call<'_> {
                 Report::Timeout
             }
         };
+        if result.is_err() {
+            self.upstream.ended(address, report);
+        }
         self.pod.with_rng(|rng| self.upstream.report(self.cluster, address, report, rng));
     }
 
@@ -202,7 +208,6 @@ impl Call<'_> {
         if !lease.is_reused() {
             self.pod.with_rng(|rng| self.upstream.report(self.cluster, address, Report::Connected, rng));
         }
-        count(&self.upstream.counts.rq_total);
         let mut error = match lease.send(self.request(lease.is_http2())).await {
             Ok(response) => return Ok((response, lease)),
             Err(error) => error,

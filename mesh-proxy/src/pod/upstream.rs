@@ -7,17 +7,20 @@ mod dial;
 mod endpoint;
 mod lease;
 mod pool;
+mod seen;
 
 use crate::clock;
 use crate::config::Cluster;
 use crate::core::balance::{Ask, Cursor, Picking, Reduced};
+use crate::core::outlier::Report;
 pub use bytes::TcpLease;
-pub use counts::{Counted, Counts, Stats, count};
+pub use counts::{Counted, Counts, HostCounts, HostStats, Stats, count};
 use detection::Detection;
 pub use dial::Transport;
 use endpoint::Endpoint;
 pub use lease::{Lease, NoLease, Wanted};
 use rand::RngCore;
+pub use seen::{Seen, SeenHost};
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -86,17 +89,18 @@ impl Upstream {
         Some(Counted::enter(counts, |counts| &counts.rq_retry_active))
     }
 
-    /// For operators.
-    #[must_use]
-    pub fn stats(&self) -> Stats {
-        self.counts.stats(self.detection.counts())
+    /// A request to this endpoint got no response.
+    pub fn ended(&self, address: SocketAddr, report: Report) {
+        self.endpoint(address).counts.ended(report);
     }
 
     pub(super) fn sweep(&self, cluster: Option<&Cluster>) {
         self.detection.retain(cluster);
         self.endpoints.borrow_mut().retain(|address, endpoint| {
             // Draining endpoints take nothing: what is idle there would be closed under the next request.
-            !endpoint.sweep(cluster.is_some_and(|cluster| cluster.balancer.takes(*address)))
+            let empty = endpoint.sweep(cluster.is_some_and(|cluster| cluster.balancer.takes(*address)));
+            // What was counted at an endpoint is known as long as it is one.
+            !empty || cluster.is_some_and(|cluster| cluster.balancer.members().endpoints.iter().any(|e| e.address == *address))
         });
     }
 }

@@ -6,10 +6,9 @@ use crate::core::flags::Flags;
 use crate::core::peer::{Peer, UNKNOWN};
 use mesh_common::broker::Workload;
 use mesh_xds::names::ClusterName;
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 /// What tells results of one pod apart.
@@ -27,54 +26,23 @@ pub struct Kind {
     pub grpc: Option<Option<u16>>,
 }
 
-/// Requests to one endpoint, for `/clusters`.
-#[derive(Debug, Default)]
-pub struct Endpoint {
-    /// All that are over.
-    pub total: Cell<u64>,
-    /// Of these, those with status 5xx or without.
-    pub errors: Cell<u64>,
-}
-
-/// A result's counters, and its endpoint's.
-type Counted = (Arc<Edge>, Option<Rc<Endpoint>>);
-/// By cluster and address.
-type Endpoints = HashMap<(Arc<str>, SocketAddr), Rc<Endpoint>>;
-
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Known {
-    edges: RefCell<HashMap<Kind, Counted>>,
-    /// By cluster and address.
-    pub endpoints: RefCell<Endpoints>,
+    edges: RefCell<HashMap<Kind, Arc<Edge>>>,
 }
 
 impl Known {
     /// The counters of a result.
     pub fn edge(&self, kind: Kind, edges: &Edges, workload: &Workload, config: &Config) -> Arc<Edge> {
         let mut known = self.edges.borrow_mut();
-        let failed = kind.code == 0 || kind.code >= 500;
-        let (edge, endpoint) = known.entry(kind).or_insert_with_key(|kind| {
-            let edge = edges.requests(request_labels(kind, workload, config));
-            let endpoint = kind.cluster.clone().zip(kind.endpoint);
-            (edge, endpoint.map(|key| Rc::clone(self.endpoints.borrow_mut().entry(key).or_default())))
-        });
-        if let Some(endpoint) = endpoint {
-            endpoint.total.set(endpoint.total.get() + 1);
-            endpoint.errors.set(endpoint.errors.get() + u64::from(failed));
-        }
+        let edge = known.entry(kind).or_insert_with_key(|kind| edges.requests(request_labels(kind, workload, config)));
         Arc::clone(edge)
     }
 
     /// The pod or the configuration has changed: labels are written anew.
-    pub fn forget(&self, config: &Config) {
+    pub fn forget(&self) {
         self.edges.borrow_mut().clear();
-        self.endpoints.borrow_mut().retain(|(cluster, address), _| {
-            config
-                .clusters
-                .get(cluster)
-                .is_some_and(|cluster| cluster.balancer.members().endpoints.iter().any(|e| e.address == *address))
-        });
     }
 }
 
@@ -159,19 +127,5 @@ mod tests {
         assert!(nowhere.contains(&("destination_service", "unknown".to_owned())));
         let other = both_sides(&workload, None, Some("PassthroughCluster"));
         assert!(other.contains(&("destination_service_name", "PassthroughCluster".to_owned())));
-    }
-
-    #[test]
-    fn endpoints_count_and_are_forgotten_with_their_cluster() {
-        let (known, edges, workload) = (Known::default(), Edges::default(), Workload::default());
-        let address = SocketAddr::from(([9, 0, 1, 1], 80));
-        let kind = |code| Kind { cluster: Some("c".into()), endpoint: Some(address), code, flags: Flags::default(), grpc: None };
-        for code in [200, 503, 0] {
-            known.edge(kind(code), &edges, &workload, &Config::default());
-        }
-        let seen = Rc::clone(&known.endpoints.borrow()[&(Arc::from("c"), address)]);
-        assert_eq!((seen.total.get(), seen.errors.get()), (3, 2));
-        known.forget(&Config::default());
-        assert!(known.endpoints.borrow().is_empty() && known.edges.borrow().is_empty());
     }
 }

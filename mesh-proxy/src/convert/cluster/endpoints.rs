@@ -51,7 +51,7 @@ pub fn load_assignment(at: &At<'_>, mut message: eds::ClusterLoadAssignment) -> 
         locality_endpoints(&at, locality, (usize::try_from(place.priority).unwrap_or(0), number), &mut members.endpoints)?;
     }
     at.nothing_else(&message)?;
-    members.localities = weights.into_values().collect();
+    (members.places, members.localities) = weights.into_iter().map(|(place, weight)| (place.name, weight)).unzip();
     within_bounds(at, &members)?;
     // A host that is named twice counts once.
     let mut seen = HashSet::new();

@@ -3,6 +3,7 @@
 use super::Upstream;
 use super::counts::count;
 use super::dial::{self, Transport};
+use super::endpoint::Endpoint;
 use super::lease::Occupied;
 use super::pool::{Key, Open, Pool};
 use crate::config::{Cluster, Protocol};
@@ -21,9 +22,13 @@ impl Upstream {
             return None;
         }
         let endpoint = self.endpoint(address);
-        let pool = endpoint.pool(&Key { protocol: Protocol::Http1, server_name: None }, &cluster.pool, &self.counts);
+        let pool = self.bytes_pool(cluster, &endpoint);
         let open = Open::new(&pool, &self.counts);
         Some(TcpLease { _open: open, _occupied: Occupied(endpoint.occupied()), _pool: pool })
+    }
+
+    fn bytes_pool(&self, cluster: &Cluster, endpoint: &Endpoint) -> Rc<Pool> {
+        endpoint.pool(&Key { protocol: Protocol::Http1, server_name: None }, &cluster.pool, &self.counts)
     }
 
     /// Connects for such a connection, in TLS if the cluster says so.
@@ -49,10 +54,7 @@ impl Upstream {
             pod.with_rng(|rng| self.report(cluster, address, *report, rng));
         }
         if let Err(error) = &connected {
-            count(&self.counts.cx_connect_fail);
-            if matches!(error, ConnectError::Timeout) {
-                count(&self.counts.cx_connect_timeout);
-            }
+            self.bytes_pool(cluster, &self.endpoint(address)).refused(error);
         }
         connected
     }

@@ -1,48 +1,44 @@
-//! What a pod has under way to a cluster, and what happened, under Envoy's names. Plain cells: a pod lives on one thread.
+//! What a pod has under way to a cluster and to each of its endpoints, and what happened, under Envoy's names. Plain cells: a pod lives on one thread.
 
-use crate::core::outlier;
+use crate::core::outlier::Report;
 use std::cell::Cell;
 use std::rc::Rc;
 
 macro_rules! counts {
-    ($($(#[$doc:meta])* $name:ident,)+) => {
-        /// Cells of a pod and cluster.
+    ($cells:ident, $values:ident, $of:literal, {$($(#[$doc:meta])* $name:ident,)+}) => {
+        #[doc = concat!("Cells of a pod and ", $of, ".")]
         #[derive(Debug, Default)]
-        pub struct Counts {
+        pub struct $cells {
             $($(#[$doc])* pub $name: Cell<u64>,)+
         }
 
-        /// What they hold at a time.
+        #[doc = concat!("What those of one pod or several hold at a time, of ", $of, ".")]
         #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-        pub struct Stats {
+        pub struct $values {
             $($(#[$doc])* pub $name: u64,)+
-            /// Of outlier detection.
-            pub outlier: outlier::Counts,
         }
 
-        impl Counts {
-            pub(super) fn stats(&self, outlier: outlier::Counts) -> Stats {
-                Stats { $($name: self.$name.get(),)+ outlier }
+        impl $cells {
+            pub(super) fn read(&self) -> $values {
+                $values { $($name: self.$name.get(),)+ }
             }
         }
 
-        impl Stats {
-            /// Envoy's names and the values, but those of outlier detection.
-            #[must_use]
-            pub fn named(&self) -> Vec<(&'static str, u64)> {
-                vec![$((concat!("upstream_", stringify!($name)), self.$name),)+]
+        impl $values {
+            /// Envoy's names and the values.
+            pub fn named(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)+].into_iter()
             }
 
             /// Adds those of another pod.
             pub fn add(&mut self, other: &Self) {
                 $(self.$name += other.$name;)+
-                self.outlier.add(&other.outlier);
             }
         }
     };
 }
 
-counts! {
+counts!(Counts, Stats, "a cluster", {
     /// Connections open or being made.
     cx_active,
     /// Connections begun.
@@ -83,6 +79,41 @@ counts! {
     rq_per_try_timeout,
     /// Attempts that the endpoint reset.
     rq_rx_reset,
+});
+
+counts!(HostCounts, HostStats, "an endpoint", {
+    /// Connections open or being made.
+    cx_active,
+    /// Connections that were not made.
+    cx_connect_fail,
+    /// Connections begun.
+    cx_total,
+    /// Requests in flight, each until its response has ended.
+    rq_active,
+    /// Requests answered by 500 or above, or by nothing.
+    rq_error,
+    /// Requests answered otherwise.
+    rq_success,
+    /// Requests not answered in time.
+    rq_timeout,
+    /// Requests sent, retries too.
+    rq_total,
+});
+
+impl HostCounts {
+    /// What became of a request.
+    pub(super) fn ended(&self, report: Report) {
+        match report {
+            Report::Connected => {}
+            bad if bad.is_bad() => {
+                count(&self.rq_error);
+                if report == Report::Timeout {
+                    count(&self.rq_timeout);
+                }
+            }
+            _ => count(&self.rq_success),
+        }
+    }
 }
 
 /// Adds one.
@@ -91,19 +122,19 @@ pub fn count(cell: &Cell<u64>) {
 }
 
 /// One more of something in `which`, until dropped.
-pub struct Counted {
-    counts: Rc<Counts>,
-    which: fn(&Counts) -> &Cell<u64>,
+pub struct Counted<C = Counts> {
+    counts: Rc<C>,
+    which: fn(&C) -> &Cell<u64>,
 }
 
-impl Counted {
-    pub(super) fn enter(counts: &Rc<Counts>, which: fn(&Counts) -> &Cell<u64>) -> Self {
+impl<C> Counted<C> {
+    pub(super) fn enter(counts: &Rc<C>, which: fn(&C) -> &Cell<u64>) -> Self {
         count(which(counts));
         Self { counts: Rc::clone(counts), which }
     }
 }
 
-impl Drop for Counted {
+impl<C> Drop for Counted<C> {
     fn drop(&mut self) {
         let cell = (self.which)(&self.counts);
         cell.set(cell.get().saturating_sub(1));

@@ -1,6 +1,6 @@
 //! One endpoint as a pod sees it: how busy, and its connections.
 
-use super::counts::Counts;
+use super::counts::{Counts, HostCounts};
 use super::pool::{Key, Pool};
 use crate::config::PoolSettings;
 use std::cell::{Cell, RefCell};
@@ -11,6 +11,8 @@ use std::sync::Arc;
 #[derive(Default)]
 pub(super) struct Endpoint {
     active: Cell<u32>,
+    /// What is under way here, and what happened.
+    pub(super) counts: Rc<HostCounts>,
     /// It takes no more requests: connections are not kept.
     retired: Cell<bool>,
     /// Mostly one; several where clients speak several protocols or the server's name depends on the request.
@@ -40,7 +42,7 @@ impl Endpoint {
     pub(super) fn pool(&self, key: &Key, settings: &Arc<PoolSettings>, counts: &Rc<Counts>) -> Rc<Pool> {
         let known = self.pools.borrow().iter().find(|(known, _)| known == key).map(|(_, pool)| Rc::clone(pool));
         let pool = known.unwrap_or_else(|| {
-            let pool = Pool::new(Arc::clone(settings), Rc::clone(counts));
+            let pool = Pool::new(Arc::clone(settings), Rc::clone(counts), Rc::clone(&self.counts));
             self.pools.borrow_mut().push((key.clone(), Rc::clone(&pool)));
             pool
         });

@@ -4,11 +4,12 @@
 //! both, so that of five requests at once with limits 1/1 between one and two succeed there; here always two.
 
 use super::Upstream;
-use super::counts::{Counted, count};
+use super::counts::{Counted, HostCounts, count};
 use super::dial::{self, Dialled};
 use super::endpoint::Endpoint;
 use super::pool::{Grant, Key, One, Open, Pool, Stream};
 use crate::config::{Cluster, Protocol};
+use crate::core::outlier::Report;
 use crate::http::body::RequestBody;
 use crate::limits::PENDING;
 use crate::pod::{ConnectError, Pod};
@@ -54,6 +55,7 @@ pub struct Lease {
     reused: bool,
     endpoint: Rc<Endpoint>,
     _request: Counted,
+    _here: Counted<HostCounts>,
 }
 
 enum Carrier {
@@ -102,6 +104,7 @@ impl Upstream {
             reused: true,
             endpoint: Rc::clone(&endpoint).occupied(),
             _request: request,
+            _here: Counted::enter(&endpoint.counts, |host| &host.rq_active),
         };
         let (grant, _occupied) = match self.now(&pool, &key, wanted)? {
             Now::One(one) => (Grant::One(one), None),
@@ -200,10 +203,7 @@ impl Upstream {
                 Ok(Carrier::Many(stream))
             }
             Err(error) => {
-                count(&self.counts.cx_connect_fail);
-                if matches!(error, ConnectError::Timeout) {
-                    count(&self.counts.cx_connect_timeout);
-                }
+                pool.refused(&error);
                 pool.fail(&error);
                 Err(error)
             }
@@ -257,6 +257,8 @@ impl Lease {
         &mut self,
         request: Request<RequestBody>,
     ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        count(&self.pool.counts().rq_total);
+        count(&self.endpoint.counts.rq_total);
         match &mut self.carrier {
             Carrier::One(one) => one.sender.try_send_request(request).await,
             Carrier::Many(stream) => {
@@ -265,6 +267,11 @@ impl Lease {
             }
             Carrier::Nothing => unreachable!("a lease is handed out with a connection"),
         }
+    }
+
+    /// Its response has begun.
+    pub fn answered(&self, report: Report) {
+        self.endpoint.counts.ended(report);
     }
 
     /// The exchange is complete: the connection may serve the next one.

@@ -1,7 +1,7 @@
 //! Connections to one endpoint, of one protocol, for one server name; and the requests that wait for one. Who may open how many is decided
 //! in [`super::lease`]; here is what is kept and who is next.
 
-use super::counts::{Counts, count};
+use super::counts::{Counted, Counts, HostCounts, count};
 use super::dial::Http2Connection;
 use crate::config::{PoolSettings, Protocol};
 use crate::http::body::RequestBody;
@@ -25,6 +25,7 @@ pub(super) struct Key {
 pub(super) struct Pool {
     settings: RefCell<Arc<PoolSettings>>,
     counts: Rc<Counts>,
+    host: Rc<HostCounts>,
     /// Open, or being opened.
     pub(super) open: Cell<u64>,
     /// HTTP/2 connections that are being opened.
@@ -63,6 +64,7 @@ pub(super) struct Many {
 pub(super) struct Open {
     counts: Rc<Counts>,
     pool: Weak<Pool>,
+    _here: Counted<HostCounts>,
 }
 
 /// What a waiting request is given.
@@ -88,10 +90,11 @@ pub(super) struct Stream {
 }
 
 impl Pool {
-    pub(super) fn new(settings: Arc<PoolSettings>, counts: Rc<Counts>) -> Rc<Self> {
+    pub(super) fn new(settings: Arc<PoolSettings>, counts: Rc<Counts>, host: Rc<HostCounts>) -> Rc<Self> {
         Rc::new(Self {
             settings: RefCell::new(settings),
             counts,
+            host,
             open: Cell::new(0),
             opening: Cell::new(0),
             speaks: Cell::default(),
@@ -103,6 +106,15 @@ impl Pool {
 
     pub(super) fn counts(&self) -> &Counts {
         &self.counts
+    }
+
+    /// A connection was not made.
+    pub(super) fn refused(&self, error: &ConnectError) {
+        count(&self.host.cx_connect_fail);
+        count(&self.counts.cx_connect_fail);
+        if matches!(error, ConnectError::Timeout) {
+            count(&self.counts.cx_connect_timeout);
+        }
     }
 
     /// What counts from now on.
@@ -238,7 +250,9 @@ impl Open {
         pool.open.set(pool.open.get() + 1);
         count(&counts.cx_active);
         count(&counts.cx_total);
-        Rc::new(Self { counts: Rc::clone(counts), pool: Rc::downgrade(pool) })
+        count(&pool.host.cx_total);
+        let here = Counted::enter(&pool.host, |host| &host.cx_active);
+        Rc::new(Self { counts: Rc::clone(counts), pool: Rc::downgrade(pool), _here: here })
     }
 }
 
