@@ -5,7 +5,7 @@ use crate::core::desired::ip;
 use crate::core::reconcile::Actual;
 use crate::kernel::{Error, Maps};
 use anyhow::Result;
-use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, Pod, Service, mode};
+use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, Pod, Service, mode, way};
 use mesh_common::decide::l4::UDP;
 use mesh_common::reason::{Passed, Reason, Steered};
 use serde_json::{Value, json};
@@ -25,11 +25,14 @@ pub fn dump(config: &Dump) -> Result<String> {
 pub(crate) fn tables(maps: &Maps) -> Result<Value, Error> {
     let mut dump = to_json(&maps.read()?, &maps.pods()?);
     let allowed = maps.allowed()?;
-    let exact = allowed.exact.iter().map(|key| json!({ "policy": key.policy, "destination": destination(&key.dest) }));
-    let nets = allowed.nets.iter().map(|(bits, net)| {
+    let by = |way: u32| if way == way::PROXY { "proxy" } else { "kernel" };
+    let exact = allowed.exact.iter();
+    let exact = exact.map(|(key, way)| json!({ "policy": key.policy, "destination": destination(&key.dest), "mode": by(*way) }));
+    let nets = allowed.nets.iter().map(|((bits, net), way)| {
         let bits = bits - EgressNet::FIXED_BITS - if net.family == 4 { 96 } else { 0 };
         let proto = if net.proto == UDP { "udp" } else { "tcp" };
-        json!({ "policy": net.policy, "destination": format!("{proto}://{}/{bits} port {}", ip(net.addr), net.port) })
+        let to = format!("{proto}://{}/{bits} port {}", ip(net.addr), net.port);
+        json!({ "policy": net.policy, "destination": to, "mode": by(*way) })
     });
     dump["egress"] = exact.chain(nets).collect();
     let learned = maps.learned()?;
@@ -78,7 +81,7 @@ const PARTS: [(&str, &[&str]); 8] = [
     ("config", &["abi", "outbound_policy", "vip_range", "node"]),
     ("pods", &["slot", "netns_cookie", "addresses"]),
     ("services", &["vip", "mode", "generation", "backends"]),
-    ("egress", &["policy", "destination"]),
+    ("egress", &["policy", "destination", "mode"]),
     ("learned", &["name", "address", "expires_boottime"]),
     ("workloads", &["address"]),
     ("protected", &["destination"]),

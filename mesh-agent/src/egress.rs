@@ -61,7 +61,7 @@ impl Book {
             let learned = state.learned.iter().filter(|(name, ..)| rule.wants(name));
             let hosts = learned.map(|(_, ip, _)| (ip, if ip.is_ipv4() { 32 } else { 128 }));
             let all = rule.ranges.iter().copied().chain(hosts);
-            all.flat_map(|(ip, bits)| rule.ports.iter().map(move |(proto, port)| (ip, bits, *port, *proto))).collect()
+            all.flat_map(|(ip, bits)| rule.ports.keys().map(move |(proto, port)| (ip, bits, *port, *proto))).collect()
         };
         state.rules.iter().map(|(name, rule)| (name.clone(), cells(rule))).collect()
     }
@@ -132,8 +132,10 @@ impl Book {
     fn put(&self, state: &mut State, name: &str, ip: IpAddr, expires: u64) -> Result<(), String> {
         self.kernel.maps().remember(name, ip, expires).map_err(|e| e.to_string())?;
         let actual = self.actual(state)?;
-        let missing =
-            cells(&state.rules, name, ip).filter(|key| !actual.exact.contains(key)).map(EgressOp::Add).collect::<Vec<_>>();
+        let wanted = cells(&state.rules, name, ip).into_iter();
+        // A cell that another name asks for too may be for the proxy by that, and stays so.
+        let missing = wanted.filter(|(key, way)| actual.exact.get(key).is_none_or(|known| known < way));
+        let missing: Vec<_> = missing.map(|(key, way)| EgressOp::Add(key, way)).collect();
         self.write(state, actual, &missing)
     }
 

@@ -83,15 +83,17 @@ fn answer(maps: &Maps, names: &Names, pod: &Pod, label: String, dest: Dest) -> R
     let service = names.services.iter().find(|(_, _, vips)| vips.contains(&to)).map_or("a service", |(name, ..)| name.as_str());
     let listed = tables.services.get(&dest).filter(|service| service.mode != mode::DIRECT);
     let backends = listed.map(|service| service.backends).unwrap_or_default();
+    let of_entry = || {
+        let mut rules = names.egress.iter().filter(|(_, cells)| cells.iter().any(|cell| contains(*cell, &dest)));
+        rules.next().map_or_else(|| "a ServiceEntry".to_owned(), |(name, _)| format!("ServiceEntry {name}"))
+    };
     let decided_by = match verdict {
+        Verdict::Proxy if !tables.services.contains_key(&dest) => format!("{}, and a rule for its host", of_entry()),
         Verdict::Proxy => format!("{service}, port {}, mode proxy", dest.port),
         Verdict::Backend(_) => format!("{service}, port {}, mode kernel", dest.port),
         Verdict::Pass(Passed::Direct) => format!("{service}, port {}, mode direct", dest.port),
         Verdict::Pass(Passed::Egress) if tables.config.egress != 0 => "outboundTrafficPolicy ALLOW_ANY".to_owned(),
-        Verdict::Pass(Passed::Egress) => {
-            let mut rules = names.egress.iter().filter(|(_, cells)| cells.iter().any(|cell| contains(*cell, &dest)));
-            rules.next().map_or_else(|| "a ServiceEntry".to_owned(), |(name, _)| format!("ServiceEntry {name}"))
-        }
+        Verdict::Pass(Passed::Egress) => of_entry(),
         Verdict::Pass(Passed::Workload) => "it is the address of a workload of the mesh".to_owned(),
         Verdict::Deny(Reason::EgressDenied) => "outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it".to_owned(),
         Verdict::Deny(Reason::NoBackend) => format!("{service} has no backend that takes connections"),

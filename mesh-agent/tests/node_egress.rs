@@ -5,10 +5,12 @@ mod common;
 use common::scene::{PROXY_UID, Proxy, Scene, service, wait};
 use common::{answer, ask, at, ip};
 use mesh_agent::kernel::Maps;
-use mesh_common::broker::{Role, ToAgent, ToProxy};
+use mesh_common::broker::{Family, Role, ToAgent, ToProxy};
 use mesh_xds::agent as wire;
 use nix::sys::signal::Signal::SIGKILL;
-use std::net::{IpAddr, TcpListener};
+use socket2::{SockAddr, Socket};
+use std::io::Read;
+use std::net::{IpAddr, TcpListener, TcpStream};
 
 /// The errno of [`mesh_common::reason::Reason::EgressDenied`].
 const UNREACHABLE: Option<i32> = Some(libc::EHOSTUNREACH);
@@ -140,6 +142,51 @@ fn a_host_is_reached_by_its_name_on_its_port_while_there_is_a_rule() {
     assert_eq!(reach(&scene, allowed), Err(UNREACHABLE), "the rule is gone");
     apply(&scene, "4", &[rule("default/httpbin", &["httpbin.test"], &[], &[443])]);
     assert_eq!(reach(&scene, allowed), Err(UNREACHABLE), "what it had learned is gone with it");
+}
+
+#[test]
+fn a_port_with_rules_goes_to_the_proxy_and_nowhere_past_it() {
+    let (ruled, plain) = ("203.0.113.20:80", "203.0.113.20:443");
+    let scene = scene(&[ruled, plain]);
+    let proxy = scene.broker(PROXY_UID);
+    proxy.hello(Role::Proxy);
+    let (slot, _, mut listeners) = proxy.pod();
+    assert!(matches!(proxy.hear(), Some((ToProxy::Ready, _))));
+    answer(TcpListener::from(listeners.remove(0).1), "proxy");
+    let way = |version: &str, mode: wire::Mode| {
+        let mut rule = rule("default/httpbin", &["httpbin.test"], &[], &[80, 443]);
+        rule.ports[0].mode = mode.into();
+        apply(&scene, version, &[rule]);
+    };
+    way("2", wire::Mode::Proxy);
+    learn(&dns(&scene), 1, "httpbin.test", &["203.0.113.20"], 300);
+    assert!(reach(&scene, ruled).is_ok_and(|text| text.starts_with("proxy 203.0.113.20:80 9.0.1.2:")));
+    assert!(reach(&scene, plain).is_ok_and(|text| text.starts_with(plain)), "the other port is the kernel's");
+    let said: serde_json::Value = serde_json::from_str(&explain(&scene, "a", ruled, &["--json"])).expect("JSON");
+    assert_eq!(
+        (&said["outcome"], &said["decided_by"]),
+        (&"is handed to the proxy".into(), &"ServiceEntry default/httpbin, and a rule for its host".into())
+    );
+
+    // The proxy dials the very address; by this name the pod may be there, and nowhere else.
+    proxy.say(&ToAgent::Refill { slot, family: Family::V4, count: 2 });
+    let Some((ToProxy::Sockets { count: 2, .. }, sockets)) = proxy.hear() else { panic!("no sockets") };
+    let mut dialled = sockets.into_iter().zip([ruled, "203.0.113.21:80"]).map(|(socket, to)| {
+        let socket = Socket::from(socket);
+        socket.set_nonblocking(false).expect("set");
+        socket.connect(&SockAddr::from(at(to))).map(|()| {
+            let mut text = String::new();
+            TcpStream::from(socket).read_to_string(&mut text).expect("read");
+            text
+        })
+    });
+    assert!(dialled.next().expect("one").is_ok_and(|text| text.starts_with("203.0.113.20:80 203.0.113.20:80 9.0.1.2:")));
+    assert_eq!(dialled.next().expect("two").map_err(|error| error.raw_os_error()), Err(UNREACHABLE));
+
+    way("3", wire::Mode::Direct);
+    assert!(reach(&scene, ruled).is_ok_and(|text| text.starts_with(ruled)), "without rules it is the kernel's again");
+    way("4", wire::Mode::Proxy);
+    assert!(reach(&scene, ruled).is_ok_and(|text| text.starts_with("proxy ")), "what was learned stays learned");
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn the_gateway_dials_workloads_and_what_rules_allow_and_a_process_of_the_node_is
     }
     answer(listen(&mesh.pair.pod, "9.0.1.2:8080"), "pod");
     mesh.fill(&[(tcp("11.1.2.3:80"), mode::PROXY, &["9.0.1.2:8080"])], &["9.0.1.2"], &[]);
-    mesh.allow(&[Rule { ranges: [(ip("203.0.113.6"), 32)].into(), ports: [(TCP, 80)].into(), ..Rule::default() }]);
+    mesh.allow(&[Rule { ranges: [(ip("203.0.113.6"), 32)].into(), ports: [((TCP, 80), 0)].into(), ..Rule::default() }]);
 
     assert!(dial(&mesh, "9.0.1.2:8080").expect("a workload").starts_with("pod 9.0.1.2:8080 9.0.1.1:"));
     assert!(dial(&mesh, "11.1.2.3:80").expect("never handed over").starts_with("pod 9.0.1.2:8080 "));

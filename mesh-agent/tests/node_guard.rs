@@ -8,7 +8,7 @@ use mesh_agent::core::desired::addr;
 use mesh_agent::core::egress::Rule;
 use mesh_agent::netns::sockets::unconnected;
 use mesh_agent::netns::veth::host_ends;
-use mesh_common::abi::{Dest, mode};
+use mesh_common::abi::{Dest, mode, way};
 use mesh_common::broker::Family;
 use mesh_common::decide::l4::{TCP, UDP};
 use mesh_common::reason::Reason;
@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 const MARK: &[u8] = b"MESH-LEAK";
 const DENIED: [u8; 4] = [203, 0, 113, 66];
 const ALLOWED: &str = "203.0.113.20:443";
+const RULED: &str = "203.0.113.20:80";
 const VIP: [u8; 4] = [11, 1, 2, 3];
 
 /// A node whose pod is guarded, and a network behind it that takes whatever comes.
@@ -123,7 +124,8 @@ fn detected(ns: &Ns) {
 }
 
 fn allowed() -> Rule {
-    Rule { ranges: [(ip("203.0.113.20"), 32)].into(), ports: [(TCP, 443), (UDP, 443)].into(), ..Rule::default() }
+    let ports = [((TCP, 443), way::PASS), ((UDP, 443), way::PASS), ((TCP, 80), way::PROXY)];
+    Rule { ranges: [(ip("203.0.113.20"), 32)].into(), ports: ports.into(), ..Rule::default() }
 }
 
 fn checksum(bytes: &[u8]) -> u16 {
@@ -246,6 +248,11 @@ fn nothing_gets_out_around_the_hooks() {
             Reason::Bypass,
             Box::new(|| raw(&ipv4(OWN, [203, 0, 113, 20], UDP, 0, &udp_datagram(80)))),
         ),
+        (
+            "past the proxy, to a host with rules",
+            Reason::Bypass,
+            Box::new(|| raw(&ipv4(OWN, [203, 0, 113, 20], TCP, 0, &tcp_segment(80, 0x02)))),
+        ),
         ("a late fragment", Reason::Bypass, Box::new(|| raw(&ipv4(OWN, DENIED, UDP, 8, MARK)))),
         ("a protocol without ports", Reason::Bypass, Box::new(|| raw(&ipv4(OWN, DENIED, 253, 0, MARK)))),
         ("a VIP", Reason::Bypass, Box::new(|| raw(&ipv4(OWN, VIP, UDP, 0, &udp_datagram(80))))),
@@ -290,6 +297,7 @@ fn what_is_allowed_goes_on_both_ways() {
     let scene = Scene::new();
     let (pod, outside, node) = (&scene.mesh.pair.pod, &scene.outside, &scene.mesh.pair.world);
     answer(outside.run(|| TcpListener::bind(ALLOWED).expect("bound")), "shop");
+    answer(outside.run(|| TcpListener::bind(RULED).expect("bound")), "ruled");
     answer(node.run(|| TcpListener::bind("9.0.1.1:8080").expect("bound")), "friend");
     for ours in ["0.0.0.0:8080", "[fd01:9::2]:8080"] {
         answer(pod.run(|| TcpListener::bind(at(ours)).expect("bound")), "pod");
@@ -308,6 +316,15 @@ fn what_is_allowed_goes_on_both_ways() {
         let socket = Socket::from(socket);
         socket.set_nonblocking(false).expect("blocking");
         socket.connect_timeout(&SockAddr::from(at(ALLOWED)), Duration::from_secs(3)).expect("allowed for the proxy too");
+        // To a host with rules only they do.
+        let socket = pod.run(|| unconnected(Family::V4, 1)).expect("made").remove(0);
+        scene.mesh.kernel.maps().tag(&socket, scene.mesh.pod.slot).expect("tagged");
+        let socket = Socket::from(socket);
+        socket.set_nonblocking(false).expect("blocking");
+        socket.connect_timeout(&SockAddr::from(at(RULED)), Duration::from_secs(3)).expect("a host with rules");
+        let mut said = String::new();
+        TcpStream::from(socket).read_to_string(&mut said).expect("whole");
+        assert!(said.starts_with("ruled "), "{said}");
         // A datagram from outside, and the reply; the same the other way round.
         let server = pod.run(|| UdpSocket::bind("0.0.0.0:7000").expect("bound"));
         let client = outside.run(|| UdpSocket::bind("198.51.100.2:0").expect("bound"));

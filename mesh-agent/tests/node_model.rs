@@ -6,7 +6,7 @@ mod common;
 use common::Mesh;
 use mesh_agent::core::desired::{Desired, Port, ip};
 use mesh_agent::core::egress::Rule;
-use mesh_common::abi::{Addr, Backend, Config, Dest, Service, egress, mode};
+use mesh_common::abi::{Addr, Backend, Config, Dest, Service, egress, mode, way};
 use mesh_common::decide::l4::{self, Flow, TCP, Tables, UDP, Verdict};
 use mesh_common::reason::{Reason, Steered};
 use rand::rngs::StdRng;
@@ -25,13 +25,14 @@ const FLOWS: usize = 120;
 struct Plain<'a>(&'a Desired, &'a [Rule]);
 
 /// The standard way, beside the trie's.
-fn in_ranges(rule: &Rule, dest: &Dest) -> bool {
+fn in_ranges(rule: &Rule, dest: &Dest) -> Option<u8> {
     let to = ip(dest.addr);
-    rule.ranges.iter().any(|(base, bits)| match (base, to) {
+    let around = rule.ranges.iter().filter(|(base, bits)| match (base, to) {
         (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= u32::from(*bits),
         (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros() >= u32::from(*bits),
         _ => false,
-    })
+    });
+    around.map(|(_, bits)| *bits).max()
 }
 
 impl Tables for Plain<'_> {
@@ -45,8 +46,13 @@ impl Tables for Plain<'_> {
     fn is_workload(&self, addr: &Addr) -> bool {
         self.0.workloads.contains(addr)
     }
-    fn egress(&self, policy: u32, dest: &Dest) -> bool {
-        self.1.iter().any(|rule| rule.ports.contains(&(dest.proto, dest.port)) && policy == 0 && in_ranges(rule, dest))
+    fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
+        let here = self.1.iter().filter(|_| policy == 0).filter_map(|rule| {
+            let way = *rule.ports.get(&(dest.proto, dest.port))?;
+            Some((in_ranges(rule, dest)?, way))
+        });
+        // The longest range; of equals, the proxy.
+        here.max().map(|(_, way)| way)
     }
 }
 
@@ -130,7 +136,12 @@ fn rules(rng: &mut StdRng) -> Vec<Rule> {
             IpAddr::V4(_) => *[0u8, 8, 30, 31, 32].choose(rng).expect("not empty"),
             IpAddr::V6(_) => *[0u8, 16, 64, 127, 128].choose(rng).expect("not empty"),
         };
-        let ports = (0..rng.random_range(1..4)).map(|_| any_dest(rng)).map(|dest| (dest.proto, dest.port)).collect();
+        let port = |rng: &mut StdRng| {
+            let dest = any_dest(rng);
+            let way = if dest.proto == TCP && rng.random_ratio(1, 2) { way::PROXY } else { way::PASS };
+            ((dest.proto, dest.port), way)
+        };
+        let ports = (0..rng.random_range(1..4)).map(|_| port(rng)).collect();
         Rule { ranges: [mesh_agent::core::egress::range(base, bits)].into(), ports, ..Rule::default() }
     };
     (0..rng.random_range(0..4)).map(|_| rule(rng)).collect()

@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 5;
+pub const ABI_VERSION: u32 = 6;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -238,6 +238,14 @@ pub mod egress {
     pub const DENY: u8 = 0;
     /// Allowed (ALLOW_ANY).
     pub const ALLOW: u8 = 1;
+}
+
+/// How an allowed destination outside the mesh is reached: value of `EGRESS_EXACT` and `EGRESS_CIDR`.
+pub mod way {
+    /// Past the proxy.
+    pub const PASS: u32 = 0;
+    /// TCP of pods is handed to mesh-proxy, which looks at the host that is asked for; only its own sockets get there.
+    pub const PROXY: u32 = 1;
 }
 
 /// Key of `EGRESS_EXACT`: this destination outside the mesh is allowed.

@@ -4,6 +4,7 @@
 //! limit has its reason beside it, and who runs into one is told.
 
 mod body;
+mod crds;
 mod discovery;
 mod handler;
 pub(crate) mod metrics;

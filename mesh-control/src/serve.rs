@@ -5,9 +5,9 @@ mod tests;
 
 use crate::auth::{NODES, Tokens};
 use crate::core::compile::Compiled;
-use crate::core::flip::{self, Carried, Part, PortKey};
+use crate::core::flip::{self, Carried, Part, PortKey, Told};
 use crate::metrics::Metrics;
-use mesh_xds::agent::SERVICE;
+use mesh_xds::agent::{EGRESS, SERVICE};
 use mesh_xds::names::{CLUSTER, LISTENER, ROUTE};
 use mesh_xds::node::{Node, Role};
 use mesh_xds::serve::{Answer, Source};
@@ -153,15 +153,15 @@ impl State {
         }
         self.offers += 1;
         let snapshot = next.as_ref().unwrap_or(&current);
+        let is_same = |type_url: &str| match (current.types.get(type_url), snapshot.types.get(type_url)) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, now),
+            _ => false,
+        };
         match node.role {
-            Role::Agent => place.tell_agent(self.offers, &modes),
+            Role::Agent => place.tell_agent(self.offers, &modes, Told::ALL.map(|part| is_same(told_by(part)))),
             Role::Node => {
-                let is_same = |part: Part| match (current.types.get(type_of(part)), snapshot.types.get(type_of(part))) {
-                    (Some(before), Some(now)) => Arc::ptr_eq(before, now),
-                    _ => false,
-                };
                 client.carried = self.compiled.carried.clone();
-                place.offer_proxy(self.offers, &client.carried, Part::ALL.map(is_same));
+                place.offer_proxy(self.offers, &client.carried, Part::ALL.map(|part| is_same(type_of(part))));
             }
             Role::Dns | Role::Gateway | Role::Sidecar => {}
         }
@@ -188,6 +188,13 @@ const fn type_of(part: Part) -> &'static str {
         Part::Clusters => CLUSTER,
         Part::Listeners => LISTENER,
         Part::Routes => ROUTE,
+    }
+}
+
+const fn told_by(part: Told) -> &'static str {
+    match part {
+        Told::Services => SERVICE,
+        Told::Egress => EGRESS,
     }
 }
 
@@ -257,12 +264,13 @@ impl Source for Publisher {
         let offer = client.answers();
         let part = Part::ALL.into_iter().find(|part| type_of(*part) == answer.type_url);
         let place = state.nodes.entry(node.address).or_default();
-        match (node.role, part) {
-            (Role::Agent, None) if answer.type_url == SERVICE => {
-                place.agent_acked(offer);
+        let told = Told::ALL.into_iter().find(|part| told_by(*part) == answer.type_url);
+        match (node.role, part, told) {
+            (Role::Agent, _, Some(part)) => {
+                place.agent_acked(part, offer);
                 self.settle(&state);
             }
-            (Role::Node, Some(part)) => {
+            (Role::Node, Some(part), _) => {
                 place.proxy_holds(part, offer);
                 state.offer_agents(node.address);
             }

@@ -197,6 +197,8 @@ fn objects_are_watched_labelled_edited_and_patched() {
     world.ok("create namespace shop");
     world.ok("label namespace shop istio-injection=enabled");
     assert!(world.ok("get ns -L istio-injection").contains("enabled"));
+    assert!(world.ok("get crds").contains("virtualservices.networking.istio.io"));
+    assert!(world.ok("get crd gateways.networking.istio.io -o jsonpath={.spec.names.kind}").contains("Gateway"));
     let shown = world.ok("get vs details -o jsonpath={.metadata.generation}-{.spec.http[0].match[0].headers.end-user.exact}");
     assert_eq!(shown, "2-alice");
     let seen = watch.wait_with_output().unwrap();

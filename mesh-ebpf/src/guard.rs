@@ -107,7 +107,7 @@ impl Tables for Tabled<'_> {
         KernelTables.is_workload(addr)
     }
     #[inline(always)]
-    fn egress(&self, policy: u32, dest: &Dest) -> bool {
+    fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
         KernelTables.egress(policy, dest)
     }
 }

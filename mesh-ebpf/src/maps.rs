@@ -73,11 +73,11 @@ impl Tables for KernelTables {
     }
 
     #[inline(always)]
-    fn egress(&self, policy: u32, dest: &Dest) -> bool {
-        // SAFETY: only asked whether it exists.
-        if unsafe { EGRESS_EXACT.get(&EgressKey { policy, dest: *dest }) }.is_some() {
-            return true;
+    fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
+        // SAFETY: the value is one aligned word, copied at once.
+        if let Some(way) = unsafe { EGRESS_EXACT.get(&EgressKey { policy, dest: *dest }) } {
+            return Some(*way);
         }
-        EGRESS_CIDR.get(&Key::new(EgressNet::BITS, EgressNet::question(policy, dest))).is_some()
+        EGRESS_CIDR.get(&Key::new(EgressNet::BITS, EgressNet::question(policy, dest))).copied()
     }
 }

@@ -195,4 +195,7 @@ pub struct EgressPort {
     /// Istio's protocol name, for logs and `explain`.
     #[prost(string, tag = "3")]
     pub protocol: String,
+    /// [`Mode::Direct`]: past the proxy; [`Mode::Proxy`]: TCP is handed to the proxy, which has routes for the hosts.
+    #[prost(enumeration = "Mode", tag = "4")]
+    pub mode: i32,
 }

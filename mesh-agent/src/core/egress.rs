@@ -2,7 +2,7 @@
 
 use super::desired::{TooMany, addr};
 use super::resources::{Field, address, port, proto};
-use mesh_common::abi::{Dest, EgressKey, EgressNet, maps};
+use mesh_common::abi::{Dest, EgressKey, EgressNet, maps, way};
 use mesh_xds::agent as wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -15,8 +15,8 @@ const POLICY: u32 = 0;
 pub struct Rule {
     /// Whom it names.
     pub hosts: Vec<Host>,
-    /// Protocol number and port.
-    pub ports: BTreeSet<(u8, u16)>,
+    /// By protocol number and port: one of [`way`].
+    pub ports: BTreeMap<(u8, u16), u32>,
     /// Allowed whatever DNS says: first address and length of each range.
     pub ranges: BTreeSet<(IpAddr, u8)>,
     /// Are addresses of `hosts` learned from DNS?
@@ -44,22 +44,22 @@ impl Rule {
     }
 }
 
-/// Contents of the allowlist.
+/// Contents of the allowlist, each with its [`way`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Allowed {
     /// Single destinations.
-    pub exact: BTreeSet<EgressKey>,
+    pub exact: BTreeMap<EgressKey, u32>,
     /// Prefix length (of the whole key) and range.
-    pub nets: BTreeSet<(u32, EgressNet)>,
+    pub nets: BTreeMap<(u32, EgressNet), u32>,
 }
 
 /// One write.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum EgressOp {
-    /// Allow.
-    Add(EgressKey),
+    /// Allow, this way from here on.
+    Add(EgressKey, u32),
     /// Allow a range.
-    AddNet(u32, EgressNet),
+    AddNet(u32, EgressNet, u32),
     /// No longer.
     Delete(EgressKey),
     /// No longer.
@@ -70,8 +70,8 @@ impl Allowed {
     /// What an operation makes of it.
     pub fn apply(&mut self, op: &EgressOp) {
         match op {
-            EgressOp::Add(key) => drop(self.exact.insert(*key)),
-            EgressOp::AddNet(bits, net) => drop(self.nets.insert((*bits, *net))),
+            EgressOp::Add(key, way) => drop(self.exact.insert(*key, *way)),
+            EgressOp::AddNet(bits, net, way) => drop(self.nets.insert((*bits, *net), *way)),
             EgressOp::Delete(key) => drop(self.exact.remove(key)),
             EgressOp::DeleteNet(bits, net) => drop(self.nets.remove(&(*bits, *net))),
         }
@@ -79,9 +79,22 @@ impl Allowed {
 }
 
 /// The cells that one learned address asks for.
-pub fn cells<'a>(rules: &'a BTreeMap<String, Rule>, name: &'a str, ip: IpAddr) -> impl Iterator<Item = EgressKey> + 'a {
-    let wanting = rules.values().filter(move |rule| rule.wants(name));
-    wanting.flat_map(move |rule| rule.ports.iter().map(move |(proto, port)| exact(ip, *proto, *port)))
+#[must_use]
+pub fn cells(rules: &BTreeMap<String, Rule>, name: &str, ip: IpAddr) -> BTreeMap<EgressKey, u32> {
+    let mut cells = BTreeMap::new();
+    for rule in rules.values().filter(|rule| rule.wants(name)) {
+        rule.ports.iter().for_each(|((proto, port), way)| stricter(&mut cells, exact(ip, *proto, *port), *way));
+    }
+    cells
+}
+
+/// Of two rules for the same address or range, what is for the proxy by one must not get past it by the other. A rule for an address goes
+/// before one for a range around it, as the longer range does.
+fn stricter<K: Ord>(cells: &mut BTreeMap<K, u32>, key: K, way: u32) {
+    let known = cells.entry(key).or_insert(way);
+    if way == way::PROXY {
+        *known = way;
+    }
 }
 
 /// The whole allowlist.
@@ -94,16 +107,16 @@ pub fn allowed<'a>(
 ) -> Result<Allowed, TooMany> {
     let mut allowed = Allowed::default();
     for rule in rules.values() {
-        for ((ip, bits), (proto, port)) in rule.ranges.iter().flat_map(|r| rule.ports.iter().map(move |p| (r, p))) {
+        for ((ip, bits), ((proto, port), way)) in rule.ranges.iter().flat_map(|r| rule.ports.iter().map(move |p| (r, p))) {
             if *bits == width(*ip) {
-                allowed.exact.insert(exact(*ip, *proto, *port));
+                stricter(&mut allowed.exact, exact(*ip, *proto, *port), *way);
             } else {
-                allowed.nets.insert(net(*ip, *bits, *proto, *port));
+                stricter(&mut allowed.nets, net(*ip, *bits, *proto, *port), *way);
             }
         }
     }
     for (name, ip) in learned {
-        allowed.exact.extend(cells(rules, name, ip));
+        cells(rules, name, ip).into_iter().for_each(|(key, way)| stricter(&mut allowed.exact, key, way));
     }
     TooMany::check(maps::EGRESS_EXACT, allowed.exact.len(), maps::EGRESS_EXACT_MAX)?;
     TooMany::check(maps::EGRESS_CIDR, allowed.nets.len(), maps::EGRESS_CIDR_MAX)?;
@@ -113,10 +126,14 @@ pub fn allowed<'a>(
 /// The operations that turn `actual` into `desired`: what is no longer allowed goes first, what stays allowed is not touched.
 #[must_use]
 pub fn reconcile(desired: &Allowed, actual: &Allowed) -> Vec<EgressOp> {
-    let mut ops: Vec<EgressOp> = actual.exact.difference(&desired.exact).copied().map(EgressOp::Delete).collect();
-    ops.extend(actual.nets.difference(&desired.nets).map(|(bits, net)| EgressOp::DeleteNet(*bits, *net)));
-    ops.extend(desired.exact.difference(&actual.exact).copied().map(EgressOp::Add));
-    ops.extend(desired.nets.difference(&actual.nets).map(|(bits, net)| EgressOp::AddNet(*bits, *net)));
+    let gone = actual.exact.keys().filter(|key| !desired.exact.contains_key(key));
+    let mut ops: Vec<EgressOp> = gone.copied().map(EgressOp::Delete).collect();
+    let gone = actual.nets.keys().filter(|key| !desired.nets.contains_key(key));
+    ops.extend(gone.map(|(bits, net)| EgressOp::DeleteNet(*bits, *net)));
+    let new = desired.exact.iter().filter(|(key, way)| actual.exact.get(key) != Some(way));
+    ops.extend(new.map(|(key, way)| EgressOp::Add(*key, *way)));
+    let new = desired.nets.iter().filter(|(key, way)| actual.nets.get(key) != Some(way));
+    ops.extend(new.map(|((bits, net), way)| EgressOp::AddNet(*bits, *net, *way)));
     ops
 }
 
@@ -142,7 +159,13 @@ pub(super) fn rule(wire: wire::Egress) -> Field<Rule> {
     let ranges = wire.addresses.iter().enumerate().map(|(i, text)| parse_range(&format!("addresses[{i}]"), text));
     let ports = wire.ports.iter().enumerate().map(|(i, p)| {
         let at = |name: &str| format!("ports[{i}].{name}");
-        Ok((proto(&at("transport"), p.transport)?, port(&at("port"), p.port)?))
+        let way = match wire::Mode::try_from(p.mode) {
+            Ok(wire::Mode::Direct) => way::PASS,
+            Ok(wire::Mode::Proxy) => way::PROXY,
+            Ok(wire::Mode::Kernel) => return Err((at("mode"), "outside the mesh there is nothing to balance over".to_owned())),
+            Err(error) => return Err((at("mode"), error.to_string())),
+        };
+        Ok(((proto(&at("transport"), p.transport)?, port(&at("port"), p.port)?), way))
     });
     Ok(Rule {
         hosts: hosts.collect::<Field<_>>()?,

@@ -15,8 +15,9 @@ impl Maps {
     /// Names the map that could not be read.
     pub fn allowed(&self) -> Result<Allowed, Error> {
         let error = |source| Error::Map { name: maps::EGRESS_CIDR, source };
-        let nets = self.egress_cidr.keys().map(|key| key.map(|key| (key.prefix_len(), key.data())).map_err(error));
-        let exact = entries(maps::EGRESS_EXACT, &self.egress_exact)?.into_keys().collect();
+        let nets =
+            self.egress_cidr.iter().map(|cell| cell.map(|(key, way)| ((key.prefix_len(), key.data()), way)).map_err(error));
+        let exact = entries(maps::EGRESS_EXACT, &self.egress_exact)?;
         Ok(Allowed { exact, nets: nets.collect::<Result<_, _>>()? })
     }
 
@@ -27,9 +28,9 @@ impl Maps {
     pub fn allow(&mut self, ops: &[EgressOp]) -> Result<(), Error> {
         for op in ops {
             let (name, result) = match op {
-                EgressOp::Add(key) => (maps::EGRESS_EXACT, self.egress_exact.insert(key, 0, 0)),
+                EgressOp::Add(key, way) => (maps::EGRESS_EXACT, self.egress_exact.insert(key, way, 0)),
                 EgressOp::Delete(key) => (maps::EGRESS_EXACT, gone(self.egress_exact.remove(key))),
-                EgressOp::AddNet(bits, net) => (maps::EGRESS_CIDR, self.egress_cidr.insert(&Key::new(*bits, *net), 0, 0)),
+                EgressOp::AddNet(bits, net, way) => (maps::EGRESS_CIDR, self.egress_cidr.insert(&Key::new(*bits, *net), way, 0)),
                 EgressOp::DeleteNet(bits, net) => (maps::EGRESS_CIDR, gone(self.egress_cidr.remove(&Key::new(*bits, *net)))),
             };
             result.map_err(|source| Error::Map { name, source })?;

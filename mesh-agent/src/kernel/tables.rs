@@ -18,8 +18,9 @@ impl Tables for Maps {
         self.workloads.get(addr, 0).is_ok()
     }
 
-    fn egress(&self, policy: u32, dest: &Dest) -> bool {
+    fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
         let question = Key::new(EgressNet::BITS, EgressNet::question(policy, dest));
-        self.egress_exact.get(&EgressKey { policy, dest: *dest }, 0).is_ok() || self.egress_cidr.get(&question, 0).is_ok()
+        let exact = self.egress_exact.get(&EgressKey { policy, dest: *dest }, 0).ok();
+        exact.or_else(|| self.egress_cidr.get(&question, 0).ok())
     }
 }

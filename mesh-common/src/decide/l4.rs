@@ -3,7 +3,7 @@
 //! The same code is linked into the kernel programs, where [`Tables`] are eBPF maps, and into user space, where they are whatever the
 //! caller has. Tables are asked lazily, in the order of the numbered steps of [`decide`], because each question costs a map look-up.
 
-use crate::abi::{Addr, Config, Dest, GATEWAY_SLOT, Pod, Service, egress, mode};
+use crate::abi::{Addr, Config, Dest, GATEWAY_SLOT, Pod, Service, egress, mode, way};
 use crate::ports;
 use crate::reason::{Passed, Reason};
 
@@ -31,8 +31,8 @@ pub trait Tables {
     fn is_protected(&self, dest: &Dest) -> bool;
     /// Is this the address of a workload of the mesh?
     fn is_workload(&self, addr: &Addr) -> bool;
-    /// Does a rule of this egress policy allow this destination outside the mesh?
-    fn egress(&self, policy: u32, dest: &Dest) -> bool;
+    /// How a rule of this egress policy allows this destination outside the mesh: one of [`way`].
+    fn egress(&self, policy: u32, dest: &Dest) -> Option<u32>;
 }
 
 /// What to do with a flow.
@@ -58,7 +58,8 @@ pub enum Verdict {
 /// 4. A service's VIP is balanced for every process, enrolled or not; an address of a VIP range that no service owns is refused.
 /// 5. What is not enrolled passes.
 /// 6. The address of a known workload passes.
-/// 7. Everything else is outside the mesh: what a rule of the pod's egress policy allows passes, the rest as the mesh's settings say.
+/// 7. Everything else is outside the mesh: what a rule of the pod's egress policy allows passes, or goes to the proxy where the rule says so;
+///    the rest as the mesh's settings say.
 #[inline(always)]
 pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdict {
     if let Some(pod) = flow.pod {
@@ -81,10 +82,11 @@ pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdic
     if tables.is_workload(&flow.dest.addr) {
         return Verdict::Pass(if flow.brokered { Passed::Brokered } else { Passed::Workload });
     }
-    match config.egress {
-        egress::ALLOW => Verdict::Pass(Passed::Egress),
-        _ if tables.egress(pod.policy, &flow.dest) => Verdict::Pass(Passed::Egress),
-        _ => Verdict::Deny(Reason::EgressDenied),
+    match tables.egress(pod.policy, &flow.dest) {
+        Some(way::PROXY) if !flow.brokered && flow.dest.proto == TCP => Verdict::Proxy,
+        Some(_) => Verdict::Pass(Passed::Egress),
+        None if config.egress == egress::ALLOW => Verdict::Pass(Passed::Egress),
+        None => Verdict::Deny(Reason::EgressDenied),
     }
 }
 

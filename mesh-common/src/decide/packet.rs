@@ -5,8 +5,8 @@
 //! answer what came in, and may go on with what a socket hook has let pass.
 
 use super::l4::{self, Flow, TCP, Tables, UDP, Verdict};
-use crate::abi::{Addr, Config, Dest, Pod};
-use crate::reason::Reason;
+use crate::abi::{Addr, Config, Dest, Pod, way};
+use crate::reason::{Passed, Reason};
 
 /// `IPPROTO_ICMP`.
 pub const ICMP: u8 = 1;
@@ -115,7 +115,12 @@ fn is_allowed<T: Tables>(dest: &Dest, pod: &Pod, config: &Config, tables: &T) ->
     }
     // As the proxy's own sockets: no hand-over.
     let flow = Flow { dest: *dest, pod: Some(pod), brokered: true };
-    matches!(l4::decide(&flow, config, tables), Verdict::Pass(_))
+    match l4::decide(&flow, config, tables) {
+        // Where the proxy looks at the host that is asked for, nothing gets by way of a packet: its own sockets were judged.
+        Verdict::Pass(Passed::Egress) if dest.proto == TCP => tables.egress(pod.policy, dest) != Some(way::PROXY),
+        Verdict::Pass(_) => true,
+        _ => false,
+    }
 }
 
 /// ICMP types.

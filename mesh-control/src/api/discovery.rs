@@ -4,6 +4,7 @@ use axum::body::Body;
 use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 
+use super::crds;
 use crate::istio::{GROUPS, Kind};
 
 /// kubectl wants a semantic version and warns if it is more than one minor version off; this is the API level that we imitate.
@@ -31,20 +32,22 @@ pub(super) fn core_versions() -> Value {
 
 /// `/apis`.
 pub(super) fn groups() -> Value {
-    let groups = GROUPS.map(|(name, _)| {
+    let names = GROUPS.iter().map(|(name, _)| *name).chain([crds::GROUP]);
+    let groups = names.map(|name| {
         let mut group = group(name);
         if let Some(fields) = group.as_object_mut() {
             fields.retain(|name, _| name != "kind" && name != "apiVersion");
         }
         group
     });
-    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups })
+    json!({ "kind": "APIGroupList", "apiVersion": "v1", "groups": groups.collect::<Vec<_>>() })
 }
 
 /// `/apis/GROUP`.
 pub(super) fn group(name: &str) -> Value {
     let version = |v: &&str| json!({ "groupVersion": format!("{name}/{v}"), "version": v });
-    let versions = GROUPS.iter().find(|(group, _)| *group == name).map_or(&[][..], |(_, versions)| *versions);
+    let crds = (crds::GROUP, &[crds::VERSION][..]);
+    let versions = GROUPS.iter().chain([&crds]).find(|(group, _)| *group == name).map_or(&[][..], |(_, versions)| *versions);
     json!({
         "kind": "APIGroup",
         "apiVersion": "v1",
@@ -82,7 +85,7 @@ pub(super) fn group_resources(group: &str, version: &str) -> Value {
             "kind": kind.name(),
             "verbs": VERBS,
             "shortNames": kind.short().into_iter().collect::<Vec<_>>(),
-            "categories": ["istio-io", format!("{}-istio-io", group.split('.').next().unwrap_or_default())],
+            "categories": kind.categories(),
         })
     };
     let kinds = Kind::ALL.into_iter().filter(|kind| kind.group() == group);

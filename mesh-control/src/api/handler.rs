@@ -14,7 +14,7 @@ use super::request::{Endpoint, Form, Options, verb};
 use super::status::{self, ApiError, json_response};
 use super::watch::Watch;
 use super::write::Patch;
-use super::{ApiMetrics, body, discovery, protobuf, read, write};
+use super::{ApiMetrics, body, crds, discovery, protobuf, read, write};
 use crate::auth::{ADMINS, Tokens, User};
 use crate::store::{Collection, Key, Store};
 
@@ -86,6 +86,10 @@ impl Shared {
             }
             Endpoint::Object { key, version } => return self.object(key, version, options, request).await,
             Endpoint::OpenApi => return Ok(discovery::openapi()),
+            Endpoint::Definitions(_) if request.method() != Method::GET => return Err(ApiError::built_in()),
+            Endpoint::Definitions(None) => return crds::list(Form::negotiate(request.headers())?, &options),
+            Endpoint::Definitions(Some(name)) => return crds::get(&name, Form::negotiate(request.headers())?),
+            Endpoint::DefinitionResources => crds::resources(),
             Endpoint::Version => discovery::version(),
             Endpoint::CoreVersions => discovery::core_versions(),
             Endpoint::Groups => discovery::groups(),

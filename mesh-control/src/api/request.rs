@@ -2,6 +2,7 @@
 
 use http::{HeaderMap, Method, Uri, header};
 
+use super::crds;
 use super::status::ApiError;
 use crate::istio::{self, Kind};
 use crate::store::{Collection, Key};
@@ -20,6 +21,9 @@ pub(super) enum Endpoint {
         version: &'static str,
     },
     OpenApi,
+    /// The definitions of Istio's kinds, or the one of this name.
+    Definitions(Option<String>),
+    DefinitionResources,
     /// A core resource that is always empty here: kubectl asks for it on the way (`describe`, `cluster-info`).
     Empty(&'static str),
     Objects {
@@ -58,6 +62,10 @@ impl Endpoint {
                 Some(Self::Object { key, version: "v1" })
             }
             ["apis"] => Some(Self::Groups),
+            ["apis", crds::GROUP] => Some(Self::Group(crds::GROUP)),
+            ["apis", crds::GROUP, crds::VERSION] => Some(Self::DefinitionResources),
+            ["apis", crds::GROUP, crds::VERSION, crds::PLURAL] => Some(Self::Definitions(None)),
+            ["apis", crds::GROUP, crds::VERSION, crds::PLURAL, name] => Some(Self::Definitions(Some((*name).to_owned()))),
             ["apis", group, rest @ ..] => {
                 let (group, versions) = istio::GROUPS.into_iter().find(|(name, _)| name == group)?;
                 let Some((version, rest)) = rest.split_first() else { return Some(Self::Group(group)) };
@@ -168,7 +176,7 @@ impl Form {
 
 /// Kubernetes' verb, for audit and refusals.
 pub(super) fn verb(method: &Method, endpoint: &Endpoint, watch: bool) -> &'static str {
-    let one = matches!(endpoint, Endpoint::Object { .. });
+    let one = matches!(endpoint, Endpoint::Object { .. } | Endpoint::Definitions(Some(_)));
     match *method {
         Method::GET if watch => "watch",
         Method::GET if one => "get",

@@ -75,6 +75,18 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(collection, name)
     }
 
+    /// The same for what is not stored.
+    pub(super) fn not_there(group: &str, plural: &str, name: &str) -> Self {
+        let details = json!({ "name": name, "group": group, "kind": plural });
+        let message = format!("{plural}.{group} {name:?} not found");
+        Self { details: Some(details), ..Self::new(StatusCode::NOT_FOUND, "NotFound", message) }
+    }
+
+    pub(super) fn built_in() -> Self {
+        let message = "the kinds of this server are built in: their definitions can be read, not changed";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+    }
+
     pub(super) fn already_exists(collection: Collection, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", resource(collection));
         Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(collection, name)

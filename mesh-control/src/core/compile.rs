@@ -25,6 +25,7 @@ mod listener;
 mod matching;
 mod mirror;
 mod mode;
+mod outside;
 mod policy;
 mod report;
 mod retry;
@@ -109,7 +110,7 @@ pub(crate) struct Compiled {
     services: Resources,
     /// Services without backends, for DNS.
     names: Resources,
-    egress: Resources,
+    egress: egress::Entries,
     listeners: Resources,
     routes: Resources,
     clusters: Resources,
@@ -141,7 +142,8 @@ pub(crate) fn compile(
     let registry = &mode::ruled(registry, seen, settings);
     let carrying = carry::carrying(registry, linger, before, settings.abilities);
     let index = Index::new(&carrying, registry, seen, settings, &mut unsupported);
-    let egress = egress::all(&index, config, &mut unsupported);
+    let modes = registry.tcp_ports().map(|(key, port)| (key, port.mode)).collect();
+    let egress = egress::Entries::new(&index, config, &modes, &mut unsupported, &before.egress);
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
     let (listeners, routes) = (compiler.listeners(), compiler.routes());
     gateway::missing(config, &mut unsupported);
@@ -159,7 +161,6 @@ pub(crate) fn compile(
     let services = registry.services.values();
     let workloads = registry.workloads.values();
     let carried = carry::carried(&carrying, registry, settings.abilities);
-    let modes = registry.tcp_ports().map(|(key, port)| (key, port.mode)).collect();
     Compiled {
         registry: registry.clone(),
         modes: same(&before.modes, modes),
@@ -168,7 +169,7 @@ pub(crate) fn compile(
         workloads: share(&before.workloads, workloads.map(|w| (w.id.clone(), agent::workload(w))).collect()),
         services: share(&before.services, services.clone().map(|s| (s.name.clone(), agent::service(s, None))).collect()),
         names: share(&before.names, services.map(|s| (s.name.clone(), agent::names(s))).collect()),
-        egress: share(&before.egress, egress),
+        egress,
         listeners: share(&before.listeners, listeners),
         routes: share(&before.routes, routes),
         clusters: share(&before.clusters, clusters),
@@ -198,9 +199,9 @@ impl Compiled {
                 (MESH, self.mesh.clone()),
                 (WORKLOAD, self.workloads.clone()),
                 (SERVICE, self.services_at(node.address, modes)),
-                (EGRESS, self.egress.clone()),
+                (EGRESS, self.egress.at(modes, &self.modes)),
             ],
-            Role::Dns => vec![(MESH, self.mesh.clone()), (SERVICE, self.names.clone()), (EGRESS, self.egress.clone())],
+            Role::Dns => vec![(MESH, self.mesh.clone()), (SERVICE, self.names.clone()), (EGRESS, self.egress.wanted.clone())],
             Role::Node => {
                 let edge = self.edges.of(&node.labels);
                 vec![
@@ -244,7 +245,7 @@ impl Compiler<'_, '_> {
     /// HTTP ports with the services that have them.
     fn http_ports(&self) -> BTreeMap<u16, Vec<&Service>> {
         let mut ports: BTreeMap<u16, Vec<&Service>> = BTreeMap::new();
-        for service in self.index.registry.services.values() {
+        for service in self.index.registry.hosts() {
             for ((number, _), _) in service.ports.iter().filter(|(_, port)| sees_requests(self.settings.abilities, port)) {
                 ports.entry(*number).or_default().push(service);
             }
@@ -304,13 +305,15 @@ impl Compiler<'_, '_> {
     fn clusters(&self) -> (BTreeMap<ClusterName, Assigned>, BTreeMap<String, Versioned>) {
         let (mut assigned, mut clusters) = (BTreeMap::new(), BTreeMap::new());
         for name in &self.used {
-            let port = self.index.registry.services.get(&name.host).and_then(|service| service.tcp_port(name.port));
+            let registry = self.index.registry;
+            let port = registry.host(&name.host).and_then(|service| service.tcp_port(name.port));
+            let outside = !registry.services.contains_key(&name.host);
             let rule = self.index.destination_rule(&name.host);
             let subset = rule.and_then(|rule| rule.subsets.get(name.subset.as_str()));
             // A subset that no rule defines has no cluster: requests to it get 503, as in Istio.
             let (Some(port), true) = (port, name.subset.is_empty() || subset.is_some()) else { continue };
-            clusters.insert(name.to_string(), versioned(&cluster::cluster(name, port, rule, self.settings)));
-            if cluster::has_endpoints(name, rule, self.settings) {
+            clusters.insert(name.to_string(), versioned(&cluster::cluster(name, (port, outside), rule, self.settings)));
+            if !outside && cluster::has_endpoints(name, rule, self.settings) {
                 let labels = subset.map(|subset| subset.labels.clone());
                 assigned.insert(name.clone(), Assigned { labels, near: cluster::near(name, rule, self.settings) });
             }
@@ -326,7 +329,7 @@ impl Compiler<'_, '_> {
     /// A destination's cluster: its port, else its service's only one, else the one that the client dialled.
     fn target(&mut self, to: &Destination, dialled: u16) -> ClusterName {
         let host = self.index.resolve(&to.host);
-        let service = self.index.registry.services.get(&host);
+        let service = self.index.registry.host(&host);
         let ports: Vec<u16> =
             service.iter().flat_map(|s| s.ports.keys()).filter(|(_, t)| *t == Transport::Tcp).map(|(n, _)| *n).collect();
         let chosen = to.port.as_ref().and_then(|port| u16::try_from(port.number).ok());

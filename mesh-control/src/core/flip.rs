@@ -60,6 +60,22 @@ impl Part {
     }
 }
 
+/// What an agent knows modes by.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Told {
+    Services,
+    /// Of hosts outside the mesh.
+    Egress,
+}
+
+impl Told {
+    pub(crate) const ALL: [Self; 2] = [Self::Services, Self::Egress];
+
+    const fn index(self) -> usize {
+        self as usize
+    }
+}
+
 /// More offers than this without an answer are folded into one.
 const OFFERS_MAX: usize = 64;
 
@@ -74,7 +90,15 @@ pub(crate) struct Node {
 struct Kernel {
     acked: Arc<Modes>,
     /// Told after that; each may have arrived or not.
-    told: VecDeque<(u64, Arc<Modes>)>,
+    told: VecDeque<AgentOffer>,
+}
+
+#[derive(Debug)]
+struct AgentOffer {
+    id: u64,
+    modes: Arc<Modes>,
+    /// By [`Told`]: an answer is still to come.
+    pending: [bool; 2],
 }
 
 #[derive(Debug, Default)]
@@ -98,7 +122,7 @@ impl Node {
     /// The modes to tell the agent now.
     pub(crate) fn modes(&self, wanted: &Arc<Modes>) -> Arc<Modes> {
         let Some(kernel) = self.kernel.as_ref().filter(|_| self.proxy.seen) else { return wanted.clone() };
-        let known = kernel.told.back().map_or(&kernel.acked, |(_, modes)| modes);
+        let known = kernel.told.back().map_or(&kernel.acked, |told| &told.modes);
         // A port on its way back may still be held as PROXY; it waits all the same, for the proxy has lost the rules that are wanted again.
         let waiting = wanted.iter().filter(|(_, mode)| **mode == Mode::Proxy);
         let waiting = waiting.map(|(port, _)| (port, known.get(port).copied()));
@@ -117,29 +141,31 @@ impl Node {
         Arc::new(modes)
     }
 
-    /// The agent is told these modes from now on.
-    pub(crate) fn tell_agent(&mut self, offer: u64, modes: &Arc<Modes>) {
+    /// The agent is told these modes from now on. `same`: the parts of which nothing changed since the last offer, so that no answer will
+    /// come.
+    pub(crate) fn tell_agent(&mut self, offer: u64, modes: &Arc<Modes>, same: [bool; 2]) {
         let kernel = self.kernel.get_or_insert_with(|| Kernel { acked: modes.clone(), told: VecDeque::new() });
-        kernel.told.push_back((offer, modes.clone()));
+        kernel.told.push_back(AgentOffer { id: offer, modes: modes.clone(), pending: same.map(|same| !same) });
+        kernel.settle();
         while kernel.told.len() > OFFERS_MAX {
-            let Some((_, oldest)) = kernel.told.pop_front() else { break };
-            let held = oldest.iter().filter(|(_, mode)| **mode == Mode::Proxy);
+            let Some(oldest) = kernel.told.pop_front() else { break };
+            let held = oldest.modes.iter().filter(|(_, mode)| **mode == Mode::Proxy);
             Arc::make_mut(&mut kernel.acked).extend(held.map(|(port, mode)| (port.clone(), *mode)));
         }
     }
 
-    /// The agent holds what it was told by this offer, or a later one.
-    pub(crate) fn agent_acked(&mut self, offer: u64) {
+    /// The agent holds a part of what it was told by this offer, or a later one.
+    pub(crate) fn agent_acked(&mut self, part: Told, offer: u64) {
         let Some(kernel) = &mut self.kernel else { return };
-        while let Some((_, modes)) = kernel.told.pop_front_if(|(id, _)| *id <= offer) {
-            kernel.acked = modes;
-        }
+        let arrived = kernel.told.iter_mut().take_while(|told| told.id <= offer);
+        arrived.for_each(|told| told.pending[part.index()] = false);
+        kernel.settle();
     }
 
     /// Ports that the kernel may hold as PROXY, so that the proxy has to go on serving them.
     pub(crate) fn may_hold(&self) -> impl Iterator<Item = &Arc<Modes>> {
         let kernel = self.kernel.iter();
-        kernel.flat_map(|kernel| std::iter::once(&kernel.acked).chain(kernel.told.iter().map(|(_, modes)| modes)))
+        kernel.flat_map(|kernel| std::iter::once(&kernel.acked).chain(kernel.told.iter().map(|told| &told.modes)))
     }
 
     /// A proxy opened a stream: a new process holds nothing, and an old one says again what it holds.
@@ -183,6 +209,15 @@ impl Node {
         }
         let whole = held.id;
         self.proxy.held[index] = (ports, Some(whole));
+    }
+}
+
+impl Kernel {
+    /// An offer of which every part is held is, with those before it, what the kernel has.
+    fn settle(&mut self) {
+        while let Some(told) = self.told.pop_front_if(|told| told.pending == [false; 2]) {
+            self.acked = told.modes;
+        }
     }
 }
 

@@ -11,6 +11,8 @@ use std::sync::Arc;
 pub(crate) struct Registry {
     /// By full name.
     pub(crate) services: BTreeMap<String, Service>,
+    /// Hosts outside the mesh that ServiceEntries name, exact or `*.suffix`: without addresses and endpoints, since only DNS knows them.
+    pub(crate) outside: BTreeMap<String, Service>,
     /// By instance id.
     pub(crate) workloads: BTreeMap<String, Workload>,
     /// What was left out or settled between contradicting labels, one sentence each.
@@ -29,9 +31,31 @@ impl Registry {
         self.workloads.values().find(|workload| workload.node == node && !workload.place.is_unknown()).map(|w| &w.place)
     }
 
-    /// Every TCP port of every service.
+    /// Everything that has routes: services, and hosts outside.
+    pub(crate) fn hosts(&self) -> impl Iterator<Item = &Service> {
+        self.services.values().chain(self.outside.values())
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn host_mut(&mut self, name: &str) -> Option<&mut Service> {
+        self.services.get_mut(name).or_else(|| self.outside.get_mut(name))
+    }
+
+    /// The service of this full name, or the host outside, by its own name before a wildcard's.
+    pub(crate) fn host(&self, name: &str) -> Option<&Service> {
+        self.services.get(name).or_else(|| self.outside_host(name))
+    }
+
+    /// The host outside that a name is, by its own name before the longest wildcard.
+    pub(crate) fn outside_host(&self, name: &str) -> Option<&Service> {
+        let wildcards = || self.outside.iter().filter_map(|(host, service)| Some((host.strip_prefix('*')?, service)));
+        let around = || wildcards().filter(|(suffix, _)| name.len() > suffix.len() && name.ends_with(suffix));
+        self.outside.get(name).or_else(|| around().max_by_key(|(suffix, _)| suffix.len()).map(|(_, service)| service))
+    }
+
+    /// Every TCP port of every service, and of hosts outside.
     pub(crate) fn tcp_ports(&self) -> impl Iterator<Item = (PortKey, &Port)> {
-        self.services.values().flat_map(|service| {
+        self.hosts().flat_map(|service| {
             let tcp = service.ports.iter().filter(|((_, transport), _)| *transport == Transport::Tcp);
             tcp.map(|((number, _), port)| (PortKey { service: service.name.clone(), port: *number }, port))
         })

@@ -63,7 +63,9 @@ pub(crate) fn translate(
     for entry in entries {
         draft.enter(entry);
     }
-    draft.finish(vip_domain, before)
+    let (mut registry, allotment) = draft.finish(vip_domain, before);
+    entry::outside(entries, &mut registry);
+    (registry, allotment)
 }
 
 /// The registry in the making.
@@ -151,7 +153,7 @@ impl Draft {
         self.problems.extend(entry::give_way(&mut finished));
         let allotment = addresses(&mut finished, vip_domain, before);
         let services = finished.into_iter().map(|(_, service)| (service.name.clone(), service)).collect();
-        let mut registry = Registry { services, workloads: self.workloads, problems: self.problems };
+        let mut registry = Registry { services, workloads: self.workloads, problems: self.problems, ..Registry::default() };
         one_owner_per_name(&mut registry);
         (registry, allotment)
     }

@@ -88,6 +88,13 @@ impl Kind {
         }
     }
 
+    /// The names for several kinds at once, as `kubectl get istio-io`.
+    #[must_use]
+    pub(crate) fn categories(self) -> [String; 2] {
+        let own = self.group().split('.').next().unwrap_or_default();
+        ["istio-io".to_owned(), format!("{own}-istio-io")]
+    }
+
     /// What to write instead of a kind that Istio has given up.
     #[must_use]
     pub(crate) const fn successor(self) -> Option<&'static str> {

@@ -90,6 +90,7 @@ fn a_mode_flips_in_the_safe_order() {
     let (kernel, proxied) = (publisher.watch(&agent), publisher.watch(&proxy));
     let listens = || proxied.borrow().types[LISTENER].keys().any(|name| name.ends_with(".83_9080"));
     ack(&agent, SERVICE);
+    ack(&agent, EGRESS);
     ack_all();
     assert!(!listens() && told(&kernel) == Some(Mode::Kernel));
 

@@ -89,14 +89,14 @@ fn each_rule_opens_its_own_ports_only() {
         key("198.51.100.1", 80, TCP),
         key("198.51.100.2", 80, TCP),
     ];
-    assert_eq!(allowed.exact, exact.into());
+    assert_eq!(allowed.exact, exact.map(|key| (key, way::PASS)).into());
     let range = |address, port, proto, family| EgressNet { policy: 0, port, proto, family, addr: addr(ip(address)) };
     let nets = [
         (64 + 96 + 24, range("203.0.113.0", 80, TCP, 4)),
         (64 + 32, range("2001:db8::", 443, TCP, 6)),
         (64 + 32, range("2001:db8::", 443, UDP, 6)),
     ];
-    assert_eq!(allowed.nets, nets.into());
+    assert_eq!(allowed.nets, nets.map(|net| (net, way::PASS)).into());
 }
 
 #[test]
@@ -107,10 +107,38 @@ fn what_does_not_fit_is_refused_not_cut() {
     assert_eq!(error.to_string(), "16385 entries do not fit into the kernel's table EGRESS_CIDR, which holds 16384");
 }
 
+#[test]
+fn what_is_for_the_proxy_by_one_rule_does_not_get_past_it_by_another() {
+    let by = |hosts: &[&str], addresses: &[&str], mode: wire::Mode| {
+        let mut entry = entry(hosts, addresses, &[(80, 0)]);
+        entry.ports.iter_mut().for_each(|port| port.mode = mode.into());
+        entry
+    };
+    let (proxy, direct) = (wire::Mode::Proxy, wire::Mode::Direct);
+    for order in [[proxy, direct], [direct, proxy]] {
+        let rules = rules(&[
+            by(&["a.example"], &["203.0.113.0/24"], order[0]),
+            by(&["b.example"], &["203.0.113.0/24"], order[1]),
+            by(&["c.example"], &["203.0.113.0/28"], direct),
+        ]);
+        let shared = ip("198.51.100.1");
+        let learned = [("a.example", shared), ("b.example", shared), ("c.example", ip("198.51.100.2"))];
+        let allowed = allowed(&rules, learned.into_iter()).expect("fits");
+        let exact = [(key("198.51.100.1", 80, TCP), way::PROXY), (key("198.51.100.2", 80, TCP), way::PASS)];
+        assert_eq!(allowed.exact, exact.into());
+        assert_eq!(allowed.nets.values().collect::<Vec<_>>(), [&way::PROXY, &way::PASS], "the range, and a longer one in it");
+        let alone = if order[1] == proxy { way::PROXY } else { way::PASS };
+        assert_eq!(cells(&rules, "b.example", shared), [(key("198.51.100.1", 80, TCP), alone)].into());
+    }
+    let error = rule(by(&[], &[], wire::Mode::Kernel)).expect_err("no mode of this");
+    assert_eq!(error.0, "ports[0].mode");
+}
+
 fn tables() -> impl Strategy<Value = Allowed> {
-    let exact = prop::collection::btree_set((0u16..5).prop_map(|port| key("203.0.113.1", port, TCP)), 0..5);
+    let way = || prop::sample::select(vec![way::PASS, way::PROXY]);
+    let exact = prop::collection::btree_map((0u16..5).prop_map(|port| key("203.0.113.1", port, TCP)), way(), 0..5);
     let net = (0u16..4).prop_map(|port| (184, EgressNet { port, proto: TCP, family: 4, ..EgressNet::default() }));
-    (exact, prop::collection::btree_set(net, 0..4)).prop_map(|(exact, nets)| Allowed { exact, nets })
+    (exact, prop::collection::btree_map(net, way(), 0..4)).prop_map(|(exact, nets)| Allowed { exact, nets })
 }
 
 proptest! {
@@ -120,9 +148,10 @@ proptest! {
         let mut actual = first.clone();
         for op in reconcile(&second, &first) {
             actual.apply(&op);
-            prop_assert!(first.exact.intersection(&second.exact).all(|key| actual.exact.contains(key)));
-            prop_assert!(first.nets.intersection(&second.nets).all(|net| actual.nets.contains(net)));
-            prop_assert!(actual.exact.iter().all(|key| first.exact.contains(key) || second.exact.contains(key)));
+            prop_assert!(first.exact.keys().all(|key| !second.exact.contains_key(key) || actual.exact.contains_key(key)));
+            prop_assert!(first.nets.keys().all(|net| !second.nets.contains_key(net) || actual.nets.contains_key(net)));
+            let is = |(key, way): (&EgressKey, &u32)| first.exact.get(key) == Some(way) || second.exact.get(key) == Some(way);
+            prop_assert!(actual.exact.iter().all(is));
         }
         prop_assert_eq!(&actual, &second);
         prop_assert_eq!(reconcile(&second, &actual), vec![]);

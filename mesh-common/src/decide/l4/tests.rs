@@ -7,7 +7,7 @@ struct World {
     services: HashMap<Dest, Service>,
     protected: HashSet<Dest>,
     workloads: HashSet<Addr>,
-    egress: HashSet<(u32, Dest)>,
+    egress: HashMap<(u32, Dest), u32>,
 }
 
 impl Tables for World {
@@ -20,8 +20,8 @@ impl Tables for World {
     fn is_workload(&self, addr: &Addr) -> bool {
         self.workloads.contains(addr)
     }
-    fn egress(&self, policy: u32, dest: &Dest) -> bool {
-        self.egress.contains(&(policy, *dest))
+    fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
+        self.egress.get(&(policy, *dest)).copied()
     }
 }
 
@@ -43,12 +43,14 @@ fn world(mode: u8, backends: u32) -> World {
         protected: [to([192, 0, 2, 11], 32443)].into(),
         workloads: [Addr::v4([9, 0, 2, 7])].into(),
         egress: [
-            (0, to([198, 51, 100, 7], 443)),
-            (1, to([198, 51, 100, 7], 80)),
+            ((0, to([198, 51, 100, 7], 443)), way::PASS),
+            ((1, to([198, 51, 100, 7], 80)), way::PASS),
+            ((0, to([198, 51, 100, 7], 8080)), way::PROXY),
+            ((0, Dest { proto: UDP, ..to([198, 51, 100, 7], 8080) }), way::PROXY),
             // What no rule can open: what an earlier step has decided.
-            (0, to([192, 0, 2, 11], 32443)),
-            (0, to([11, 1, 1, 1], 9080)),
-            (0, to([127, 0, 0, 1], 15001)),
+            ((0, to([192, 0, 2, 11], 32443)), way::PASS),
+            ((0, to([11, 1, 1, 1], 9080)), way::PROXY),
+            ((0, to([127, 0, 0, 1], 15001)), way::PROXY),
         ]
         .into(),
     }
@@ -116,6 +118,17 @@ fn each_step_in_order() {
         ("outside, dialled by the proxy", to([203, 0, 113, 5], 80), pod, true, &proxy, Verdict::Deny(Reason::EgressDenied)),
         ("outside, allowed", to([198, 51, 100, 7], 443), pod, false, &proxy, Verdict::Pass(Passed::Egress)),
         ("outside, allowed, dialled by the proxy", to([198, 51, 100, 7], 443), pod, true, &proxy, Verdict::Pass(Passed::Egress)),
+        ("outside, ruled", to([198, 51, 100, 7], 8080), pod, false, &proxy, Verdict::Proxy),
+        ("outside, ruled, dialled by the proxy", to([198, 51, 100, 7], 8080), pod, true, &proxy, Verdict::Pass(Passed::Egress)),
+        (
+            "outside, ruled, by UDP, which the proxy does not carry",
+            Dest { proto: UDP, ..to([198, 51, 100, 7], 8080) },
+            pod,
+            false,
+            &proxy,
+            Verdict::Pass(Passed::Egress),
+        ),
+        ("outside, ruled, by a stranger", to([198, 51, 100, 7], 8080), None, false, &proxy, Verdict::Pass(Passed::NotEnrolled)),
         ("another policy's port", to([198, 51, 100, 7], 80), pod, false, &proxy, Verdict::Deny(Reason::EgressDenied)),
         (
             "another protocol",
@@ -137,6 +150,7 @@ fn allow_any_lets_outside_pass_but_not_the_control_plane() {
     let world = world(mode::PROXY, 1);
     let ask = |dest| decide(&Flow { dest, pod: Some(&POD), brokered: false }, &config, &world);
     assert_eq!(ask(to([203, 0, 113, 5], 80)), Verdict::Pass(Passed::Egress));
+    assert_eq!(ask(to([198, 51, 100, 7], 8080)), Verdict::Proxy, "a rule on a host holds although all hosts are allowed");
     assert_eq!(ask(to([192, 0, 2, 11], 32443)), Verdict::Deny(Reason::ControlPlane));
     assert_eq!(ask(to([11, 9, 9, 9], 80)), Verdict::Deny(Reason::UnknownVip));
 }
@@ -154,7 +168,7 @@ fn dest() -> impl Strategy<Value = Dest> {
     ]);
     let v4 = prop_oneof![known, any::<[u8; 4]>()].prop_map(Addr::v4);
     let addr = prop_oneof![4 => v4, 1 => any::<[u8; 16]>().prop_map(Addr)];
-    let port = prop_oneof![prop::sample::select(vec![53u16, 80, 443, 5051, 9080, 15001, 15053, 32443]), any::<u16>()];
+    let port = prop_oneof![prop::sample::select(vec![53u16, 80, 443, 5051, 8080, 9080, 15001, 15053, 32443]), any::<u16>()];
     (addr, port, prop::sample::select(vec![TCP, UDP])).prop_map(|(addr, port, proto)| Dest { addr, port, proto, pad: 0 })
 }
 

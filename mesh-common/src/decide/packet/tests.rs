@@ -1,12 +1,12 @@
 use super::*;
 use crate::abi::{Service, egress, mode};
 use proptest::prelude::*;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 #[derive(Clone, Debug, Default)]
 struct World {
     workloads: HashSet<Addr>,
-    egress: HashSet<Dest>,
+    egress: HashMap<Dest, u32>,
     judged: bool,
     known: bool,
 }
@@ -27,8 +27,8 @@ impl Tables for World {
     fn is_workload(&self, addr: &Addr) -> bool {
         self.workloads.contains(addr)
     }
-    fn egress(&self, _policy: u32, dest: &Dest) -> bool {
-        self.egress.contains(dest)
+    fn egress(&self, _policy: u32, dest: &Dest) -> Option<u32> {
+        self.egress.get(dest).copied()
     }
 }
 
@@ -53,8 +53,9 @@ fn config() -> Config {
 }
 
 fn world() -> World {
-    let shop = Dest { addr: Addr::v4(SHOP), port: 443, proto: TCP, pad: 0 };
-    World { workloads: [Addr::v4(FRIEND)].into(), egress: [shop].into(), ..World::default() }
+    let shop = |port| Dest { addr: Addr::v4(SHOP), port, proto: TCP, pad: 0 };
+    let egress = [(shop(443), way::PASS), (shop(8080), way::PROXY)];
+    World { workloads: [Addr::v4(FRIEND)].into(), egress: egress.into(), ..World::default() }
 }
 
 fn to(dst: [u8; 4], proto: u8, dst_port: u16) -> Packet {
@@ -74,6 +75,7 @@ fn a_packet_gets_where_a_connect_gets_and_nowhere_else() {
         ("another pod, any protocol", to(FRIEND, 136, 80), Outcome::Pass),
         ("a fragment to another pod", Packet { fragment: true, ..to(FRIEND, UDP, 0) }, Outcome::Pass),
         ("allowed outside", to(SHOP, TCP, 443), Outcome::Pass),
+        ("a port where the proxy looks at the host", to(SHOP, TCP, 8080), drop),
         ("another port", to(SHOP, TCP, 80), drop),
         ("another protocol", to(SHOP, UDP, 443), drop),
         ("UDP-Lite", to(SHOP, 136, 443), drop),
@@ -128,6 +130,7 @@ fn what_came_in_may_be_answered_but_a_syn_is_no_answer() {
     assert_eq!(ask(&Packet { fragment: true, ..answer }, &known), Outcome::Drop(Reason::Bypass));
     let judged = World { judged: true, ..world() };
     assert_eq!(ask(&Packet { opens: true, ..answer }, &judged), Outcome::Judged);
+    assert_eq!(ask(&Packet { opens: true, ..to(SHOP, TCP, 8080) }, &judged), Outcome::Judged, "the proxy's own");
 
     let opens = |packet: &Packet| opens_answer(packet, &POD, &config(), &world());
     let from =
@@ -160,7 +163,7 @@ fn packet() -> impl Strategy<Value = Packet> {
         1 => any::<[u8; 16]>().prop_map(Addr)
     ];
     let src = prop_oneof![3 => Just(OWN), 1 => Just(OWN6), 1 => addr.clone()];
-    let port = || prop_oneof![prop::sample::select(vec![53u16, 67, 68, 80, 443, 5051, 32443]), any::<u16>()];
+    let port = || prop_oneof![prop::sample::select(vec![53u16, 67, 68, 80, 443, 5051, 8080, 32443]), any::<u16>()];
     let proto = prop_oneof![prop::sample::select(vec![TCP, UDP, ICMP, ICMPV6, 136]), any::<u8>()];
     (src, addr, port(), port(), proto, any::<u8>(), any::<bool>(), any::<bool>()).prop_map(
         |(src, dst, src_port, dst_port, proto, icmp, opens, fragment)| Packet {
@@ -177,7 +180,8 @@ fn packet() -> impl Strategy<Value = Packet> {
 }
 
 proptest! {
-    /// With no flow known, a packet gets nowhere that a brokered connect() of the pod would not get; and DHCP, ND and pings of the node.
+    /// With no flow known, a packet gets nowhere that a brokered connect() of the pod would not get, nor past the proxy where the pod's own
+    /// connect() is handed to it; and DHCP, ND and pings of the node.
     #[test]
     fn packets_gain_nothing(packet in packet(), any_allowed: bool) {
         let config = Config { egress: if any_allowed { egress::ALLOW } else { egress::DENY }, ..config() };
@@ -186,6 +190,8 @@ proptest! {
             let verdict = l4::decide(&Flow { dest: packet.dest(), pod: Some(&POD), brokered: true }, &config, &world);
             let on_link = matches!(packet.proto, UDP | ICMP | ICMPV6) && (packet.proto != UDP || packet.dst == Addr::v4([255; 4]));
             prop_assert!(matches!(verdict, Verdict::Pass(_)) || on_link, "{:?}", packet);
+            let own = l4::decide(&Flow { dest: packet.dest(), pod: Some(&POD), brokered: false }, &config, &world);
+            prop_assert_ne!(own, Verdict::Proxy, "{:?}", packet);
         }
     }
 

@@ -10,13 +10,21 @@ use std::time::Duration;
 
 /// A route to a service for which no rule speaks.
 pub(super) fn plain(cluster: String) -> route::RouteAction {
-    route::RouteAction {
+    let mut action = route::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
-        // Disabled, as Istio has it; Envoy's own default is 15 s.
-        timeout: Some(duration(Duration::ZERO)),
         retry_policy: Some(retry::default()),
         ..Default::default()
-    }
+    };
+    // Disabled, as Istio has it; Envoy's own default is 15 s.
+    limit(&mut action, Duration::ZERO);
+    action
+}
+
+/// What a gRPC client asks for in `grpc-timeout` counts, as far as the route's own timeout allows; 0 is no limit.
+#[expect(deprecated, reason = "what Istio sets: the field that came after also ends streams")]
+fn limit(action: &mut route::RouteAction, timeout: Duration) {
+    action.timeout = Some(duration(timeout));
+    action.max_grpc_timeout = action.timeout;
 }
 
 /// The action of a rule, and the header changes that belong to the route.
@@ -38,7 +46,7 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16) -> 
     };
     let mut action = plain(String::new());
     action.cluster_specifier = Some(specifier);
-    action.timeout = Some(duration(rule.timeout.unwrap_or_default()));
+    limit(&mut action, rule.timeout.unwrap_or_default());
     action.hash_policy = names.iter().filter_map(|name| hash::of(c, name)).collect();
     if let Some(retries) = &rule.retries {
         action.retry_policy = retry::of_rule(retries, c.settings);

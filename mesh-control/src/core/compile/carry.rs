@@ -15,15 +15,19 @@ pub(super) fn carrying(registry: &Arc<Registry>, linger: &BTreeSet<PortKey>, bef
     }
     let mut carrying = (**registry).clone();
     for key in standby {
-        let service = carrying.services.get_mut(&key.service);
+        let service = carrying.host_mut(&key.service);
         if let Some(port) = service.and_then(|service| service.ports.get_mut(&(key.port, Transport::Tcp))) {
             port.mode = Mode::Proxy;
         }
     }
     for key in linger {
         let number = (key.port, Transport::Tcp);
-        let Some(old) = before.carrying.services.get(&key.service) else { continue };
-        let service = carrying.services.entry(key.service.clone());
+        let inside = before.carrying.services.get(&key.service);
+        let Some(old) = inside.or_else(|| before.carrying.outside.get(&key.service)) else { continue };
+        // A host outside may have become a service: then its ports are that service's.
+        let outside = inside.is_none() && !carrying.services.contains_key(&key.service);
+        let hosts = if outside { &mut carrying.outside } else { &mut carrying.services };
+        let service = hosts.entry(key.service.clone());
         let service = service.or_insert_with(|| Service { ports: BTreeMap::new(), ..old.clone() });
         if let Some(port) = service.ports.get_mut(&number) {
             port.mode = Mode::Proxy;
@@ -38,7 +42,7 @@ pub(super) fn carrying(registry: &Arc<Registry>, linger: &BTreeSet<PortKey>, bef
 pub(super) fn carried(carrying: &Registry, registry: &Registry, can: Abilities) -> Carried {
     let ports = carrying.tcp_ports().filter(|(_, port)| port.mode == Mode::Proxy);
     let how = ports.map(|(key, port)| {
-        let wanted = registry.services.get(&key.service).and_then(|service| service.tcp_port(key.port));
+        let wanted = registry.host(&key.service).and_then(|service| service.tcp_port(key.port));
         let how = match wanted.map(|port| port.mode) {
             Some(Mode::Proxy) if has_requests(can, port) => Carriage::Http,
             Some(Mode::Proxy) => Carriage::Tcp,

@@ -40,8 +40,13 @@ impl DefaultLb {
     }
 }
 
-/// The cluster of a port, or of a subset of it.
-pub(super) fn cluster(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>, settings: &Settings) -> cluster::Cluster {
+/// The cluster of a port, or of a subset of it; of a host outside it goes where the client was going.
+pub(super) fn cluster(
+    name: &ClusterName,
+    (port, outside): (&Port, bool),
+    rule: Option<&Merged<'_>>,
+    settings: &Settings,
+) -> cluster::Cluster {
     use cluster::cluster::CommonLbConfig;
     use cluster::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
     let (policy, can) = (policy::effective(rule, &name.subset, name.port), settings.abilities);
@@ -53,7 +58,11 @@ pub(super) fn cluster(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>
         ..Default::default()
     };
     pool::apply(&mut found, &policy, port.protocol, can);
-    balance::apply(&mut found, policy.load_balancer, settings.default_lb, can);
+    if outside {
+        balance::original(&mut found);
+    } else {
+        balance::apply(&mut found, policy.load_balancer, settings.default_lb, can);
+    }
     let outliers = policy.outlier_detection.filter(|_| can.outlier);
     found.outlier_detection = outliers.map(outlier::detection);
     // Endpoints that Marathon knows to be unhealthy are listed, so below Envoy's threshold of 50 % it would ask them too.

@@ -1,27 +1,89 @@
 //! ServiceEntries into what nodes let out.
 //!
-//! The kernel decides by address and port, whatever is spoken there: that a request over an allowed HTTP or TLS port is for an allowed
-//! host, the proxy will check (issue 6).
+//! The kernel decides by address and port, whatever is spoken there. A port on which there are rules for a host goes to the proxy, which
+//! looks at the host of each request and lets none out for a host that no entry names.
 
-use super::Unsupported;
 use super::envoy::versioned;
 use super::index::Index;
+use super::{Resources, Unsupported, share};
+use crate::core::flip::{Modes, PortKey};
 use crate::core::translate::entry;
 use crate::istio::service_entry::{Resolution, ServiceEntry};
 use crate::istio::{Config, Resource};
-use mesh_xds::agent::{Egress, EgressPort, Transport};
+use mesh_xds::agent::{Egress, EgressPort, Mode, Transport};
 use mesh_xds::server::Versioned;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 /// An `Egress` per ServiceEntry, by `NAMESPACE/NAME`.
-pub(super) fn all(index: &Index<'_>, config: &Config, unsupported: &mut Vec<Unsupported>) -> BTreeMap<String, Versioned> {
-    let entries = config.service_entries.iter();
-    let compiled = entries.map(|entry| {
-        let egress = egress(index, entry, unsupported);
-        (egress.name.clone(), versioned(&egress))
-    });
-    compiled.collect()
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entries {
+    /// With the modes that are wanted.
+    pub(super) wanted: Resources,
+    /// Of hosts that may have rules, as they are before modes say which ports are the proxy's.
+    open: Arc<BTreeMap<String, Egress>>,
+}
+
+impl Entries {
+    pub(super) fn new(
+        index: &Index<'_>,
+        config: &Config,
+        modes: &Modes,
+        unsupported: &mut Vec<Unsupported>,
+        before: &Self,
+    ) -> Self {
+        let (mut wanted, mut open) = (BTreeMap::new(), BTreeMap::new());
+        for rule in &config.service_entries {
+            let egress = egress(index, rule, unsupported);
+            if rule.spec.is_service() {
+                wanted.insert(egress.name.clone(), versioned(&egress));
+            } else {
+                wanted.insert(egress.name.clone(), told(&egress, modes));
+                open.insert(egress.name.clone(), egress);
+            }
+        }
+        Self { wanted: share(&before.wanted, wanted), open: Arc::new(open) }
+    }
+
+    /// As an agent is told them with these modes.
+    pub(super) fn at(&self, modes: &Modes, wanted: &Modes) -> Resources {
+        let is_other = |key: &PortKey| modes.get(key) != wanted.get(key);
+        let differ = self.open.iter().filter(|(_, egress)| keys(egress).any(|(_, key)| is_other(&key)));
+        let differ: Vec<_> = differ.map(|(name, egress)| (name.clone(), told(egress, modes))).collect();
+        if differ.is_empty() {
+            return self.wanted.clone();
+        }
+        let mut all = (*self.wanted).clone();
+        all.extend(differ);
+        Arc::new(all)
+    }
+}
+
+/// The ports that may be the proxy's, by their places among the ports.
+fn keys(egress: &Egress) -> impl Iterator<Item = (usize, PortKey)> {
+    let tcp = egress.ports.iter().enumerate().filter(|(_, port)| port.transport() == Transport::Tcp);
+    tcp.flat_map(|(i, port)| {
+        let number = u16::try_from(port.port).unwrap_or_default();
+        egress.hosts.iter().map(move |host| (i, PortKey { service: host.clone(), port: number }))
+    })
+}
+
+/// An address does not say for which host it was learned, so a port is the proxy's if it is for any host of the entry. A port that the proxy
+/// has yet to serve is not there.
+fn told(egress: &Egress, modes: &Modes) -> Versioned {
+    let mut told = egress.clone();
+    let mut early = BTreeSet::new();
+    for (i, key) in keys(egress) {
+        match modes.get(&key) {
+            Some(Mode::Proxy) => told.ports[i].mode = Mode::Proxy.into(),
+            Some(_) => {}
+            None => drop(early.insert(i)),
+        }
+    }
+    let mut place = 0..;
+    told.ports.retain(|port| place.next().is_none_or(|i| !early.contains(&i)) || port.mode() == Mode::Proxy);
+    versioned(&told)
 }
 
 fn egress(index: &Index<'_>, rule: &Resource<ServiceEntry>, unsupported: &mut Vec<Unsupported>) -> Egress {
@@ -58,7 +120,12 @@ fn ports(spec: &ServiceEntry, declared: bool) -> Vec<EgressPort> {
         let transport = if protocol == "UDP" { Transport::Udp } else { Transport::Tcp };
         let numbers: BTreeSet<u32> =
             if declared { entry::target_ports(spec, port).collect() } else { BTreeSet::from([port.number]) };
-        let one = move |number| EgressPort { port: number, transport: transport.into(), protocol: protocol.clone() };
+        let one = move |number| EgressPort {
+            port: number,
+            transport: transport.into(),
+            protocol: protocol.clone(),
+            ..Default::default()
+        };
         numbers.into_iter().map(one).collect::<Vec<_>>()
     };
     let mut ports: Vec<_> = spec.ports.iter().flat_map(port).collect();

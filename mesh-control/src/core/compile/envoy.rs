@@ -16,7 +16,9 @@ pub(super) use envoy_types::pb::envoy::extensions::retry::priority::previous_pri
 pub(super) use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as tls;
 pub(super) use envoy_types::pb::envoy::extensions::upstreams::http::v3 as upstreams;
 pub(super) use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
-pub(super) use envoy_types::pb::envoy::r#type::v3::{FractionalPercent, Percent, fractional_percent::DenominatorType};
+pub(super) use envoy_types::pb::envoy::r#type::v3::{
+    FractionalPercent, HashPolicy, Percent, fractional_percent::DenominatorType, hash_policy,
+};
 pub(super) use envoy_types::pb::google::protobuf::{Any, BoolValue, Duration, UInt32Value, UInt64Value};
 pub(super) use envoy_types::util::pack_any;
 

@@ -1,7 +1,7 @@
 //! Which rule applies to which service: names are resolved here, and only here.
 
 use super::mode::in_mesh;
-use super::{Settings, Unsupported};
+use super::{Settings, Unsupported, outside};
 use crate::core::names;
 use crate::core::registry::{Registry, Service};
 use crate::istio::destination_rule::{Subset, TrafficPolicy};
@@ -13,13 +13,14 @@ pub(super) struct Names<'a> {
     vip_domain: &'a str,
     /// Any name to the full name.
     aliases: HashMap<&'a str, &'a str>,
+    registry: &'a Registry,
 }
 
 impl<'a> Names<'a> {
     pub(super) fn new(registry: &'a Registry, settings: &'a Settings) -> Self {
         let services = registry.services.values();
         let aliases = services.flat_map(|s| s.names.iter().map(|name| (name.as_str(), s.name.as_str()))).collect();
-        Self { vip_domain: &settings.vip_domain, aliases }
+        Self { vip_domain: &settings.vip_domain, aliases, registry }
     }
 
     /// The full name of a host in a rule: a name without a dot is in the VIP domain (on Kubernetes it would be in the rule's namespace),
@@ -28,7 +29,7 @@ impl<'a> Names<'a> {
         let host = host.trim_end_matches('.').to_ascii_lowercase();
         match self.aliases.get(host.as_str()) {
             Some(name) => (*name).to_owned(),
-            None if host.contains(['.', '*', ':']) => host,
+            None if host.contains(['.', '*', ':']) || self.registry.outside.contains_key(&host) => host,
             None => names::full(&host, self.vip_domain),
         }
     }
@@ -82,6 +83,15 @@ impl<'a> Index<'a> {
         self.names.resolve(host)
     }
 
+    /// Hosts of rules for requests that are below a wildcard outside the mesh, and not names of their own there.
+    pub(super) fn below<'s>(&'s self, wildcard: &'s Service) -> impl Iterator<Item = &'s String> {
+        let hosts = self.virtual_services.keys().filter(|host| **host != wildcard.name && matches(&wildcard.name, host));
+        hosts.filter(|host| {
+            !self.is_service(host)
+                && self.registry.outside_host(host).is_some_and(|nearest| nearest.name == wildcard.name && **host != nearest.name)
+        })
+    }
+
     /// Whether this is one of the names of a service, or a wildcard over some.
     pub(super) fn is_service(&self, host: &str) -> bool {
         self.names.aliases.contains_key(host)
@@ -97,13 +107,15 @@ impl<'a> Index<'a> {
     }
 
     fn add_virtual_service(&mut self, rule: &'a Resource<VirtualService>, report: &mut Vec<Unsupported>) {
-        let mut tell = |field: String, why: &str| report.push(Unsupported::new("VirtualService", &rule.meta, field, why));
         if !in_mesh(&rule.spec.gateways) {
             return;
         }
         for (i, host) in rule.spec.hosts.iter().enumerate() {
             let resolved = self.resolve(host);
-            let mut services = self.wanted.services.values().filter(|service| matches(&resolved, &service.name)).peekable();
+            outside::routes(self.wanted, &self.names, (rule, &resolved), report);
+            let mut tell = |field: String, why: &str| report.push(Unsupported::new("VirtualService", &rule.meta, field, why));
+            let about = |service: &&Service| matches(&resolved, &service.name) || matches(&service.name, &resolved);
+            let mut services = self.wanted.hosts().filter(about).peekable();
             if services.peek().is_none() {
                 tell(format!("spec.hosts[{i}]"), &format!("no service is called {resolved}"));
             } else if !rule.spec.http.is_empty()
@@ -127,9 +139,11 @@ impl<'a> Index<'a> {
     fn add_destination_rule(&mut self, rule: &'a Resource<DestinationRule>, report: &mut Vec<Unsupported>) {
         let mut tell = |field: String, why: &str| report.push(Unsupported::new("DestinationRule", &rule.meta, field, why));
         let resolved = self.resolve(&rule.spec.host);
-        if !self.registry.services.keys().any(|name| matches(&resolved, name)) {
+        if !self.registry.hosts().any(|service| matches(&resolved, &service.name) || matches(&service.name, &resolved)) {
             tell("spec.host".to_owned(), &format!("no service is called {resolved}"));
         }
+        outside::policy(self.wanted, (rule, &resolved), report);
+        let mut tell = |field: String, why: &str| report.push(Unsupported::new("DestinationRule", &rule.meta, field, why));
         let merged = self.destination_rules.entry(resolved).or_default();
         match (&rule.spec.traffic_policy, merged.policy) {
             (Some(_), Some(_)) => tell("spec.trafficPolicy".to_owned(), "an older DestinationRule for this host has one"),
@@ -151,7 +165,7 @@ impl<'a> Index<'a> {
             report.push(Unsupported::new("DestinationPolicy", &rule.meta, "spec.destination".to_owned(), why));
         };
         let resolved = self.resolve(&rule.spec.host);
-        if !self.registry.services.keys().any(|name| matches(&resolved, name)) {
+        if !self.registry.hosts().any(|service| matches(&resolved, &service.name)) {
             tell(&format!("no service is called {resolved}"));
         }
         let merged = self.destination_rules.entry(resolved).or_default();
@@ -170,7 +184,7 @@ pub(super) fn most_specific<'m, T>(rules: &'m BTreeMap<String, T>, service: &str
 }
 
 /// `*.foo.com` matches `a.foo.com`, not `foo.com`; `*` matches all.
-fn matches(host: &str, name: &str) -> bool {
+pub(super) fn matches(host: &str, name: &str) -> bool {
     match host.strip_prefix('*') {
         Some(suffix) => name.len() > suffix.len() && name.ends_with(suffix),
         None => host == name,

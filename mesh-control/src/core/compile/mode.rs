@@ -1,10 +1,11 @@
 //! Rules that only the proxy can honour move a port from the kernel to the proxy, and back when they go.
 //!
 //! The mode that Marathon's labels or the protocol give a port says who carries it as long as nothing more is asked. `direct` is an
-//! opt-out and stays: a rule on such a port is reported, by the compiler, as being without effect.
+//! opt-out and stays: a rule on such a port is reported, by the compiler, as being without effect. Hosts outside are the kernel's, which
+//! lets them pass, until a rule asks for what only requests have.
 
-use super::Settings;
-use super::index::{Names, most_specific};
+use super::index::{Names, matches, most_specific};
+use super::{Settings, has_requests};
 use crate::core::registry::{Port, Protocol, Registry};
 use crate::istio::destination_rule::{TlsMode, TrafficPolicy};
 use crate::istio::{Config, VirtualService};
@@ -45,12 +46,21 @@ pub(super) fn ruled(registry: &Arc<Registry>, config: &Config, settings: &Settin
             }
         }
     }
+    for host in registry.outside.values() {
+        // Under a wildcard there may be rules for single names.
+        let about = |other: &String| matches(other, &host.name) || matches(&host.name, other);
+        let routed = routes.iter().any(|(other, rule)| about(other) && !rule.http.is_empty());
+        if routed || policies.keys().any(about) {
+            let ports = host.ports.iter().filter(|(_, port)| has_requests(settings.abilities, port));
+            moved.extend(ports.map(|((number, _), _)| (host.name.clone(), *number)));
+        }
+    }
     if moved.is_empty() {
         return registry.clone();
     }
     let mut ruled = (**registry).clone();
     for (service, number) in moved {
-        let port = ruled.services.get_mut(&service).and_then(|service| service.ports.get_mut(&(number, Transport::Tcp)));
+        let port = ruled.host_mut(&service).and_then(|service| service.ports.get_mut(&(number, Transport::Tcp)));
         if let Some(port) = port {
             port.mode = Mode::Proxy;
         }

@@ -19,7 +19,14 @@ pub(super) const CORS: &str = "envoy.filters.http.cors";
 
 /// The route configuration of an HTTP port.
 pub(super) fn configuration(c: &mut Compiler<'_, '_>, port: u16, services: &[&Service]) -> route::RouteConfiguration {
-    let mut hosts: Vec<_> = services.iter().map(|service| virtual_host(c, port, service)).collect();
+    let index = c.index;
+    // Under a wildcard outside the mesh, names with rules of their own are hosts of their own.
+    let below = services.iter().filter(|service| service.name.starts_with('*')).flat_map(|service| {
+        let named = |host: &String| Service { name: host.clone(), names: BTreeSet::from([host.clone()]), ..(*service).clone() };
+        index.below(service).map(named).collect::<Vec<_>>()
+    });
+    let below: Vec<_> = below.collect();
+    let mut hosts: Vec<_> = services.iter().copied().chain(&below).map(|service| virtual_host(c, port, service)).collect();
     hosts.push(catch_all(c.settings));
     route::RouteConfiguration {
         name: port.to_string(),

@@ -5,8 +5,9 @@
 
 use super::Compiler;
 use super::entrance::gateway;
-use super::envoy::{Any, listener, pack_any, tcp_proxy};
+use super::envoy::{Any, HashPolicy, duration, hash_policy, listener, pack_any, tcp_proxy};
 use super::mode::in_mesh;
+use super::policy;
 use crate::istio::Resource;
 use crate::istio::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
 use mesh_xds::names::ClusterName;
@@ -77,9 +78,8 @@ pub(super) fn chains(
     }
     if !chains.all_taken {
         let name = ClusterName { port: to.port, subset: String::new(), host: service.to_owned() };
-        let cluster = name.to_string();
-        c.used.insert(name);
-        let filter = proxy(cluster.clone(), ClusterSpecifier::Cluster(cluster));
+        c.used.insert(name.clone());
+        let filter = proxy(c, std::slice::from_ref(&name), ClusterSpecifier::Cluster(name.to_string()));
         chains.list.push(Chain { names: BTreeSet::new(), source: Source::default(), filter });
     }
     chains.list
@@ -185,25 +185,42 @@ pub(super) fn server_names(names: &BTreeSet<String>) -> listener::FilterChainMat
 /// The filter for the destinations of a route; `port` is where a destination without a port goes.
 pub(super) fn forward(c: &mut Compiler<'_, '_>, route: &[RouteDestination], port: u16) -> Any {
     let live: Vec<_> = route.iter().filter(|to| route.len() == 1 || to.weight > 0).collect();
-    if let [only] = live.as_slice() {
-        let cluster = c.destination(&only.destination, port);
-        return proxy(cluster.clone(), ClusterSpecifier::Cluster(cluster));
+    let names: Vec<_> = live.iter().map(|to| c.target(&to.destination, port)).collect();
+    if let [only] = names.as_slice() {
+        return proxy(c, &names, ClusterSpecifier::Cluster(only.to_string()));
     }
     let clusters: Vec<_> = live
         .iter()
-        .map(|to| ClusterWeight {
-            name: c.destination(&to.destination, port),
+        .zip(&names)
+        .map(|(to, name)| ClusterWeight {
+            name: name.to_string(),
             // Envoy's weight here is no wrapper, and admission has seen that none is negative.
             weight: u32::try_from(to.weight).unwrap_or_default(),
             ..Default::default()
         })
         .collect();
-    let prefix = clusters.first().map(|first| first.name.clone()).unwrap_or_default();
-    proxy(prefix, ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }))
+    proxy(c, &names, ClusterSpecifier::WeightedClusters(WeightedCluster { clusters }))
 }
 
-fn proxy(stat_prefix: String, cluster: ClusterSpecifier) -> Any {
-    pack_any(tcp_proxy::TcpProxy { stat_prefix, cluster_specifier: Some(cluster), ..Default::default() })
+/// Time limits and hashing are of the connection, before anybody knows where it goes: of several destinations the first that has a policy
+/// for it speaks.
+fn proxy(c: &Compiler<'_, '_>, names: &[ClusterName], cluster: ClusterSpecifier) -> Any {
+    let policies = || names.iter().map(|name| policy::effective(c.index.destination_rule(&name.host), &name.subset, name.port));
+    let tcp = || policies().filter_map(|policy| policy.connection_pool?.tcp.as_ref());
+    let can = c.settings.abilities;
+    let by_source = policies().any(|policy| {
+        let hash = policy.load_balancer.and_then(|balancer| balancer.consistent_hash.as_ref());
+        can.hash && hash.is_some_and(|hash| hash.use_source_ip == Some(true))
+    });
+    let source = hash_policy::PolicySpecifier::SourceIp(hash_policy::SourceIp {});
+    pack_any(tcp_proxy::TcpProxy {
+        stat_prefix: names.first().map(ToString::to_string).unwrap_or_default(),
+        cluster_specifier: Some(cluster),
+        idle_timeout: tcp().find_map(|tcp| tcp.idle_timeout).map(duration),
+        max_downstream_connection_duration: tcp().find_map(|tcp| tcp.max_connection_duration).filter(|_| can.pool).map(duration),
+        hash_policy: by_source.then_some(HashPolicy { policy_specifier: Some(source) }).into_iter().collect(),
+        ..Default::default()
+    })
 }
 
 /// Is the address in one of the networks? None at all means: any address.

@@ -322,7 +322,9 @@ fn service_entries_are_what_nodes_let_out() {
     let ours = json!({"hosts": ["reviews", "*.l4lb.thisdcos.directory", "*.example.org"], "resolution": "DYNAMIC_DNS", "ports": [port(443, "TLS")]});
     let rules =
         [rule("ServiceEntry", "bin", 0, httpbin), rule("ServiceEntry", "db", 1, fixed), rule("ServiceEntry", "ours", 2, ours)];
-    let compiled = compiled(&reviews(&["v1"]), &rules);
+    let config = config(&rules);
+    let registry = Arc::new(shop_and(&[("reviews", "v1")], "dcos", &config.service_entries));
+    let compiled = compile(&registry, &config, &settings(), &BTreeSet::new(), &Compiled::default());
     let egress = |id: &str, name: &str| {
         mesh_xds::agent::Egress::decode(compiled.snapshot(&node(id)).types[EGRESS][name].body.clone()).expect("egress")
     };
@@ -349,6 +351,7 @@ fn service_entries_are_what_nodes_let_out() {
 mod edge;
 mod http;
 mod net;
+mod outside;
 mod policy;
 
 mod properties {

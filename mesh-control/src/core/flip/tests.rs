@@ -23,7 +23,7 @@ struct World {
     kernel: Arc<Modes>,
     to_proxy: VecDeque<(u64, Arc<Carried>)>,
     proxy: Arc<Carried>,
-    unanswered_agent: VecDeque<u64>,
+    unanswered_agent: VecDeque<(u64, Told)>,
     unanswered_proxy: VecDeque<(u64, usize)>,
 }
 
@@ -45,8 +45,16 @@ impl World {
         let now = self.node.modes(&self.wanted);
         if now != self.told {
             self.offers += 1;
-            self.told = now;
-            self.node.tell_agent(self.offers, &self.told);
+            let before = std::mem::replace(&mut self.told, now);
+            // Ports from 2 on are told of as egress.
+            let changed = |egress: bool| {
+                let of = |modes: &Modes| {
+                    modes.iter().filter(|(key, _)| (key.port > 1) == egress).map(|(k, m)| (k.clone(), *m)).collect()
+                };
+                let (before, now): (Modes, Modes) = (of(&before), of(&self.told));
+                before != now
+            };
+            self.node.tell_agent(self.offers, &self.told, [!changed(false), !changed(true)]);
             self.to_agent.push_back((self.offers, self.told.clone()));
         }
     }
@@ -54,8 +62,7 @@ impl World {
     fn start() -> Self {
         let mut world = Self::default();
         world.node.proxy_connected();
-        world.node.tell_agent(0, &Arc::default());
-        world.node.agent_acked(0);
+        world.node.tell_agent(0, &Arc::default(), [true; 2]);
         world.node.offer_proxy(0, &Arc::default(), [false; 3]);
         Part::ALL.into_iter().for_each(|part| world.node.proxy_holds(part, 0));
         world
@@ -67,12 +74,13 @@ impl World {
             1 => {
                 if let Some((id, modes)) = self.to_agent.pop_front() {
                     self.kernel = modes;
-                    self.unanswered_agent.push_back(id);
+                    // Of a part that did not change an answer says nothing new, and does no harm.
+                    self.unanswered_agent.extend(Told::ALL.map(|part| (id, part)));
                 }
             }
             2 => {
-                if let Some(id) = self.unanswered_agent.pop_front() {
-                    self.node.agent_acked(id);
+                if let Some((id, part)) = self.unanswered_agent.pop_front() {
+                    self.node.agent_acked(part, id);
                 }
             }
             3 => {
@@ -138,14 +146,14 @@ fn without_a_proxy_rules_are_not_passed_over() {
     let mut node = Node::default();
     let (kernel, proxy) = (modes(&[(2, Mode::Kernel)]), modes(&[(2, Mode::Proxy), (4, Mode::Proxy)]));
     assert_eq!(node.modes(&proxy), proxy, "an agent of which nothing is known keeps what it has");
-    node.tell_agent(1, &kernel);
-    node.agent_acked(1);
+    node.tell_agent(1, &kernel, [false, true]);
+    node.agent_acked(Told::Services, 1);
     assert_eq!(node.modes(&proxy), proxy, "no proxy was ever seen: connections wait");
     node.proxy_connected();
     assert_eq!(node.modes(&proxy), kernel, "one that is here is waited for, and a new port is not there yet");
     node.proxy_gone();
     assert_eq!(node.modes(&proxy), modes(&[(2, Mode::Kernel), (4, Mode::Proxy)]), "it comes again; a new port waits for it");
-    node.tell_agent(2, &proxy);
+    node.tell_agent(2, &proxy, [false; 2]);
     node.proxy_connected();
     assert_eq!(node.modes(&proxy), proxy, "what the kernel may hold already is not taken back from a proxy that starts again");
 }
@@ -171,9 +179,9 @@ fn a_port_on_its_way_back_waits_for_its_rules_again() {
     let mut node = World::start().node;
     let carried = |how| Arc::new(Carried::from([(key(1), how)]));
     let (proxy, kernel) = (modes(&[(1, Mode::Proxy)]), modes(&[(1, Mode::Kernel)]));
-    node.tell_agent(1, &proxy);
-    node.agent_acked(1);
-    node.tell_agent(2, &kernel);
+    node.tell_agent(1, &proxy, [false; 2]);
+    Told::ALL.into_iter().for_each(|part| node.agent_acked(part, 1));
+    node.tell_agent(2, &kernel, [false; 2]);
     node.offer_proxy(3, &carried(Carriage::Standby), [false; 3]);
     Part::ALL.into_iter().for_each(|part| node.proxy_holds(part, 3));
     // The rule comes again before the agent has answered. What the proxy holds is the port without it.
@@ -181,4 +189,18 @@ fn a_port_on_its_way_back_waits_for_its_rules_again() {
     assert_eq!(node.modes(&proxy), kernel, "the kernel may hold PROXY or not; it is not told so");
     node.proxy_holds(Part::Routes, 4);
     assert_eq!(node.modes(&proxy), proxy);
+}
+
+#[test]
+fn a_kernel_holds_what_it_was_told_when_both_its_tables_do() {
+    let mut node = World::start().node;
+    let (proxy, kernel) = (modes(&[(1, Mode::Proxy), (2, Mode::Proxy)]), modes(&[(1, Mode::Kernel), (2, Mode::Kernel)]));
+    let held = |node: &Node| node.may_hold().any(|modes| modes.values().any(|mode| *mode == Mode::Proxy));
+    node.tell_agent(1, &proxy, [false; 2]);
+    Told::ALL.into_iter().for_each(|part| node.agent_acked(part, 1));
+    node.tell_agent(2, &kernel, [false; 2]);
+    node.agent_acked(Told::Services, 2);
+    assert!(held(&node), "the hosts outside may still be handed over");
+    node.agent_acked(Told::Egress, 2);
+    assert!(!held(&node));
 }

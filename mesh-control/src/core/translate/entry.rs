@@ -1,14 +1,15 @@
 //! ServiceEntries with endpoints of their own as services: with a VIP, balanced like any other, subject to the same rules.
 //!
-//! Entries without endpoints (hosts whose addresses DNS has) are no services: pods dial what DNS says, and the kernel lets them.
+//! Entries without endpoints (hosts whose addresses DNS has) are no services: pods dial what DNS says. What the mesh knows of them are names
+//! and ports, for which there may be rules.
 
 use super::spec::Owner;
 use super::{Draft, DraftService};
-use crate::core::registry::{Endpoint, Health, Locality, Protocol, Workload};
+use crate::core::registry::{Endpoint, Health, Locality, Port, Protocol, Registry, Service, Workload};
 use crate::istio::Resource;
 use crate::istio::service_entry::{ServiceEntry, ServicePort, WorkloadEntry};
-use mesh_xds::agent::Transport;
-use std::collections::BTreeSet;
+use mesh_xds::agent::{Mode, Transport};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -89,8 +90,41 @@ fn selected(workload: &Workload, port: &ServicePort) -> Option<Endpoint> {
     })
 }
 
+/// The hosts of entries that are no services and no names of one, with their TCP ports. Of two protocols for a port the one that tells most
+/// counts.
+pub(super) fn outside(entries: &[Arc<Resource<ServiceEntry>>], registry: &mut Registry) {
+    let mut hosts: BTreeMap<String, Service> = BTreeMap::new();
+    let services: BTreeSet<&str> = registry.services.values().flat_map(|service| &service.names).map(String::as_str).collect();
+    let taken = |host: &str| match host.strip_prefix('*') {
+        Some(suffix) => services.iter().any(|name| name.len() > suffix.len() && name.ends_with(suffix)),
+        None => services.contains(host),
+    };
+    for entry in entries.iter().filter(|entry| !entry.spec.is_service()) {
+        let names = entry.spec.hosts.iter().map(|host| host.trim_end_matches('.').to_ascii_lowercase());
+        for name in names.filter(|name| !taken(name)) {
+            let host = hosts.entry(name.clone()).or_insert_with(|| Service {
+                names: BTreeSet::from([name.clone()]),
+                name,
+                of_entry: true,
+                ..Service::default()
+            });
+            for port in &entry.spec.ports {
+                let protocol = Protocol::parse(if port.protocol.is_empty() { "TCP" } else { &port.protocol });
+                // Admission has seen both.
+                let (Ok(number), Some(protocol)) = (u16::try_from(port.number), protocol) else { continue };
+                if protocol != Protocol::Udp {
+                    let plain = || Port { protocol, mode: Mode::Kernel, endpoints: Vec::new() };
+                    let known = host.ports.entry((number, Transport::Tcp)).or_insert_with(plain);
+                    known.protocol = known.protocol.min(protocol);
+                }
+            }
+        }
+    }
+    registry.outside = hosts;
+}
+
 /// Takes away hosts of entries that are names of Marathon's services already; returns a sentence for each.
-pub(super) fn give_way(drafts: &mut Vec<(Owner, crate::core::registry::Service)>) -> Vec<String> {
+pub(super) fn give_way(drafts: &mut Vec<(Owner, Service)>) -> Vec<String> {
     let of_entry = |owner: &Owner| matches!(owner, Owner::Host(_));
     let taken: BTreeSet<String> =
         drafts.iter().filter(|(owner, _)| !of_entry(owner)).flat_map(|(_, service)| service.names.iter().cloned()).collect();

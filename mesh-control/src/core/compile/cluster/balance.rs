@@ -38,7 +38,7 @@ pub(super) fn apply(to: &mut cluster::Cluster, settings: Option<&LoadBalancerSet
 }
 
 /// On to where the client was going: behind a VIP that is the kernel's choice.
-fn original(to: &mut cluster::Cluster) {
+pub(super) fn original(to: &mut cluster::Cluster) {
     to.cluster_discovery_type = Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into()));
     to.eds_cluster_config = None;
     to.lb_policy = LbPolicy::ClusterProvided.into();

@@ -130,6 +130,29 @@ fn the_first_tcp_route_that_holds_is_taken() {
 }
 
 #[test]
+fn a_policy_limits_and_hashes_tcp_connections() {
+    let proxy = |rules: &[Value]| {
+        let compiled = compiled(&speaking(Protocol::Mysql), rules);
+        let found: listener::Listener = decode(&compiled, LISTENER, LISTENER_NAME);
+        let Some(listener::filter::ConfigType::TypedConfig(any)) = &found.filter_chains[0].filters[0].config_type else {
+            panic!("no filter")
+        };
+        tcp_proxy::TcpProxy::decode(any.value.as_slice()).expect("TcpProxy")
+    };
+    let policy = |policy: Value| rule("DestinationRule", "d", 1, json!({"host": "reviews", "trafficPolicy": policy}));
+    let limited = policy(json!({"connectionPool": {"tcp": {"idleTimeout": "7s", "maxConnectionDuration": "9s"}}}));
+    let found = proxy(std::slice::from_ref(&limited));
+    let seconds = |span: Option<envoy::Duration>| span.map(|span| span.seconds);
+    assert_eq!((seconds(found.idle_timeout), seconds(found.max_downstream_connection_duration)), (Some(7), Some(9)));
+    assert!(found.hash_policy.is_empty());
+    let shares = json!([{"route": [{"weight": 1, "destination": {"host": "ratings"}}, {"weight": 1, "destination": {"host": "reviews"}}]}]);
+    let found = proxy(&[limited, tcp_rule(shares)]);
+    assert_eq!(seconds(found.idle_timeout), Some(7), "the first destination with a policy speaks");
+    let found = proxy(&[policy(json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}}))]);
+    assert_eq!((found.hash_policy.len(), found.idle_timeout), (1, None));
+}
+
+#[test]
 fn server_names_and_sources_choose_chains() {
     let sni = |host: &str, subset: &str| json!({"match": [{"sniHosts": [host]}], "route": [to("reviews", subset)]});
     let labels = json!({"app": "x", "b": "1", "c": "2", "d": "3", "e": "4"});
