@@ -4,17 +4,21 @@ use crate::config::{Inbound, Serve, Tls};
 use crate::http::{self, Connection};
 use crate::inspect;
 use crate::limits::{ACCEPT_PAUSE, HANDSHAKE};
-use crate::pod::{Guest, Pod};
+use crate::pod::{Guest, Pod, Ticket};
 use crate::shared::Shared;
 use crate::stream::Stream;
 use crate::tcp;
+use crate::worker::Command;
 use mesh_common::reason::Reason;
 use rustls::ServerConfig;
+use std::fmt;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio_rustls::TlsAcceptor;
 
 /// Whose connections a socket takes.
@@ -26,8 +30,37 @@ pub enum Door {
     Gateway(SocketAddr),
 }
 
-/// Accepts, once the configuration is complete, until the task is aborted. Connections live on after it.
-pub async fn accept(pod: Rc<Pod>, socket: OwnedFd, door: Door) {
+/// An accepted connection on its way to the thread that serves it.
+pub struct Arrival {
+    stream: std::net::TcpStream,
+    source: SocketAddr,
+    own: SocketAddr,
+    door: Door,
+    ticket: Ticket,
+}
+
+impl fmt::Debug for Arrival {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Arrival").field("source", &self.source).field("door", &self.door).finish_non_exhaustive()
+    }
+}
+
+impl Arrival {
+    /// Serves it on this thread, which owns the pod or a part of it.
+    pub fn serve(self, pod: &Rc<Pod>) {
+        let Self { stream, source, own, door, ticket } = self;
+        match TcpStream::from_std(stream) {
+            Ok(stream) => drop(tokio::task::spawn_local(serve(Guest::new(pod, ticket), stream, source, own, door))),
+            Err(error) => {
+                tracing::warn!(slot = pod.slot, %error, "an accepted connection is unusable");
+                pod.shared.metrics.refuse("accept_failed");
+            }
+        }
+    }
+}
+
+/// Accepts, once the configuration is complete, until the task is aborted. Connections live on after it. With `others` each gets the next.
+pub async fn accept(pod: Rc<Pod>, socket: OwnedFd, door: Door, others: Rc<[mpsc::Sender<Command>]>) {
     let listener = std::net::TcpListener::from(socket);
     let listening = listener.set_nonblocking(true).and_then(|()| TcpListener::from_std(listener));
     let (listener, own) = match listening.and_then(|listener| Ok((listener.local_addr()?, listener))) {
@@ -39,12 +72,22 @@ pub async fn accept(pod: Rc<Pod>, socket: OwnedFd, door: Door) {
     };
     let metrics = &pod.shared.metrics;
     pod.shared.may_accept().await;
+    let mut turn = 0;
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => {
+            Ok((stream, source)) => {
                 metrics.connections.inc();
-                match Guest::enter(&pod) {
-                    Some(guest) => drop(tokio::task::spawn_local(serve(guest, stream, peer, own, door))),
+                match Ticket::take(&pod) {
+                    Some(ticket) if others.is_empty() => {
+                        drop(tokio::task::spawn_local(serve(Guest::new(&pod, ticket), stream, source, own, door)));
+                    }
+                    Some(ticket) => {
+                        turn = (turn + 1) % (others.len() + 1);
+                        match stream.into_std() {
+                            Ok(stream) => hand(Arrival { stream, source, own, door, ticket }, &pod, others.get(turn)),
+                            Err(error) => tracing::warn!(slot = pod.slot, %error, "an accepted connection is lost"),
+                        }
+                    }
                     None => metrics.refuse("connection_limit"),
                 }
             }
@@ -55,6 +98,16 @@ pub async fn accept(pod: Rc<Pod>, socket: OwnedFd, door: Door) {
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
+    }
+}
+
+/// Gives a connection to another thread; serves it here if it is our turn, or if that thread has too much to do.
+fn hand(arrival: Arrival, pod: &Rc<Pod>, other: Option<&mpsc::Sender<Command>>) {
+    let Some(other) = other else { return arrival.serve(pod) };
+    if let Err(TrySendError::Full(back) | TrySendError::Closed(back)) = other.try_send(Command::Arrival(pod.slot, arrival))
+        && let Command::Arrival(_, arrival) = back
+    {
+        arrival.serve(pod);
     }
 }
 
@@ -80,6 +133,8 @@ async fn serve(guest: Guest, stream: TcpStream, source: SocketAddr, own: SocketA
 async fn find(guest: Guest, stream: TcpStream, inbound: &mut Inbound, shared: &Arc<Shared>) -> Result<(), &'static str> {
     let inspect = inbound.listener(&shared.config.load()).ok_or("no_listener")?.inspect;
     let (hello, late) = tokio::select! {
+        // What has come is served, even at the last moment.
+        biased;
         inspected = inspect::inspect(&stream, inspect) => inspected.map_err(|refused| {
             count_late(shared, matches!(refused, inspect::Refused::Timeout));
             refused.label()

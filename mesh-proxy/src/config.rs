@@ -5,7 +5,7 @@ mod listener;
 mod pool;
 
 use crate::core::balance::Balancer;
-pub use http::{CorsFilter, HttpOptions, ServerHeader, StripPort, upgrade_passes};
+pub use http::{CorsFilter, Downstream, HttpOptions, ServerHeader, StripPort, upgrade_passes};
 pub use listener::{Chain, Http, Inbound, Inspect, Listener, Serve, Tcp, Tls};
 pub use pool::{Http2, Keepalive, PoolSettings, Protocol};
 use std::collections::HashMap;

@@ -10,6 +10,7 @@ pub mod fault;
 pub mod flags;
 pub mod format;
 pub mod forwarded;
+pub mod framing;
 pub mod hash;
 pub mod headers;
 pub mod matching;

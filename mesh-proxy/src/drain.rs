@@ -8,14 +8,23 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-/// Client connections that are idle at the end are closed this long before it, so that what they were just sent is still answered.
-const CLOSING: Duration = Duration::from_secs(1);
+/// A stop ends in three steps, this far apart, or a quarter of its time: nothing more is accepted; client connections that are idle are closed,
+/// none of which is so new that its client had no time to ask; what is left is cut, not before it had time to be answered.
+const STEP: Duration = Duration::from_secs(1);
 
 /// The one stop of a process.
 #[derive(Debug, Default)]
 pub struct Drain {
     begun: AtomicBool,
-    end: watch::Sender<Option<(Instant, Instant)>>,
+    times: watch::Sender<Option<Times>>,
+}
+
+/// When each step is.
+#[derive(Clone, Copy, Debug)]
+struct Times {
+    handover: Instant,
+    closing: Instant,
+    end: Instant,
 }
 
 impl Drain {
@@ -23,7 +32,8 @@ impl Drain {
     pub fn begin(&self, limit: Duration) {
         if !self.begun.swap(true, Ordering::AcqRel) {
             let end = Instant::now() + limit;
-            self.end.send_replace(Some((end - CLOSING.min(limit / 2), end)));
+            let step = STEP.min(limit / 4);
+            self.times.send_replace(Some(Times { handover: end - 2 * step, closing: end - step, end }));
         }
     }
 
@@ -38,19 +48,24 @@ impl Drain {
         self.times().await;
     }
 
+    /// Returns when what connects is the next process's, whatever is still open here.
+    pub async fn handover(&self) {
+        sleep_until(self.times().await.handover).await;
+    }
+
     /// Returns when idle connections are to be closed.
     pub async fn closing(&self) {
-        sleep_until(self.times().await.0).await;
+        sleep_until(self.times().await.closing).await;
     }
 
     /// Returns when the time is over.
     pub async fn over(&self) {
-        sleep_until(self.times().await.1).await;
+        sleep_until(self.times().await.end).await;
     }
 
-    async fn times(&self) -> (Instant, Instant) {
-        let mut end = self.end.subscribe();
-        let times = end.wait_for(Option::is_some).await.ok().and_then(|times| *times);
+    async fn times(&self) -> Times {
+        let mut times = self.times.subscribe();
+        let times = times.wait_for(Option::is_some).await.ok().and_then(|times| *times);
         match times {
             Some(times) => times,
             // The sender is ours and the value is there.
@@ -64,7 +79,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn idle_connections_end_before_the_rest_and_the_first_limit_counts() {
+    async fn what_connects_is_left_to_the_next_before_idle_connections_end_and_these_before_the_rest() {
         let drain = Drain::default();
         assert!(!drain.is_begun() && tokio::time::timeout(Duration::from_millis(20), drain.begun()).await.is_err());
         let began = Instant::now();
@@ -73,8 +88,10 @@ mod tests {
         drain.begin(Duration::from_secs(3600));
         drain.begun().await;
         assert!(drain.is_begun());
-        drain.closing().await;
+        drain.handover().await;
         assert!(began.elapsed() >= limit / 2);
+        drain.closing().await;
+        assert!(began.elapsed() >= limit * 3 / 4);
         drain.over().await;
         assert!((limit..limit * 50).contains(&began.elapsed()));
     }

@@ -24,6 +24,7 @@ pub mod pod;
 pub mod privilege;
 pub mod run;
 pub mod shared;
+pub mod spread;
 pub mod stream;
 pub mod tcp;
 pub mod telemetry;

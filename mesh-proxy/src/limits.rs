@@ -16,6 +16,10 @@ pub const STOCK_AGAIN: Duration = Duration::from_secs(1);
 pub const CONNECTIONS: usize = 10_000;
 /// Bytes of a request's head, unless the listener says otherwise: Envoy's default. Beyond: 431.
 pub const HEAD_BYTES: usize = 60 * 1024;
+/// Headers of a request, unless the listener says otherwise: Envoy's default. Beyond: 431.
+pub const HEADERS: usize = 100;
+/// The most that a listener may say: a third of what the library can hold, whose room for them is made for every request.
+pub const HEADERS_MOST: u32 = 10_000;
 /// The most that a listener may say, in KiB: Envoy's.
 pub const HEAD_KB_MOST: u32 = 8192;
 /// Bytes of a request's body that are kept for its copies to mirrors: Envoy's buffer. Beyond: it is not mirrored, `mirror_body_too_large`.
@@ -35,7 +39,8 @@ pub const IDLE_CONNECTIONS: usize = 64;
 pub const PENDING: u32 = 10_000;
 /// Requests at a time on one HTTP/2 connection to an endpoint. Beyond: one more connection. Envoy's default.
 pub const STREAMS: u32 = 1024;
-/// How long a TLS handshake of a client may take, as Envoy's listener filters. Then the connection is closed, `tls_handshake_timeout`.
+/// How long a TLS handshake of a client may take, as Envoy's listener filters. Then the connection is closed, `tls_handshake_timeout`. The
+/// same for the beginning of HTTP/2 after an upgrade to it, `client_gone`.
 pub const HANDSHAKE: Duration = Duration::from_secs(15);
 /// How often idle connections are looked through.
 pub const SWEEP: Duration = Duration::from_secs(5);

@@ -7,6 +7,7 @@ use crate::broker::Client;
 use crate::config::Cluster;
 use crate::core::balance::Cursor;
 use crate::shared::{PodStatus, Shared};
+use crate::spread::Share;
 use crate::telemetry::pod::Known;
 use mesh_common::broker::{Family, Workload};
 use rand::rngs::SmallRng;
@@ -38,6 +39,8 @@ pub struct Pod {
     stock: Stock,
     upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream>>>,
     rng: RefCell<SmallRng>,
+    /// How many threads own it.
+    threads: u32,
 }
 
 /// Why there is no connection.
@@ -72,13 +75,12 @@ impl ConnectError {
 }
 
 impl Pod {
-    /// A pod without listeners; `families` are those that it captures.
+    /// A pod without listeners.
     #[must_use]
-    pub fn new(slot: u32, workload: Workload, families: &[Family], broker: Client, shared: Arc<Shared>) -> Self {
-        let status = Arc::new(PodStatus { workload: workload.id.clone(), app: workload.app.clone(), ..PodStatus::default() });
-        shared.pods.lock().insert(slot, Arc::clone(&status));
-        let stock = Stock::new(slot, broker, Arc::clone(&shared), Arc::clone(&status));
-        for family in families {
+    pub fn new(slot: u32, workload: Workload, share: &Share, broker: Client, shared: Arc<Shared>) -> Self {
+        let status = shared.enter(slot, &workload, share.threads > 1);
+        let stock = Stock::new((slot, share.threads), broker, Arc::clone(&shared), Arc::clone(&status));
+        for family in &share.families {
             stock.wanted(*family);
         }
         Self {
@@ -90,6 +92,7 @@ impl Pod {
             stock,
             upstreams: RefCell::default(),
             rng: RefCell::new(SmallRng::from_os_rng()),
+            threads: share.threads,
         }
     }
 
@@ -116,7 +119,7 @@ impl Pod {
         if let Some(known) = self.upstreams.borrow().get(cluster) {
             return Rc::clone(known);
         }
-        let new = Rc::new(Upstream::new(self.with_rng(Cursor::new)));
+        let new = Rc::new(Upstream::new(self.with_rng(Cursor::new), self.threads));
         self.upstreams.borrow_mut().insert(Arc::clone(cluster), Rc::clone(&new));
         new
     }
@@ -184,31 +187,54 @@ impl Pod {
     }
 }
 
-/// One more client connection, until dropped.
-pub struct Guest(Rc<Pod>);
+/// One more client connection of a pod, on whichever of its threads, until dropped.
+pub struct Ticket {
+    status: Arc<PodStatus>,
+    shared: Arc<Shared>,
+}
 
-impl Guest {
+impl Ticket {
     /// `None` if the pod has too many.
     #[must_use]
-    pub fn enter(pod: &Rc<Pod>) -> Option<Self> {
+    pub fn take(pod: &Pod) -> Option<Self> {
         if pod.status.connections.fetch_add(1, Ordering::Relaxed) >= crate::limits::CONNECTIONS {
             pod.status.connections.fetch_sub(1, Ordering::Relaxed);
             return None;
         }
         pod.shared.metrics.open.inc();
-        Some(Self(Rc::clone(pod)))
+        Some(Self { status: Arc::clone(&pod.status), shared: Arc::clone(&pod.shared) })
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.status.connections.fetch_sub(1, Ordering::Relaxed);
+        self.shared.metrics.open.dec();
+    }
+}
+
+/// A client connection on the thread that serves it.
+pub struct Guest {
+    pod: Rc<Pod>,
+    _ticket: Ticket,
+}
+
+impl Guest {
+    /// With a ticket of the pod's, maybe of another thread.
+    #[must_use]
+    pub fn new(pod: &Rc<Pod>, ticket: Ticket) -> Self {
+        Self { pod: Rc::clone(pod), _ticket: ticket }
+    }
+
+    /// `None` if the pod has too many.
+    #[must_use]
+    pub fn enter(pod: &Rc<Pod>) -> Option<Self> {
+        Ticket::take(pod).map(|ticket| Self::new(pod, ticket))
     }
 
     /// The pod.
     #[must_use]
     pub fn pod(&self) -> &Rc<Pod> {
-        &self.0
-    }
-}
-
-impl Drop for Guest {
-    fn drop(&mut self) {
-        self.0.status.connections.fetch_sub(1, Ordering::Relaxed);
-        self.0.shared.metrics.open.dec();
+        &self.pod
     }
 }

@@ -11,15 +11,15 @@ use crate::gateway::{self, Gateway};
 use crate::logging::LogLevel;
 use crate::privilege::{self, Identity};
 use crate::shared::Shared;
+use crate::spread::{self, Owners, Share};
 use crate::telemetry::zipkin;
 use crate::worker::{self, Command, Entrance};
 use crate::xds;
 use anyhow::Context;
-use mesh_common::broker::Role;
+use mesh_common::broker::{Family, Role, Workload};
 use mesh_xds::node::{Node, Role as NodeRole};
 use mesh_xds::stream::Connection;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use std::collections::HashMap;
 use std::net::{IpAddr, ToSocketAddrs};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -66,6 +66,10 @@ pub struct Args {
     /// istio=ingressgateway). mesh-agent opens the ports, as far as its --gateway-ports allow.
     #[arg(long, env = "MESH_GATEWAY_LABELS", value_name = "KEY=VALUE", value_delimiter = ',', value_parser = gateway::label)]
     pub gateway_labels: Vec<(String, String)>,
+    /// Threads that the gateway is spread over. Each takes its turn of the connections, and has its part of every limit of connectionPool
+    /// (rounded up), balancers and ejections of its own. A pod with the label mesh.io/proxy-threads is spread likewise. Not more than --threads.
+    #[arg(long, env = "MESH_GATEWAY_THREADS", value_name = "N", default_value = "1", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub gateway_threads: u16,
     /// Threads that own pods; one per core by default.
     #[arg(long, env = "MESH_PROXY_THREADS", value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub threads: Option<u16>,
@@ -89,8 +93,9 @@ pub fn run(args: Args, identity: Identity, log: LogLevel) -> anyhow::Result<()> 
     tracing::info!(?report, threads, node = %connection.node, control = connection.endpoint, "proxy starts without privilege");
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let limit = Duration::from_secs(args.drain_time.into());
-    let shared = Arc::new(Shared { gateway: gateway::workload(&connection.node.labels), ..Shared::default() });
-    let asked = Admin { shared, report, drain: limit, log };
+    let gateway_threads = args.gateway_threads.into();
+    let shared = Shared { gateway: gateway::workload(&connection.node.labels), gateway_threads, ..Shared::default() };
+    let asked = Admin { shared: Arc::new(shared), report, drain: limit, log };
     runtime.block_on(serve(args.broker, connection, admin, Arc::new(asked), threads))
 }
 
@@ -149,7 +154,7 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
         workers.push(worker::start(index, client.clone(), Arc::clone(&shared)).context("cannot start a thread")?);
     }
     *shared.workers.lock() = workers.iter().map(mpsc::Sender::downgrade).collect();
-    let mut owners: HashMap<u32, usize> = HashMap::new();
+    let mut owners = Owners::new(threads);
     let drained = drained(&shared, &workers);
     tokio::pin!(drained);
     let mut changed = shared.changed.subscribe();
@@ -164,25 +169,26 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
         };
         match event {
             Event::PodAdded { slot, workload, listeners } => {
-                let owner = owner(&mut owners, slot, threads);
-                tracing::info!(slot, workload = workload.id, thread = owner, "pod enrolled");
+                let owners = owners.settle(slot, spread::wanted(&workload.labels));
+                tracing::info!(slot, workload = workload.id, threads = ?owners, "pod enrolled");
                 let entrances = listeners.into_iter().filter_map(|(listener, socket)| Entrance::captured(listener, socket));
-                tell(&workers[owner], Command::Pod(slot, workload, entrances.collect())).await?;
+                enter(&workers, owners, (slot, &workload), entrances.collect()).await?;
             }
             Event::Gateway { slot, listeners, refused } => {
-                let owner = owner(&mut owners, slot, threads);
+                let owners = owners.settle(slot, shared.gateway_threads);
                 gateway::told(&shared, &listeners, &refused);
                 let entrances = listeners.into_iter().map(|(address, socket)| Entrance::gateway(address, socket));
-                tell(&workers[owner], Command::Pod(slot, shared.gateway.clone(), entrances.collect())).await?;
+                enter(&workers, owners, (slot, &shared.gateway), entrances.collect()).await?;
             }
             Event::PodGone { slot } => {
-                if let Some(owner) = owners.remove(&slot) {
-                    tracing::info!(slot, "pod gone");
+                for owner in owners.forget(slot) {
+                    tracing::info!(slot, thread = owner, "pod gone");
                     tell(&workers[owner], Command::Gone(slot)).await?;
                 }
             }
             Event::Sockets { slot, family, sockets } => {
-                if let Some(owner) = owners.get(&slot) {
+                let owners = owners.of(slot);
+                for (owner, sockets) in owners.iter().zip(spread::deal(sockets, owners.len())) {
                     tell(&workers[*owner], Command::Sockets(slot, family, sockets)).await?;
                 }
             }
@@ -204,10 +210,22 @@ pub async fn pods(socket: PathBuf, threads: usize, shared: Arc<Shared>) -> anyho
     }
 }
 
-/// Whose a slot is: the thread with the fewest, for as long as it lives.
-fn owner(owners: &mut HashMap<u32, usize>, slot: u32, threads: usize) -> usize {
-    let least = (0..threads).min_by_key(|index| owners.values().filter(|owner| *owner == index).count()).unwrap_or(0);
-    *owners.entry(slot).or_insert(least)
+/// Tells a pod's threads that it is there. The first accepts, so it is told last: the others know the pod when connections come.
+async fn enter(
+    workers: &[mpsc::Sender<Command>],
+    owners: &[usize],
+    (slot, workload): (u32, &Workload),
+    mut entrances: Vec<Entrance>,
+) -> anyhow::Result<()> {
+    let families: Vec<Family> = entrances.iter().map(Entrance::family).collect();
+    let threads = u32::try_from(owners.len()).unwrap_or(u32::MAX);
+    for (place, owner) in owners.iter().enumerate().rev() {
+        let others = if place == 0 { owners[1..].iter().map(|owner| workers[*owner].clone()).collect() } else { Vec::new() };
+        let entrances = if place == 0 { std::mem::take(&mut entrances) } else { Vec::new() };
+        let share = Share { threads, families: families.clone(), others };
+        tell(&workers[*owner], Command::Pod(slot, workload.clone(), entrances, share)).await?;
+    }
+    Ok(())
 }
 
 /// Once a stop begins: returns when nobody accepts any more and no client connection is open, or the time is over.
@@ -215,7 +233,7 @@ async fn drained(shared: &Shared, workers: &[mpsc::Sender<Command>]) -> anyhow::
     shared.drain.begun().await;
     tokio::select! {
         () = empty(shared) => {}
-        () = shared.drain.closing() => {}
+        () = shared.drain.handover() => {}
     }
     let (sender, mut done) = mpsc::channel(1);
     for worker in workers {

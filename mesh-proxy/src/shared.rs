@@ -34,6 +34,8 @@ pub struct Shared {
     pub drain: Drain,
     /// Who the node's gateway is, if there is one.
     pub gateway: Workload,
+    /// Threads that it is spread over.
+    pub gateway_threads: usize,
     /// True once the first configuration is complete. Before, listeners are held and not accepted from: whoever connects waits in the
     /// backlog instead of getting a 404 that no rule wants.
     pub serving: watch::Sender<bool>,
@@ -60,6 +62,7 @@ impl Default for Shared {
             progress: Mutex::default(),
             drain: Drain::default(),
             gateway: Workload::default(),
+            gateway_threads: 1,
             serving: watch::Sender::default(),
             changed: watch::Sender::default(),
             workers: Mutex::default(),
@@ -112,6 +115,17 @@ impl Shared {
         if complete {
             self.serve();
         }
+    }
+
+    /// What is told of a pod that comes; `spread`: of all its threads together.
+    pub fn enter(&self, slot: u32, workload: &Workload, spread: bool) -> Arc<PodStatus> {
+        let mut pods = self.pods.lock();
+        if let Some(known) = pods.get(&slot).filter(|known| spread && known.workload == workload.id) {
+            return Arc::clone(known);
+        }
+        let status = Arc::new(PodStatus { workload: workload.id.clone(), app: workload.app.clone(), ..PodStatus::default() });
+        pods.insert(slot, Arc::clone(&status));
+        status
     }
 
     /// From now on connections are accepted.

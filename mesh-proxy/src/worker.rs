@@ -1,11 +1,12 @@
 //! A thread that owns pods: one single-threaded runtime, on which all of a pod's sockets and state live.
 
-use crate::accept::{self, Door};
+use crate::accept::{self, Arrival, Door};
 use crate::broker::Client;
 use crate::limits::SWEEP;
 use crate::pod::Pod;
 use crate::pod::upstream::Seen;
 use crate::shared::Shared;
+use crate::spread::Share;
 use mesh_common::broker::{Family, Listener, Workload};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -24,7 +25,9 @@ const QUEUE: usize = 256;
 #[derive(Debug)]
 pub enum Command {
     /// A pod comes, or is described anew.
-    Pod(u32, Workload, Vec<Entrance>),
+    Pod(u32, Workload, Vec<Entrance>, Share),
+    /// A connection that another thread has accepted for a pod.
+    Arrival(u32, Arrival),
     /// A pod has left.
     Gone(u32),
     /// Sockets for a pod.
@@ -55,6 +58,12 @@ impl Entrance {
             Listener::DnsUdp | Listener::DnsTcpV4 => return None,
         };
         Some(Self { door: Door::Captured, family, socket })
+    }
+
+    /// What comes in there.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.family
     }
 
     /// Of the gateway.
@@ -116,7 +125,7 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
         };
         match command {
             None => return,
-            Some(Command::Pod(slot, workload, listeners)) => {
+            Some(Command::Pod(slot, workload, listeners, share)) => {
                 // The same slot with another instance is another pod.
                 let same = residents.remove(&slot).and_then(|resident| resident.same(&workload));
                 let resident = match same {
@@ -124,14 +133,17 @@ async fn work(mut commands: mpsc::Receiver<Command>, broker: Client, shared: Arc
                         pod.describe(workload);
                         pod
                     }
-                    None => {
-                        let families: Vec<Family> = listeners.iter().map(|entrance| entrance.family).collect();
-                        Rc::new(Pod::new(slot, workload, &families, broker.clone(), Arc::clone(&shared)))
-                    }
+                    None => Rc::new(Pod::new(slot, workload, &share, broker.clone(), Arc::clone(&shared))),
                 };
                 // In a stop the next process accepts; these descriptors are closed.
                 let listeners = if draining { Vec::new() } else { listeners };
-                residents.insert(slot, Resident::enter(resident, listeners));
+                residents.insert(slot, Resident::enter(resident, listeners, &Rc::from(share.others)));
+            }
+            Some(Command::Arrival(slot, arrival)) => {
+                // Else the pod has left: nobody is there to serve.
+                if let Some(resident) = residents.get(&slot) {
+                    arrival.serve(&resident.pod);
+                }
             }
             Some(Command::Gone(slot)) => {
                 if let Some(resident) = residents.remove(&slot) {
@@ -165,8 +177,10 @@ fn look(residents: &HashMap<u32, Resident>) -> BTreeMap<Arc<str>, Seen> {
 }
 
 impl Resident {
-    fn enter(pod: Rc<Pod>, entrances: Vec<Entrance>) -> Self {
-        let enter = |Entrance { door, socket, .. }| tokio::task::spawn_local(accept::accept(Rc::clone(&pod), socket, door));
+    fn enter(pod: Rc<Pod>, entrances: Vec<Entrance>, others: &Rc<[mpsc::Sender<Command>]>) -> Self {
+        let enter = |Entrance { door, socket, .. }| {
+            tokio::task::spawn_local(accept::accept(Rc::clone(&pod), socket, door, Rc::clone(others)))
+        };
         let accepting = entrances.into_iter().map(enter).collect();
         Self { pod, accepting }
     }

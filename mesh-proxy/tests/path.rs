@@ -4,20 +4,36 @@
 
 #[path = "path/admin.rs"]
 mod admin;
+#[path = "path/connection.rs"]
+mod connection;
+#[path = "path/copies.rs"]
+mod copies;
+#[path = "path/expect.rs"]
+mod expect;
 #[path = "path/gateway.rs"]
 mod gateway;
 #[path = "path/h2.rs"]
 mod h2;
+#[path = "path/h2c.rs"]
+mod h2c;
 #[path = "path/outlier.rs"]
 mod outlier;
 #[path = "path/pool.rs"]
 mod pool;
+#[path = "path/raw.rs"]
+mod raw;
 #[path = "path/restart.rs"]
 mod restart;
+#[path = "path/spread.rs"]
+mod spread;
+#[path = "path/streams.rs"]
+mod streams;
 #[path = "path/telemetry.rs"]
 mod telemetry;
 #[path = "path/tls.rs"]
 mod tls;
+#[path = "path/transfer.rs"]
+mod transfer;
 #[path = "path/tunnel.rs"]
 mod tunnel;
 #[path = "path/upgrade.rs"]
@@ -316,8 +332,7 @@ async fn the_meshs_own_listener_and_unknown_ports_are_refused_and_counted() {
         world.nothing();
         let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", world.port)).await.expect("connect");
         assert_eq!(stream.read(&mut [0; 1]).await.expect("closed"), 0, "{reason}");
-        let metrics = world.shared.metrics.encode(&world.shared.telemetry);
-        assert!(metrics.contains(&format!("connections_refused_total{{reason=\"{reason}\"}} 1")), "{metrics}");
+        world.counted(&format!("connections_refused_total{{reason=\"{reason}\"}} 1")).await;
     }
 }
 

@@ -45,7 +45,7 @@ fn chain(chain: &Chain) -> Value {
         Serve::Http(http) => json!({ "http": {
             "route_config": http.routes.name,
             "fault": http.options.fault.as_ref().map(fault),
-            "idle_timeout_ms": millis(http.options.idle_timeout),
+            "idle_timeout_ms": millis(http.options.downstream.idle_timeout),
             "virtual_hosts": http.routes.virtual_hosts().iter().map(virtual_host).collect::<Vec<_>>(),
         } }),
     };

@@ -1,5 +1,6 @@
 //! How a listener treats HTTP connections and requests, apart from routes: what its HttpConnectionManager says.
 
+use super::Http2;
 use crate::core::access::Format;
 use crate::core::fault::Fault;
 use crate::core::forwarded::Trust;
@@ -26,8 +27,12 @@ pub struct HttpOptions {
     pub generate_request_id: bool,
     /// One from outside keeps the id that it came with.
     pub preserve_request_id: bool,
-    /// An idle client connection is closed after this.
-    pub idle_timeout: Option<Duration>,
+    /// How long client connections last, and what they may carry.
+    pub downstream: Downstream,
+    /// From a request's head to its end. Beyond: 408.
+    pub request_timeout: Option<Duration>,
+    /// `Expect: 100-continue` is the upstream's to answer; else it is answered here.
+    pub pass_expect: bool,
     /// A request is ended if nothing passes in either direction for this long.
     pub stream_idle_timeout: Option<Duration>,
     /// Upgrades that pass or not; others are answered 403. In lower case.
@@ -48,8 +53,27 @@ pub struct HttpOptions {
     pub tracing: Option<Arc<Tracing>>,
     /// A line for each request.
     pub access_log: Option<Arc<Format>>,
+}
+
+/// What a client's connection may be.
+#[derive(Clone, Debug)]
+pub struct Downstream {
+    /// One that is idle is closed after this.
+    pub idle_timeout: Option<Duration>,
+    /// From then on it begins nothing more.
+    pub max_connection_duration: Option<Duration>,
+    /// So long after it an idle HTTP/1 connection is closed; until then its next answer says that it is the last.
+    pub drain_timeout: Duration,
+    /// Requests that it may carry.
+    pub max_requests_per_connection: Option<u32>,
+    /// From the first byte of an HTTP/1 request's head to its last. Beyond: 408.
+    pub request_headers_timeout: Option<Duration>,
     /// Bytes of a request's head. Beyond: 431.
     pub head_bytes: usize,
+    /// Headers of a request. Beyond: 431.
+    pub headers: usize,
+    /// Of HTTP/2.
+    pub http2: Http2,
 }
 
 /// What becomes of a response's `server` header.

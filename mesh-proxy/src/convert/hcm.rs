@@ -3,17 +3,17 @@
 use super::access_log::access_log;
 use super::at::{At, Invalid};
 use super::common::{limit, over_ads, unpack};
+use super::downstream::downstream;
 use super::{cors, fault, route, tracing};
 use crate::config::{CorsFilter, HttpOptions, ServerHeader, StripPort};
 use crate::core::fault::Fault;
 use crate::core::forwarded::{Range, Trust};
 use crate::core::path::{Escaped, Normalize};
 use crate::core::route::RouteTable;
-use crate::limits::{HEAD_BYTES, HEAD_KB_MOST};
 use envoy_types::pb::envoy::config::core::v3::Http1ProtocolOptions;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as pb;
-use envoy_types::pb::google::protobuf::{Any, Duration, UInt32Value};
+use envoy_types::pb::google::protobuf::{Any, Duration};
 use http::HeaderValue;
 use std::mem::take;
 use std::net::IpAddr;
@@ -22,8 +22,6 @@ use std::time;
 
 const HCM: &str = "envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager";
 const ROUTER: &str = "envoy.extensions.filters.http.router.v3.Router";
-/// Envoy's default for idle client connections.
-const IDLE_TIMEOUT: time::Duration = time::Duration::from_secs(3600);
 /// Envoy's default for requests over which nothing passes.
 const STREAM_IDLE_TIMEOUT: time::Duration = time::Duration::from_secs(300);
 
@@ -80,12 +78,7 @@ fn options(at: &At<'_>, message: &mut pb::HttpConnectionManager) -> Result<HttpO
     };
     let via = take(&mut message.via);
     header_value(&at.field("via"), &via)?;
-    let mut idle_timeout = Some(IDLE_TIMEOUT);
-    if let Some(mut common) = message.common_http_protocol_options.take() {
-        let at = at.field("common_http_protocol_options");
-        idle_timeout = limit(&at.field("idle_timeout"), common.idle_timeout.take(), idle_timeout)?;
-        at.nothing_else(&common)?;
-    }
+    let downstream = downstream(at, message)?;
     let (http10, http10_host) = http1(&at.field("http_protocol_options"), message.http_protocol_options.take())?;
     let stream_idle_timeout =
         limit(&at.field("stream_idle_timeout"), message.stream_idle_timeout.take(), Some(STREAM_IDLE_TIMEOUT))?;
@@ -104,7 +97,9 @@ fn options(at: &At<'_>, message: &mut pb::HttpConnectionManager) -> Result<HttpO
         cors,
         generate_request_id: message.generate_request_id.take().is_none_or(|generate| generate.value),
         preserve_request_id: take(&mut message.preserve_external_request_id),
-        idle_timeout,
+        downstream,
+        request_timeout: limit(&at.field("request_timeout"), message.request_timeout.take(), None)?,
+        pass_expect: take(&mut message.proxy_100_continue),
         stream_idle_timeout,
         upgrades: upgrades(&at.field("upgrade_configs"), take(&mut message.upgrade_configs))?,
         trust: trust(at, message)?,
@@ -115,7 +110,6 @@ fn options(at: &At<'_>, message: &mut pb::HttpConnectionManager) -> Result<HttpO
         http10_host,
         tracing,
         access_log,
-        head_bytes: head_bytes(&at.field("max_request_headers_kb"), message.max_request_headers_kb.take())?,
     })
 }
 
@@ -178,14 +172,6 @@ fn strip_port(message: &mut pb::HttpConnectionManager) -> StripPort {
     }
 }
 
-fn head_bytes(at: &At<'_>, kb: Option<UInt32Value>) -> Result<usize, Invalid> {
-    match kb.map(|kb| kb.value) {
-        None => Ok(HEAD_BYTES),
-        Some(kb @ 1..=HEAD_KB_MOST) => Ok(kb as usize * 1024),
-        Some(kb) => Err(at.value(format_args!("{kb} is not from 1 to {HEAD_KB_MOST}"))),
-    }
-}
-
 fn upgrades(at: &At<'_>, configs: Vec<pb::http_connection_manager::UpgradeConfig>) -> Result<Vec<(String, bool)>, Invalid> {
     let mut upgrades = Vec::new();
     for (index, mut config) in configs.into_iter().enumerate() {
@@ -203,8 +189,6 @@ fn upgrades(at: &At<'_>, configs: Vec<pb::http_connection_manager::UpgradeConfig
 /// Forgets fields whose value says: off, as it is here anyway.
 fn disabled(message: &mut pb::HttpConnectionManager) {
     let zero = |duration: &mut Duration| duration.seconds == 0 && duration.nanos == 0;
-    message.request_timeout.take_if(zero);
-    message.request_headers_timeout.take_if(zero);
     message.delayed_close_timeout.take_if(zero);
     message.add_user_agent.take_if(|on| !on.value);
 }

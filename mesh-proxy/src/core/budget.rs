@@ -35,6 +35,19 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// One thread's part where a pod has several: rounded up, so that together they may be over by less than one each. No limit stays none.
+    #[must_use]
+    pub fn divided(self, threads: u32) -> Self {
+        let part = |limit: u32| if limit == u32::MAX { limit } else { limit.div_ceil(threads.max(1)) };
+        let retries = match self.retries {
+            Retries::Most(most) => Retries::Most(part(most)),
+            Retries::Budget { percent, least } => Retries::Budget { percent, least: part(least) },
+        };
+        Self { connections: part(self.connections), pending: part(self.pending), requests: part(self.requests), retries }
+    }
+}
+
 impl Retries {
     /// May one more begin while `retries` are in flight, and `requests` of any kind in flight or waiting?
     #[must_use]
@@ -53,6 +66,16 @@ impl Retries {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_thread_has_its_part_rounded_up_and_no_limit_stays_none() {
+        let limits = Limits { connections: 10, pending: 1, requests: 1024, retries: Retries::Most(3) };
+        let part = Limits { connections: 4, pending: 1, requests: 342, retries: Retries::Most(1) };
+        assert_eq!((limits.divided(3), limits.divided(1), limits.divided(0)), (part, limits, limits));
+        assert_eq!(Limits::default().divided(7), Limits::default());
+        let budget = Limits { retries: Retries::Budget { percent: 20.0, least: 3 }, ..limits };
+        assert_eq!(budget.divided(2).retries, Retries::Budget { percent: 20.0, least: 2 });
+    }
 
     #[test]
     fn a_budget_is_a_share_of_what_is_under_way_and_never_below_its_floor() {

@@ -43,6 +43,8 @@ flags! {
     REMOTE_RESET = 12 => "UR",
     /// Nothing passed over the stream for too long.
     STREAM_IDLE = 13 => "SI",
+    /// The client's request was no HTTP.
+    DOWNSTREAM_PROTOCOL = 14 => "DPE",
     /// The route's cluster does not exist.
     NO_CLUSTER = 6 => "NC",
 }
@@ -65,6 +67,7 @@ impl Flags {
             (Flags::OVERFLOW, "upstream_reset_before_response_started{overflow}"),
             (Flags::CONNECT_FAILURE, "upstream_reset_before_response_started{remote_connection_failure}"),
             (Flags::TERMINATED, "upstream_reset_before_response_started{connection_termination}"),
+            (Flags::DOWNSTREAM_PROTOCOL, "http1.content_length_and_chunked_not_allowed"),
             (Flags::PROTOCOL, "upstream_reset_before_response_started{protocol_error}"),
         ];
         if self.has(Self::DOWNSTREAM) {

@@ -83,10 +83,11 @@ impl Conditions {
         self.0 & other.0 != 0
     }
 
-    /// True if an attempt whose request was sent may be repeated, so that its body must be kept.
+    /// True if an attempt whose request was sent may be repeated, so that its body must be kept. An HTTP/2 endpoint refuses a stream when
+    /// it likes, and part of the body is on its way by then.
     #[must_use]
     pub fn after_sending(self) -> bool {
-        self.0 & !(Self::CONNECT_FAILURE.0 | Self::RESET_BEFORE_REQUEST.0 | Self::REFUSED_STREAM.0 | Self::HTTP3.0) != 0
+        self.0 & !(Self::CONNECT_FAILURE.0 | Self::RESET_BEFORE_REQUEST.0 | Self::HTTP3.0) != 0
     }
 }
 

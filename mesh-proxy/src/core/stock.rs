@@ -34,13 +34,13 @@ impl Rate {
         self.per_second = now.max(self.per_second * FADE);
     }
 
-    /// How many sockets to hold, with `pods` on the node and `total` for all of them.
+    /// How many sockets to hold, with `pods` on the node and `total` for all of them. Of a pod on several threads: for one of them.
     #[must_use]
-    pub fn target(&self, pods: usize, total: usize) -> usize {
+    pub fn target(&self, (pods, threads): (usize, usize), total: usize) -> usize {
         // Far below what a float holds exactly; `as` saturates.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
         let wanted = (self.per_second * HOLD.as_secs_f64()).ceil() as usize;
-        wanted.clamp(LEAST, MOST).min((total / pods.max(1)).max(SHARE_LEAST))
+        wanted.clamp(LEAST / threads.max(1), MOST / threads.max(1)).min((total / (pods * threads).max(1)).max(SHARE_LEAST))
     }
 }
 
@@ -51,18 +51,19 @@ mod tests {
     #[test]
     fn a_minute_of_what_was_seen_lately_within_the_limits() {
         let (mut rate, window) = (Rate::default(), Duration::from_secs(5));
-        assert_eq!(rate.target(1, TOTAL), LEAST);
+        assert_eq!(rate.target((1, 1), TOTAL), LEAST);
         rate.look(5 * 50, window);
-        assert_eq!(rate.target(1, TOTAL), 50 * 75);
+        assert_eq!(rate.target((1, 1), TOTAL), 50 * 75);
         rate.look(0, window);
-        let later = rate.target(1, TOTAL);
+        let later = rate.target((1, 1), TOTAL);
         assert!((LEAST..50 * 75).contains(&later), "it fades: {later}");
         rate.look(5 * 1000, window);
-        assert_eq!(rate.target(1, TOTAL), MOST);
-        assert_eq!((rate.target(100, TOTAL), rate.target(100, 1000)), (655, SHARE_LEAST));
+        assert_eq!(rate.target((1, 1), TOTAL), MOST);
+        assert_eq!((rate.target((1, 3), TOTAL), rate.target((100, 2), TOTAL)), (MOST / 3, 655 / 2));
+        assert_eq!((rate.target((100, 1), TOTAL), rate.target((100, 1), 1000)), (655, SHARE_LEAST));
         for _ in 0..200 {
             rate.look(0, window);
         }
-        assert_eq!(rate.target(1, TOTAL), LEAST);
+        assert_eq!(rate.target((1, 1), TOTAL), LEAST);
     }
 }

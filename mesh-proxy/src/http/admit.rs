@@ -16,6 +16,10 @@ use std::net::SocketAddr;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Marks a request that said its length in two ways. By the time it comes here the parser has forgotten one of them.
+#[derive(Clone, Copy)]
+pub(super) struct TwoLengths;
+
 /// A request that may be routed.
 pub(super) struct Admitted {
     /// The host that it names. Text, and not empty.
@@ -24,6 +28,8 @@ pub(super) struct Admitted {
     /// What its connection should become; `connect` for CONNECT.
     pub(super) upgrade: Option<String>,
     pub(super) grpc: bool,
+    /// It sends its body when it is asked to.
+    pub(super) waits: bool,
     pub(super) version: Version,
     /// `http` or `https`.
     pub(super) scheme: &'static str,
@@ -53,6 +59,12 @@ pub(super) fn admit(
     connection: &Connection,
 ) -> Result<Admitted, Local> {
     let version = parts.version;
+    if parts.extensions.get::<TwoLengths>().is_some() {
+        return Err(Local::new(StatusCode::BAD_REQUEST, "Bad Request", Flags::DOWNSTREAM_PROTOCOL));
+    }
+    if parts.headers.len() > options.downstream.headers {
+        return Err(Local::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request Header Fields Too Large", Flags::default()));
+    }
     if version < Version::HTTP_11 && !options.http10 {
         return Err(Local::new(StatusCode::UPGRADE_REQUIRED, "", Flags::default()));
     }
@@ -67,8 +79,10 @@ pub(super) fn admit(
     let upgrade = if connect { Some("connect".to_owned()) } else { tunnel::wanted(parts) };
     let headers = &mut parts.headers;
     remove_hop_by_hop(headers);
-    // The client is told to go on as soon as its body is read.
-    if headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
+    let expects = headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let waits = expects && options.pass_expect && version == Version::HTTP_11;
+    if expects && !waits {
+        // The client is told to go on as soon as its body is read.
         headers.remove(header::EXPECT);
     }
     if version == Version::HTTP_2 {
@@ -92,7 +106,7 @@ pub(super) fn admit(
         _ if connection.tls => "https",
         _ => "http",
     };
-    Ok(Admitted { authority, client, upgrade, grpc, version, scheme })
+    Ok(Admitted { authority, client, upgrade, grpc, waits, version, scheme })
 }
 
 /// The host as it is routed by.

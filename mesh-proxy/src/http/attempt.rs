@@ -157,6 +157,9 @@ impl Call<'_> {
 
     /// Tells outlier detection.
     fn judge(&self, address: SocketAddr, result: &Result<Answer, Failure>) {
+        if self.body.as_ref().is_some_and(Replay::is_broken) {
+            return;
+        }
         let counts = &self.upstream.counts;
         let report = match result {
             Ok((response, lease)) => {
@@ -187,6 +190,11 @@ impl Call<'_> {
         let body = self.body.as_ref().map_or(RequestBody::Empty, |replay| RequestBody::Replay(replay.clone(), 0));
         let mut parts = self.parts.clone();
         if http2 {
+            if let Some(gate) = self.body.as_ref().and_then(Replay::gate) {
+                // The library does not tell when the endpoint asks: the client is asked here.
+                parts.headers.remove(header::EXPECT);
+                gate.open();
+            }
             for_http2(&mut parts, self.cluster.pool.tls.is_some());
         }
         Request::from_parts(parts, body)
@@ -215,7 +223,8 @@ impl Call<'_> {
         let unsent = error.take_message().is_some();
         let failure = self.failure(error.error());
         let again = match failure {
-            Failure::Stale => true,
+            // What has been read of the body and is not kept cannot be sent to anybody else.
+            Failure::Stale => self.body.as_ref().is_none_or(Replay::repeatable),
             Failure::Reset { kind, .. } => lease.is_reused() && (unsent || (kind == Reset::Connection && self.is_safe())),
             _ => false,
         };

@@ -1,5 +1,7 @@
 //! Bodies in both directions: a request's that can be sent again, and a response's that knows when it ends.
 
+use super::expect::{Gate, Passage};
+use super::life::Active;
 use super::mirror::Tap;
 use super::pulse::{Pulse, Silence};
 use super::record::Record;
@@ -43,6 +45,10 @@ struct Source {
     /// All that was read is in `kept`.
     whole: bool,
     ended: bool,
+    /// Holds it back until it is wanted.
+    gate: Option<Gate>,
+    /// What came from the client was no body.
+    broken: bool,
 }
 
 impl Replay {
@@ -59,6 +65,8 @@ impl Replay {
             received: 0,
             whole: keep,
             ended: false,
+            gate: None,
+            broken: false,
         })))
     }
 
@@ -75,7 +83,32 @@ impl Replay {
             received: bytes as u64,
             whole: true,
             ended: true,
+            gate: None,
+            broken: false,
         })))
+    }
+
+    /// It is held back until the gate opens.
+    pub(super) fn wait_at(&self, gate: Gate) {
+        self.0.borrow_mut().gate = Some(gate);
+    }
+
+    /// What holds it back.
+    pub(super) fn gate(&self) -> Option<Gate> {
+        self.0.borrow().gate.clone()
+    }
+
+    /// Did the client send what is no body? Then nobody else is to blame.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.0.borrow().broken
+    }
+
+    /// Has all of it come?
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        let source = self.0.borrow();
+        source.ended || source.incoming.as_ref().is_none_or(Body::is_end_stream)
     }
 
     /// Bytes that the client has sent of it.
@@ -88,7 +121,7 @@ impl Replay {
     #[must_use]
     pub fn repeatable(&self) -> bool {
         let source = self.0.borrow();
-        source.whole || (source.bytes == 0 && !source.ended)
+        !source.broken && (source.whole || (source.bytes == 0 && !source.ended))
     }
 }
 
@@ -101,6 +134,11 @@ impl Source {
         if self.ended {
             return Poll::Ready(None);
         }
+        if let Some(gate) = &self.gate
+            && let Passage::Refused = ready!(gate.poll(cx))
+        {
+            return Poll::Ready(Some(Err("the body was not asked for".into())));
+        }
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
         let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
         let last = incoming.is_end_stream();
@@ -110,7 +148,10 @@ impl Source {
                 self.ended = true;
                 Poll::Ready(None)
             }
-            Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
+            Some(Err(error)) => {
+                self.broken = true;
+                Poll::Ready(Some(Err(error.into())))
+            }
             Some(Ok(frame)) => {
                 match frame.data_ref() {
                     Some(data) if self.whole && self.bytes + data.len() <= RETRY_BODY => {
@@ -194,6 +235,8 @@ impl Body for RequestBody {
 pub struct ResponseBody {
     kind: Kind,
     record: Option<Record>,
+    /// On its client's connection.
+    active: Option<Active>,
 }
 
 enum Kind {
@@ -214,7 +257,18 @@ impl ResponseBody {
     /// Made here.
     #[must_use]
     pub fn full(bytes: Bytes, record: Record) -> Self {
-        Self { kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())), record: Some(record) }
+        Self { kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())), record: Some(record), active: None }
+    }
+
+    /// None, of an answer that ends no request.
+    #[must_use]
+    pub fn nothing() -> Self {
+        Self { kind: Kind::Full(None), record: None, active: None }
+    }
+
+    /// Its request is under way on its connection until all of it is sent.
+    pub(super) fn hold(&mut self, active: Active) {
+        self.active = Some(active);
     }
 
     /// From an endpoint.
@@ -223,7 +277,7 @@ impl ResponseBody {
         let deadline = terms.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         let silence = terms.pulse.as_ref().map(Pulse::silence);
         let kind = Kind::Upstream { incoming, lease: Some(lease), deadline, silence };
-        let mut body = Self { kind, record: Some(record) };
+        let mut body = Self { kind, record: Some(record), active: None };
         if body.is_end_stream() {
             body.finish();
         }
@@ -234,7 +288,11 @@ impl ResponseBody {
         if let Kind::Upstream { lease, .. } = &mut self.kind
             && let Some(lease) = lease.take()
         {
-            lease.complete();
+            let gate = self.record.as_ref().and_then(|record| record.body.as_ref()?.gate());
+            // An endpoint that still waits for a body cannot have another request.
+            if gate.is_none_or(|gate| !gate.refuse()) {
+                lease.complete();
+            }
         }
         if let Some(record) = self.record.take() {
             record.finish();

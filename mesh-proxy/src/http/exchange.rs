@@ -4,6 +4,7 @@ use super::admit::{self, Admitted};
 use super::attempt::{Answer, Call};
 use super::body::{Replay, ResponseBody, Terms};
 use super::dress::Dress;
+use super::expect::Gate;
 use super::local::Local;
 use super::mirror::Tap;
 use super::pulse::Pulse;
@@ -31,7 +32,7 @@ use std::borrow::Cow;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// Answers a request. All of it sees one snapshot of the configuration.
@@ -246,6 +247,9 @@ impl<'a> Exchange<'a> {
         }
         let pulse = forward.idle_timeout.unwrap_or(self.http.options.stream_idle_timeout).map(Pulse::new);
         let body = self.body(forward, &parts, incoming, limits, policy.as_deref(), pulse.clone());
+        if let Some(body) = body.as_ref().filter(|_| self.admitted.waits) {
+            body.wait_at(Gate::new(&mut parts));
+        }
         record.body.clone_from(&body);
         let began = Instant::now();
         let deadline = limits.total.map(|limit| began + limit);
@@ -261,8 +265,10 @@ impl<'a> Exchange<'a> {
             deadline,
             http2,
         };
-        let result = bounded(call.run(&mut record), pulse.as_ref()).await;
+        let overdue = overdue(record.body.clone(), self.http.options.request_timeout);
+        let result = bounded(call.run(&mut record), pulse.as_ref(), overdue).await;
         match result.map(|answer| keep_at_host(answer, &hashed)) {
+            Err(_blamed) if record.body.as_ref().is_some_and(Replay::is_broken) => dress.local(Local::bad_body(), record),
             Err(reply) => dress.local(reply, record),
             Ok(answer) if tunnel::agreed(&answer) => match client {
                 Some(client) => tunnel::open(answer, client, pod, record),
@@ -356,13 +362,32 @@ fn words(ops: &[Arc<HeaderOps>], parts: &Parts) -> Option<Words> {
     ops.iter().any(|ops| ops.asks_request()).then(words)
 }
 
-/// The stream's pulse, while the answer is waited for.
-async fn bounded(call: impl Future<Output = Result<Answer, Local>>, pulse: Option<&Pulse>) -> Result<Answer, Local> {
-    match pulse {
-        None => call.await,
-        Some(pulse) => tokio::select! {
-            result = call => result,
-            () = pulse.silence() => Err(Local::idle(pulse.is_complete())),
-        },
+/// Returns when a request should have come whole, and has not.
+async fn overdue(body: Option<Replay>, limit: Option<Duration>) {
+    if let (Some(body), Some(limit)) = (body, limit) {
+        tokio::time::sleep(limit).await;
+        if !body.is_complete() {
+            return;
+        }
+    }
+    std::future::pending().await
+}
+
+/// The stream's pulse and the request's own time, while the answer is waited for.
+async fn bounded(
+    call: impl Future<Output = Result<Answer, Local>>,
+    pulse: Option<&Pulse>,
+    overdue: impl Future<Output = ()>,
+) -> Result<Answer, Local> {
+    let silence = async {
+        match pulse {
+            Some(pulse) => pulse.silence().await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        result = call => result,
+        () = silence => Err(Local::idle(pulse.is_some_and(Pulse::is_complete))),
+        () = overdue => Err(Local::late_request()),
     }
 }

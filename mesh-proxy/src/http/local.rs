@@ -39,6 +39,16 @@ impl Local {
         Self::new(status, "stream timeout", Flags::STREAM_IDLE)
     }
 
+    /// The request's body is none: its framing is wrong, or it ended too early.
+    pub(super) fn bad_body() -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "Bad Request", Flags::DOWNSTREAM_PROTOCOL)
+    }
+
+    /// The request has not come whole in time.
+    pub(super) fn late_request() -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request timeout", Flags::default())
+    }
+
     pub(super) fn no_route() -> Self {
         Self::new(StatusCode::NOT_FOUND, "", Flags::NO_ROUTE)
     }

@@ -132,6 +132,8 @@ impl Tap {
             };
             let mut parts = self.parts.clone();
             rename(&mut parts, &mirror);
+            // Its body is there already.
+            parts.headers.remove(header::EXPECT);
             let (original, limit) = (self.original, self.limit);
             let (pod, body) = (Rc::clone(&self.pod), Rc::clone(&body));
             tokio::task::spawn_local(async move {

@@ -23,6 +23,8 @@ pub struct StockEmpty;
 
 pub(super) struct Stock {
     slot: u32,
+    /// That own the pod, each with a stock of its own.
+    threads: u32,
     broker: Client,
     shared: Arc<Shared>,
     status: Arc<PodStatus>,
@@ -57,8 +59,8 @@ fn index(family: Family) -> usize {
 }
 
 impl Stock {
-    pub(super) fn new(slot: u32, broker: Client, shared: Arc<Shared>, status: Arc<PodStatus>) -> Self {
-        Self { slot, broker, shared, status, shelves: Default::default(), closed: Cell::new(false) }
+    pub(super) fn new((slot, threads): (u32, u32), broker: Client, shared: Arc<Shared>, status: Arc<PodStatus>) -> Self {
+        Self { slot, threads, broker, shared, status, shelves: Default::default(), closed: Cell::new(false) }
     }
 
     /// From now on this family is kept in stock.
@@ -73,7 +75,7 @@ impl Stock {
         if self.shared.drain.is_begun() {
             return STOCK_STOPPING;
         }
-        shelf.rate.get().target(self.shared.pods.lock().len(), self.shared.stock_total)
+        shelf.rate.get().target((self.shared.pods.lock().len(), self.threads as usize), self.shared.stock_total)
     }
 
     /// Looks how much was taken since the last time, asks for what is missing and closes what is too much.
@@ -179,8 +181,13 @@ impl Stock {
     }
 
     fn count(&self, family: Family, change: i64) {
-        let shelf = self.shelves[index(family)].sockets.borrow().len();
-        self.status.stock[index(family)].store(shelf, Ordering::Relaxed);
+        let stock = &self.status.stock[index(family)];
+        let by = usize::try_from(change.unsigned_abs()).unwrap_or(usize::MAX);
+        if change < 0 {
+            stock.fetch_sub(by, Ordering::Relaxed)
+        } else {
+            stock.fetch_add(by, Ordering::Relaxed)
+        };
         self.shared.metrics.stock.inc_by(change);
     }
 }

@@ -12,6 +12,7 @@ mod seen;
 use crate::clock;
 use crate::config::Cluster;
 use crate::core::balance::{Ask, Cursor, Picking, Reduced};
+use crate::core::budget::Limits;
 use crate::core::outlier::Report;
 pub use bytes::TcpLease;
 pub use counts::{Counted, Counts, HostCounts, HostStats, Stats, count};
@@ -33,17 +34,20 @@ pub struct Upstream {
     reduced: RefCell<Reduced>,
     endpoints: RefCell<HashMap<SocketAddr, Rc<Endpoint>>>,
     detection: Detection,
+    /// Threads that own the pod: each has its part of the limits.
+    threads: u32,
     /// What is under way, and what happened.
     pub counts: Rc<Counts>,
 }
 
 impl Upstream {
-    pub(super) fn new(cursor: Cursor) -> Self {
+    pub(super) fn new(cursor: Cursor, threads: u32) -> Self {
         Self {
             cursor: RefCell::new(cursor),
             reduced: RefCell::default(),
             endpoints: RefCell::default(),
             detection: Detection::new(),
+            threads,
             counts: Rc::default(),
         }
     }
@@ -75,13 +79,18 @@ impl Upstream {
         known.unwrap_or_else(|| Rc::clone(self.endpoints.borrow_mut().entry(address).or_default()))
     }
 
+    /// What may be under way on this thread.
+    fn limits(&self, cluster: &Cluster) -> Limits {
+        cluster.pool.limits.divided(self.threads)
+    }
+
     /// May one more retry begin? Counted until the guard is dropped.
     #[must_use]
     pub fn retry(&self, cluster: &Cluster) -> Option<Counted> {
         let counts = &self.counts;
         let number = |cell: &std::cell::Cell<u64>| u32::try_from(cell.get()).unwrap_or(u32::MAX);
         let requests = number(&counts.rq_active).saturating_add(number(&counts.rq_pending_active));
-        if !cluster.pool.limits.retries.allow(number(&counts.rq_retry_active), requests) {
+        if !self.limits(cluster).retries.allow(number(&counts.rq_retry_active), requests) {
             count(&counts.rq_retry_overflow);
             return None;
         }

@@ -90,8 +90,17 @@ fn table(name: &str, cluster: &str, require_tls: i32) -> route::RouteConfigurati
     route::RouteConfiguration { name: name.to_owned(), virtual_hosts: vec![host], ..Default::default() }
 }
 
+/// A gateway's port that serves V1.
+pub fn serving(world: &mut World) -> SocketAddr {
+    let address = free();
+    let (name, message) = gateway(address, vec![http_chain(1)]);
+    assert_eq!(world.deliver(names::LISTENER, &[(&*name, message)]), [""; 0]);
+    assert_eq!(world.deliver(names::ROUTE, &[("1", table("1", V1, 0))]), [""; 0]);
+    address
+}
+
 /// Connects once the proxy listens.
-async fn dial(address: SocketAddr) -> TcpStream {
+pub async fn dial(address: SocketAddr) -> TcpStream {
     let began = Instant::now();
     loop {
         match TcpStream::connect(address).await {
@@ -288,13 +297,7 @@ async fn clients_must_show_a_certificate_where_it_is_required() {
         Ok(mut stream) => get(&mut stream).await.is_err(),
     };
     assert!(failed, "a client without a certificate was served");
-    assert!(
-        world
-            .shared
-            .metrics
-            .encode(&world.shared.telemetry)
-            .contains(r#"mesh_proxy_connections_refused_total{reason="tls_handshake"} 1"#)
-    );
+    world.counted(r#"mesh_proxy_connections_refused_total{reason="tls_handshake"} 1"#).await;
 }
 
 /// A server that speaks first, then echoes.

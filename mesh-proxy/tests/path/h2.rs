@@ -112,6 +112,11 @@ impl Server {
     }
 }
 
+/// An endpoint that speaks HTTP/2 only and echoes bodies at `/echo`.
+pub async fn echo() -> SocketAddr {
+    Server::new(None).await.address
+}
+
 type Echo = http_body_util::Either<Incoming, Full<Bytes>>;
 
 async fn answer(

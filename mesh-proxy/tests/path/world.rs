@@ -52,23 +52,31 @@ impl Drop for World {
 impl World {
     /// `bind` is the listener's address: `0.0.0.0:0` looks like a transparent socket, `127.0.0.1:0` like one that was dialled directly.
     pub fn new(bind: &str) -> Self {
-        Self::on(TcpListener::bind(bind).expect("bind"))
+        Self::on(TcpListener::bind(bind).expect("bind"), 1)
+    }
+
+    /// The same, with pod and gateway spread over so many threads.
+    pub fn spread(threads: usize) -> Self {
+        Self::on(TcpListener::bind("0.0.0.0:0").expect("bind"), threads)
     }
 
     /// Another proxy for the same pod.
     pub fn beside(&self) -> Self {
-        Self::on(self.listening.try_clone().expect("dup"))
+        Self::on(self.listening.try_clone().expect("dup"), 1)
     }
 
-    fn on(listening: TcpListener) -> Self {
+    fn on(listening: TcpListener, threads: usize) -> Self {
         mesh_proxy::run::raise_descriptor_limit();
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("agent.sock");
         let port = listening.local_addr().expect("address").port();
         let generous = Arc::new(AtomicBool::new(true));
-        let agent = tokio::spawn(agent(listen(&path), listening.try_clone().expect("dup"), Arc::clone(&generous)));
-        let shared = Arc::new(Shared::default());
-        let pods = mesh_proxy::run::pods(path, 1, Arc::clone(&shared));
+        let labels = [(mesh_proxy::spread::LABEL.to_owned(), threads.to_string())].into();
+        let workload =
+            Workload { id: "productpage.instance-1".to_owned(), app: "/productpage".to_owned(), labels, ..Workload::default() };
+        let agent = tokio::spawn(agent(listen(&path), listening.try_clone().expect("dup"), Arc::clone(&generous), workload));
+        let shared = Arc::new(Shared { gateway_threads: threads, ..Shared::default() });
+        let pods = mesh_proxy::run::pods(path, threads, Arc::clone(&shared));
         let proxy = tokio::spawn(async move {
             tokio::select! {
                 ended = pods => ended.expect("runs"),
@@ -82,6 +90,19 @@ impl World {
     pub async fn ended(&mut self) {
         let ended = tokio::time::timeout(std::time::Duration::from_secs(30), &mut self.proxy).await;
         ended.expect("in time").expect("no panic");
+    }
+
+    /// Returns once this is in the metrics: what is counted at a connection's end may be counted after the client has seen that end.
+    pub async fn counted(&self, line: &str) {
+        let began = std::time::Instant::now();
+        loop {
+            let metrics = self.shared.metrics.encode(&self.shared.telemetry);
+            if metrics.contains(line) {
+                return;
+            }
+            assert!(began.elapsed() < std::time::Duration::from_secs(30), "{line}: {metrics}");
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
     }
 
     /// An empty configuration that is complete.
@@ -114,8 +135,16 @@ impl World {
 
     /// A listener for the port, and its routes.
     pub fn routes(&mut self, routes: Vec<route::Route>) {
+        self.routes_with(routes, |_| {});
+    }
+
+    /// The same, with a connection manager of which more is said.
+    pub fn routes_with(&mut self, routes: Vec<route::Route>, change: impl FnOnce(&mut hcm::HttpConnectionManager)) {
         let name = self.port.to_string();
-        assert_eq!(self.deliver(names::LISTENER, &[(&*format!("0.0.0.0_{name}"), http_listener(self.port))]), [""; 0]);
+        let mut manager = manager(self.port);
+        change(&mut manager);
+        let listener = network_listener("0.0.0.0", self.port, MANAGER, any(&manager));
+        assert_eq!(self.deliver(names::LISTENER, &[(&*format!("0.0.0.0_{name}"), listener)]), [""; 0]);
         let host = route::VirtualHost { name: "all".to_owned(), domains: vec!["*".to_owned()], routes, ..Default::default() };
         let table = route::RouteConfiguration { name: name.clone(), virtual_hosts: vec![host], ..Default::default() };
         assert_eq!(self.deliver(names::ROUTE, &[(&*name, table)]), [""; 0]);
@@ -263,14 +292,13 @@ fn listen(path: &std::path::Path) -> OwnedFd {
     socket
 }
 
-async fn agent(socket: OwnedFd, listening: TcpListener, generous: Arc<AtomicBool>) {
+async fn agent(socket: OwnedFd, listening: TcpListener, generous: Arc<AtomicBool>, workload: Workload) {
     use rustix::net::SocketFlags;
     let accepted =
         tokio::task::spawn_blocking(move || rustix::net::accept_with(&socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK));
     let wire = Packets::new(accepted.await.expect("join").expect("accept")).expect("register");
     let (hello, _) = wire.receive::<ToAgent>().await.expect("hello");
     assert!(matches!(hello, ToAgent::Hello { role: Role::Proxy, .. }));
-    let workload = Workload { id: "productpage.instance-1".to_owned(), app: "/productpage".to_owned(), ..Workload::default() };
     let pod = ToProxy::Pod { slot: 3, workload, listeners: vec![Listener::OutboundV4] };
     wire.send(&pod, &[listening.as_fd()]).await.expect("send");
     wire.send(&ToProxy::Ready, &[]).await.expect("send");
@@ -325,14 +353,20 @@ pub fn socket_address(address: &str, port: u16) -> Option<core::Address> {
     Some(core::Address { address: Some(core::address::Address::SocketAddress(socket)) })
 }
 
-fn filter(name: &str, any: Any) -> hcm::HttpFilter {
+pub fn filter(name: &str, any: Any) -> hcm::HttpFilter {
     let config_type = Some(hcm::http_filter::ConfigType::TypedConfig(any));
     hcm::HttpFilter { name: name.to_owned(), config_type, ..Default::default() }
 }
 
+const MANAGER: &str = "envoy.filters.network.http_connection_manager";
+
 /// As mesh-control writes it.
 pub fn http_listener(port: u16) -> listener::Listener {
-    let manager = hcm::HttpConnectionManager {
+    network_listener("0.0.0.0", port, MANAGER, any(&manager(port)))
+}
+
+fn manager(port: u16) -> hcm::HttpConnectionManager {
+    hcm::HttpConnectionManager {
         stat_prefix: format!("0.0.0.0_{port}"),
         http_filters: vec![
             filter("envoy.filters.http.fault", any(&HttpFault::default())),
@@ -347,8 +381,7 @@ pub fn http_listener(port: u16) -> listener::Listener {
             ..Default::default()
         }],
         ..Default::default()
-    };
-    network_listener("0.0.0.0", port, "envoy.filters.network.http_connection_manager", any(&manager))
+    }
 }
 
 pub fn network_listener(address: &str, port: u16, name: &str, config: Any) -> listener::Listener {

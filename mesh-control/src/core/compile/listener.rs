@@ -52,8 +52,9 @@ fn manager(stat_prefix: &str, routes: &str, can: Abilities, telling: &Telling) -
         // Istio lets WebSockets pass everywhere.
         upgrade_configs: vec![websocket],
         server_name: SERVER_NAME.to_owned(),
-        // A stream may rest, as in Istio; old clients are served.
+        // As in Istio: a stream may rest, and an endpoint says itself whether it wants a body. Old clients are served.
         stream_idle_timeout: Some(envoy::Duration::default()),
+        proxy_100_continue: true,
         http_protocol_options: Some(envoy::core::Http1ProtocolOptions { accept_http_10: true, ..Default::default() }),
         tracing: telling.tracing.clone(),
         access_log: telling.access_log.clone(),

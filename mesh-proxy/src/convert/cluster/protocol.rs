@@ -1,9 +1,10 @@
 //! `typed_extension_protocol_options` and `upstream_connection_options`: the protocol spoken to endpoints, and how long connections are used.
 
 use super::tls::Names;
-use crate::config::{Http2, Keepalive, PoolSettings, Protocol};
+use crate::config::{Keepalive, PoolSettings, Protocol};
 use crate::convert::at::{At, Invalid};
-use crate::convert::common::{duration, limit};
+use crate::convert::common::limit;
+use crate::convert::http2::http2;
 use envoy_types::pb::envoy::config::cluster::v3::UpstreamConnectionOptions;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::extensions::upstreams::http::v3 as http;
@@ -69,40 +70,6 @@ fn http1(at: &At<'_>, options: Option<core::Http1ProtocolOptions>) -> Result<(),
     let Some(mut options) = options else { return Ok(()) };
     options.enable_trailers = false;
     at.field("http_protocol_options").nothing_else(&options)
-}
-
-fn http2(at: &At<'_>, options: Option<core::Http2ProtocolOptions>) -> Result<Http2, Invalid> {
-    /// RFC 9113, 6.9.1: a window has 31 bits; below its 65,535 it could not be set without a round trip.
-    const WINDOW: std::ops::RangeInclusive<u32> = 65_535..=2_147_483_647;
-    let mut http2 = Http2::default();
-    let Some(mut options) = options else { return Ok(http2) };
-    let at = at.field("http2_protocol_options");
-    if let Some(most) = options.max_concurrent_streams.take() {
-        if most.value == 0 || most.value > i32::MAX as u32 {
-            return Err(at.field("max_concurrent_streams").value("not between 1 and 2147483647"));
-        }
-        http2.max_streams = http2.max_streams.min(most.value);
-    }
-    let windows = [
-        ("initial_stream_window_size", options.initial_stream_window_size.take(), &mut http2.stream_window),
-        ("initial_connection_window_size", options.initial_connection_window_size.take(), &mut http2.connection_window),
-    ];
-    for (name, value, window) in windows {
-        let Some(value) = value else { continue };
-        if !WINDOW.contains(&value.value) {
-            return Err(at.field(name).value("not between 65535 and 2147483647"));
-        }
-        *window = Some(value.value);
-    }
-    if let Some(mut ping) = options.connection_keepalive.take() {
-        let at = at.field("connection_keepalive");
-        let interval = ping.interval.take().map(|interval| duration(&at.field("interval"), &interval)).transpose()?;
-        let wait = duration(&at.field("timeout"), &at.field("timeout").required(ping.timeout.take())?)?;
-        http2.ping = interval.filter(|interval| !interval.is_zero()).map(|interval| (interval, wait));
-        at.nothing_else(&ping)?;
-    }
-    at.nothing_else(&options)?;
-    Ok(http2)
 }
 
 pub(super) fn keepalive(at: &At<'_>, options: Option<UpstreamConnectionOptions>) -> Result<Option<Keepalive>, Invalid> {

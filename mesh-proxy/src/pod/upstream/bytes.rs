@@ -17,7 +17,7 @@ impl Upstream {
     /// A connection without HTTP to an endpoint: counted as one, until dropped. `None`: the limit is reached.
     #[must_use]
     pub fn occupy(&self, cluster: &Cluster, address: SocketAddr) -> Option<TcpLease> {
-        if self.counts.cx_active.get() >= u64::from(cluster.pool.limits.connections) {
+        if self.counts.cx_active.get() >= u64::from(self.limits(cluster).connections) {
             count(&self.counts.cx_overflow);
             return None;
         }

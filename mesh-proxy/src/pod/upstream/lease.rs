@@ -90,7 +90,7 @@ impl Upstream {
         let endpoint = self.endpoint(wanted.address);
         let pool = endpoint.pool(&key, settings, &self.counts);
         let request = || {
-            let free = self.counts.rq_active.get() < u64::from(settings.limits.requests);
+            let free = self.counts.rq_active.get() < u64::from(self.limits(wanted.cluster).requests);
             if !free {
                 count(&self.counts.rq_pending_overflow);
             }
@@ -151,7 +151,7 @@ impl Upstream {
     }
 
     fn now(&self, pool: &Rc<Pool>, key: &Key, wanted: &Wanted<'_>) -> Result<Now, NoLease> {
-        let limits = &wanted.cluster.pool.limits;
+        let limits = self.limits(wanted.cluster);
         let shared = pool.is_shared(key.protocol);
         if shared && let Some(stream) = pool.take_stream() {
             return Ok(Now::Many(stream));
