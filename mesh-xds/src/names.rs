@@ -34,8 +34,9 @@ pub fn gateway_listener(address: SocketAddr) -> String {
     format!("gateway_{}_{}", address.ip(), address.port())
 }
 
-/// Istio's cluster name: `outbound|9080|v1|reviews.marathon.l4lb.thisdcos.directory`.
-#[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+/// Istio's cluster name: `outbound|9080|v1|reviews.marathon.l4lb.thisdcos.directory`. Where clients of one proxy have different
+/// DestinationRules, all but the usual one are told apart by a fifth part.
+#[derive(Clone, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ClusterName {
     /// The service's port.
     pub port: u16,
@@ -43,11 +44,14 @@ pub struct ClusterName {
     pub subset: String,
     /// The service's host.
     pub host: String,
+    /// Whose cluster it is, or empty: everybody's who has none of his own.
+    pub scope: String,
 }
 
 impl fmt::Display for ClusterName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "outbound|{}|{}|{}", self.port, self.subset, self.host)
+        write!(f, "outbound|{}|{}|{}", self.port, self.subset, self.host)?;
+        if self.scope.is_empty() { Ok(()) } else { write!(f, "|{}", self.scope) }
     }
 }
 
@@ -56,20 +60,22 @@ impl std::str::FromStr for ClusterName {
 
     fn from_str(name: &str) -> Result<Self, Self::Err> {
         let invalid = || InvalidClusterName(name.to_owned());
-        let mut parts = name.splitn(4, '|');
+        let mut parts = name.splitn(5, '|');
         let (direction, port, subset, host) = (parts.next(), parts.next(), parts.next(), parts.next());
+        let scope = parts.next();
         match (direction, port.and_then(|p| p.parse().ok()), subset, host) {
-            (Some("outbound"), Some(port), Some(subset), Some(host)) if !host.is_empty() => {
-                Ok(Self { port, subset: subset.to_owned(), host: host.to_owned() })
+            (Some("outbound"), Some(port), Some(subset), Some(host)) if !host.is_empty() && scope != Some("") => {
+                let scope = scope.unwrap_or_default().to_owned();
+                Ok(Self { port, subset: subset.to_owned(), host: host.to_owned(), scope })
             }
             _ => Err(invalid()),
         }
     }
 }
 
-/// Not of the form `outbound|PORT|SUBSET|HOST`.
+/// Not of the form `outbound|PORT|SUBSET|HOST`, with or without `|SCOPE`.
 #[derive(Debug, thiserror::Error)]
-#[error("cluster name {0:?} is not outbound|PORT|SUBSET|HOST")]
+#[error("cluster name {0:?} is not outbound|PORT|SUBSET|HOST, nor that with |SCOPE")]
 pub struct InvalidClusterName(String);
 
 #[cfg(test)]
@@ -78,10 +84,12 @@ mod tests {
 
     #[test]
     fn cluster_names_round_trip() {
-        for name in ["outbound|9080|v1|reviews.marathon.l4lb.thisdcos.directory", "outbound|80||httpbin.org"] {
+        for name in
+            ["outbound|9080|v1|reviews.marathon.l4lb.thisdcos.directory", "outbound|80||httpbin.org", "outbound|80||a.b|shop"]
+        {
             assert_eq!(name.parse::<ClusterName>().expect("valid").to_string(), name);
         }
-        for name in ["inbound|9080||x", "outbound|x||y", "outbound|80|x", "outbound|80||", ""] {
+        for name in ["inbound|9080||x", "outbound|x||y", "outbound|80|x", "outbound|80||", "outbound|80||a.b|", ""] {
             assert!(name.parse::<ClusterName>().is_err(), "{name}");
         }
     }

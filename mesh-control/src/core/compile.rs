@@ -36,6 +36,7 @@ mod tcp;
 mod telemetry;
 #[cfg(test)]
 pub(crate) mod tests;
+mod views;
 
 pub(crate) use crate::istio::enforced::Abilities;
 pub(crate) use cluster::DefaultLb;
@@ -126,6 +127,8 @@ struct Compiler<'i, 'a> {
     settings: &'i Settings,
     /// Clusters that listeners and routes refer to.
     used: BTreeSet<ClusterName>,
+    /// Whose routes are made; empty: everybody's.
+    scope: String,
 }
 
 /// Compiles everything. `before` is the last result: what is equal in it is shared. Proxies serve `linger` too, which is no longer theirs.
@@ -144,7 +147,7 @@ pub(crate) fn compile(
     let index = Index::new(&carrying, registry, seen, settings, &mut unsupported);
     let modes = registry.tcp_ports().map(|(key, port)| (key, port.mode)).collect();
     let egress = egress::Entries::new(&index, config, &modes, &mut unsupported, &before.egress);
-    let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new() };
+    let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new(), scope: String::new() };
     let (listeners, routes) = (compiler.listeners(), compiler.routes());
     gateway::missing(config, &mut unsupported);
     let edges = edges::Edges::new(&mut compiler, &carrying, config, &mut unsupported, &before.edges);
@@ -296,7 +299,7 @@ impl Compiler<'_, '_> {
 
     fn routes(&mut self) -> BTreeMap<String, Versioned> {
         let index = self.index;
-        let ports = Compiler { index, settings: self.settings, used: BTreeSet::new() };
+        let ports = Compiler { index, settings: self.settings, used: BTreeSet::new(), scope: String::new() };
         let ports = ports.http_ports();
         ports.iter().map(|(port, services)| (port.to_string(), versioned(&route::configuration(self, *port, services)))).collect()
     }
@@ -308,7 +311,7 @@ impl Compiler<'_, '_> {
             let registry = self.index.registry;
             let port = registry.host(&name.host).and_then(|service| service.tcp_port(name.port));
             let outside = !registry.services.contains_key(&name.host);
-            let rule = self.index.destination_rule(&name.host);
+            let rule = self.index.destination_rule(&name.scope, &name.host);
             let subset = rule.and_then(|rule| rule.subsets.get(name.subset.as_str()));
             // A subset that no rule defines has no cluster: requests to it get 503, as in Istio.
             let (Some(port), true) = (port, name.subset.is_empty() || subset.is_some()) else { continue };
@@ -334,9 +337,27 @@ impl Compiler<'_, '_> {
             service.iter().flat_map(|s| s.ports.keys()).filter(|(_, t)| *t == Transport::Tcp).map(|(n, _)| *n).collect();
         let chosen = to.port.as_ref().and_then(|port| u16::try_from(port.number).ok());
         let port = chosen.unwrap_or(if let [only] = ports.as_slice() { *only } else { dialled });
-        let name = ClusterName { port, subset: to.subset.clone(), host };
+        self.named(port, &to.subset, &host)
+    }
+
+    /// A cluster for those whose routes are made.
+    fn named(&mut self, port: u16, subset: &str, host: &str) -> ClusterName {
+        let scope = self.index.scope_of(&self.scope, host).to_owned();
+        let name = ClusterName { port, subset: subset.to_owned(), host: host.to_owned(), scope };
         self.used.insert(name.clone());
         name
+    }
+
+    /// The same for all clients that see other policies than everybody.
+    fn for_each_apart<T>(&mut self, make: impl Fn(&mut Self) -> T) -> Vec<(views::Clients, T)> {
+        let index = self.index;
+        let all = index.apart().map(|(scope, clients)| {
+            let before = std::mem::replace(&mut self.scope, scope.to_owned());
+            let made = make(self);
+            self.scope = before;
+            (clients.clone(), made)
+        });
+        all.collect()
     }
 }
 

@@ -75,6 +75,8 @@ pub(crate) struct Service {
     pub(crate) ports: BTreeMap<(u16, Transport), Port>,
     /// A ServiceEntry declares it, not Marathon.
     pub(crate) of_entry: bool,
+    /// Istio's namespace: its instances'; if they are of several, the first in the alphabet.
+    pub(crate) namespace: String,
 }
 
 impl Service {

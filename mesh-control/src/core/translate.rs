@@ -148,7 +148,8 @@ impl Draft {
             let ports = service.ports.into_iter().map(|(key, port)| (key, self.settle(&name, key, port))).collect();
             let of_entry = matches!(owner, Owner::Host(_));
             let addresses = service.addresses.into_iter().collect();
-            finished.push((owner, Service { name, names, addresses, ports, of_entry }));
+            let namespace = service.namespaces.first().cloned().unwrap_or_default();
+            finished.push((owner, Service { name, names, addresses, ports, of_entry, namespace }));
         }
         self.problems.extend(entry::give_way(&mut finished));
         let allotment = addresses(&mut finished, vip_domain, before);

@@ -9,7 +9,7 @@ mod tls;
 pub(super) use locality::Preference;
 
 use super::envoy::{self, cluster, percentage};
-use super::index::Merged;
+use super::views::Merged;
 use super::{Settings, policy};
 use crate::core::registry::Port;
 use clap::ValueEnum;

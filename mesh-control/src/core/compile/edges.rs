@@ -5,6 +5,7 @@
 
 use super::gateway::{Edge, edge};
 use super::index::Index;
+use super::views::ROOT;
 use super::{Compiler, Labels, Resources, Settings, Unsupported};
 use crate::core::registry::Registry;
 use crate::istio::Config;
@@ -53,8 +54,11 @@ impl Edges {
             return Self { none, ..Self::default() };
         }
         let selectors: BTreeSet<&Labels> = config.gateways.iter().map(|gateway| &gateway.spec.selector).collect();
-        let made = selectors.into_iter().map(|labels| (labels.clone(), Held::from(edge(c, config, labels, report))));
-        let made = Arc::new(Mutex::new(made.collect()));
+        let before = std::mem::replace(&mut c.scope, ROOT.to_owned());
+        let made = Arc::new(Mutex::new(
+            selectors.into_iter().map(|labels| (labels.clone(), Held::from(edge(c, config, labels, report)))).collect(),
+        ));
+        c.scope = before;
         let from = Origin { registry: registry.clone(), config: config.clone(), settings: c.settings.clone() };
         Self { from: Some(Arc::new(from)), made, none }
     }
@@ -69,7 +73,7 @@ impl Edges {
         // What is told of it was told when everything was compiled.
         let mut told = Vec::new();
         let index = Index::new(&from.registry, &from.registry, &from.config, &from.settings, &mut told);
-        let mut compiler = Compiler { index: &index, settings: &from.settings, used: BTreeSet::new() };
+        let mut compiler = Compiler { index: &index, settings: &from.settings, used: BTreeSet::new(), scope: ROOT.to_owned() };
         let held = Held::from(edge(&mut compiler, &from.config, labels, &mut told));
         if made.len() < KEPT_MAX {
             made.insert(labels.clone(), held.clone());

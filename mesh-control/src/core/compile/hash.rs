@@ -11,7 +11,7 @@ pub(super) fn of(c: &Compiler<'_, '_>, name: &ClusterName) -> Option<HashPolicy>
     if !c.settings.abilities.hash {
         return None;
     }
-    let rule = c.index.destination_rule(&name.host);
+    let rule = c.index.destination_rule(&name.scope, &name.host);
     let balancer = policy::effective(rule, &name.subset, name.port).load_balancer?;
     balancer.consistent_hash.as_ref().and_then(key)
 }

@@ -1,11 +1,11 @@
 //! Which rule applies to which service: names are resolved here, and only here.
 
 use super::mode::in_mesh;
+use super::views::{self, Clients, Merged, Views};
 use super::{Settings, Unsupported, outside};
 use crate::core::names;
 use crate::core::registry::{Registry, Service};
-use crate::istio::destination_rule::{Subset, TrafficPolicy};
-use crate::istio::{Config, DestinationPolicy, DestinationRule, Resource, VirtualService};
+use crate::istio::{Config, Resource, VirtualService};
 use std::collections::{BTreeMap, HashMap};
 
 /// What hosts in rules mean.
@@ -44,14 +44,7 @@ pub(super) struct Index<'a> {
     names: Names<'a>,
     /// By resolved host, exact or `*.suffix`.
     virtual_services: BTreeMap<String, &'a Resource<VirtualService>>,
-    destination_rules: BTreeMap<String, Merged<'a>>,
-}
-
-/// All DestinationRules for one host: the oldest's policy, everyone's subsets.
-#[derive(Default)]
-pub(super) struct Merged<'a> {
-    pub(super) policy: Option<&'a TrafficPolicy>,
-    pub(super) subsets: BTreeMap<&'a str, &'a Subset>,
+    views: Views<'a>,
 }
 
 impl<'a> Index<'a> {
@@ -64,16 +57,14 @@ impl<'a> Index<'a> {
         report: &mut Vec<Unsupported>,
     ) -> Self {
         let names = Names::new(registry, settings);
-        let (virtual_services, destination_rules) = (BTreeMap::new(), BTreeMap::new());
-        let mut index = Self { registry, wanted, settings, names, virtual_services, destination_rules };
+        let views = Views::new(registry, config, &names, settings.abilities.source_namespace);
+        views::tell(registry, config, &names, report);
+        let mut index = Self { registry, wanted, settings, names, virtual_services: BTreeMap::new(), views };
         for rule in &config.virtual_services {
             index.add_virtual_service(rule, report);
         }
         for rule in &config.destination_rules {
-            index.add_destination_rule(rule, report);
-        }
-        for rule in &config.destination_policies {
-            index.add_destination_policy(rule, report);
+            outside::policy(wanted, (rule, &index.resolve(&rule.spec.host)), report);
         }
         index
     }
@@ -102,8 +93,20 @@ impl<'a> Index<'a> {
         most_specific(&self.virtual_services, &service.name).copied()
     }
 
-    pub(super) fn destination_rule(&self, service: &str) -> Option<&Merged<'a>> {
-        most_specific(&self.destination_rules, service)
+    /// What DestinationRules say of a service to clients of a scope.
+    pub(super) fn destination_rule(&self, scope: &str, service: &str) -> Option<&Merged<'a>> {
+        self.views.of(scope, service, &self.registry.host(service)?.namespace)
+    }
+
+    /// The scope of a cluster of this service for clients of a scope: empty where it is everybody's.
+    pub(super) fn scope_of<'s>(&self, scope: &'s str, service: &str) -> &'s str {
+        let home = self.registry.host(service).map(|service| service.namespace.as_str()).unwrap_or_default();
+        if self.views.differs(scope, service, home) { scope } else { "" }
+    }
+
+    /// Clients that see other policies than everybody, most closely described first.
+    pub(super) fn apart(&self) -> impl Iterator<Item = (&str, &Clients)> {
+        self.views.apart()
     }
 
     fn add_virtual_service(&mut self, rule: &'a Resource<VirtualService>, report: &mut Vec<Unsupported>) {
@@ -133,46 +136,6 @@ impl<'a> Index<'a> {
             } else {
                 self.virtual_services.insert(resolved, rule);
             }
-        }
-    }
-
-    fn add_destination_rule(&mut self, rule: &'a Resource<DestinationRule>, report: &mut Vec<Unsupported>) {
-        let mut tell = |field: String, why: &str| report.push(Unsupported::new("DestinationRule", &rule.meta, field, why));
-        let resolved = self.resolve(&rule.spec.host);
-        if !self.registry.hosts().any(|service| matches(&resolved, &service.name) || matches(&service.name, &resolved)) {
-            tell("spec.host".to_owned(), &format!("no service is called {resolved}"));
-        }
-        outside::policy(self.wanted, (rule, &resolved), report);
-        let mut tell = |field: String, why: &str| report.push(Unsupported::new("DestinationRule", &rule.meta, field, why));
-        let merged = self.destination_rules.entry(resolved).or_default();
-        match (&rule.spec.traffic_policy, merged.policy) {
-            (Some(_), Some(_)) => tell("spec.trafficPolicy".to_owned(), "an older DestinationRule for this host has one"),
-            (Some(policy), None) => merged.policy = Some(policy),
-            (None, _) => {}
-        }
-        for (i, subset) in rule.spec.subsets.iter().enumerate() {
-            if merged.subsets.contains_key(subset.name.as_str()) {
-                tell(format!("spec.subsets[{i}]"), "an older DestinationRule for this host has a subset of this name");
-            } else {
-                merged.subsets.insert(&subset.name, subset);
-            }
-        }
-    }
-
-    /// The old form gives way to any DestinationRule with a policy.
-    fn add_destination_policy(&mut self, rule: &'a Resource<DestinationPolicy>, report: &mut Vec<Unsupported>) {
-        let mut tell = |why: &str| {
-            report.push(Unsupported::new("DestinationPolicy", &rule.meta, "spec.destination".to_owned(), why));
-        };
-        let resolved = self.resolve(&rule.spec.host);
-        if !self.registry.hosts().any(|service| matches(&resolved, &service.name)) {
-            tell(&format!("no service is called {resolved}"));
-        }
-        let merged = self.destination_rules.entry(resolved).or_default();
-        if merged.policy.is_some() {
-            tell("a DestinationRule or an older DestinationPolicy for this host has a policy");
-        } else {
-            merged.policy = Some(&rule.spec.policy);
         }
     }
 }

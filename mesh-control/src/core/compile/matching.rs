@@ -5,6 +5,7 @@
 
 use super::entrance::{At, Entrance};
 use super::envoy::{BoolValue, matcher, regex, route};
+use super::views::Clients;
 use crate::istio::enforced::Abilities;
 use crate::istio::virtual_service::{HttpMatchRequest, StringMatch};
 use route::header_matcher::HeaderMatchSpecifier;
@@ -78,6 +79,23 @@ fn metadata(filter: &str, key: &str, value: &str) -> matcher::MetadataMatcher {
         value: Some(matcher::ValueMatcher { match_pattern: Some(matcher::value_matcher::MatchPattern::StringMatch(exact)) }),
         invert: false,
     }
+}
+
+/// A route as it is for some clients only; `None` if it is not for any of them.
+pub(super) fn only(route: &route::Route, clients: &Clients) -> Option<route::Route> {
+    let mut route = route.clone();
+    let found = route.r#match.as_mut()?;
+    let home = metadata(SOURCE_NAMESPACE, NAMESPACE, &clients.namespace);
+    if found.dynamic_metadata.iter().any(|known| known.filter == SOURCE_NAMESPACE && *known != home) {
+        return None;
+    }
+    let labels = clients.labels.iter().map(|(key, value)| metadata(SOURCE_LABELS, key, value));
+    for condition in labels.chain([home]) {
+        if !found.dynamic_metadata.contains(&condition) {
+            found.dynamic_metadata.push(condition);
+        }
+    }
+    Some(route)
 }
 
 /// The match of a rule without blocks.

@@ -1,6 +1,6 @@
 //! Which blocks of a host's DestinationRules hold for one port of one subset: Istio's rules of precedence, and nothing else.
 
-use super::index::Merged;
+use super::views::Merged;
 use crate::istio::destination_rule::{
     ClientTlsSettings, ConnectionPoolSettings, LoadBalancerSettings, OutlierDetection, ProxyProtocol, RetryBudget, TrafficPolicy,
 };

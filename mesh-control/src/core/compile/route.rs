@@ -2,12 +2,12 @@
 
 use super::entrance::Entrance;
 use super::envoy::{self, BoolValue, duration, pack_any, route};
+use super::views::shadows;
 use super::{Abilities, Compiler, Settings, action, answer, cors, fault, hash, headers, matching};
 use crate::core::registry::Service;
 use crate::istio::virtual_service::HttpRoute;
 use crate::istio::{Resource, VirtualService};
 use mesh_xds::agent::OutboundPolicy;
-use mesh_xds::names::ClusterName;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::time::Duration;
@@ -39,12 +39,15 @@ pub(super) fn configuration(c: &mut Compiler<'_, '_>, port: u16, services: &[&Se
 }
 
 fn virtual_host(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route::VirtualHost {
-    let here = Entrance::mesh(port);
-    let mut routes = c.index.virtual_service(service).map(|rule| of_rule(c, rule, &here)).unwrap_or_default();
-    if let Some(others) = refusals(&routes) {
-        routes.extend(others);
-        routes.push(default_route(c, port, service));
-    }
+    let routes = for_clients(c, |c| {
+        let rule = c.index.virtual_service(service);
+        let mut routes = rule.map(|rule| of_rule(c, rule, &Entrance::mesh(port))).unwrap_or_default();
+        if let Some(others) = refusals(&routes) {
+            routes.extend(others);
+            routes.push(default_route(c, port, service));
+        }
+        routes
+    });
     let hosts = service.names.iter().cloned().chain(service.addresses.iter().map(literal));
     route::VirtualHost {
         name: format!("{}:{port}", service.name),
@@ -56,6 +59,21 @@ fn virtual_host(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route
     }
 }
 
+/// Routes, with those of clients that see other DestinationRules before everybody's: their rules are the same, where they lead is not.
+fn for_clients(c: &mut Compiler<'_, '_>, make: impl Fn(&mut Compiler<'_, '_>) -> Vec<route::Route>) -> Vec<route::Route> {
+    let usual = make(c);
+    let others = c.for_each_apart(make);
+    let mut routes = Vec::new();
+    for (i, route) in usual.into_iter().enumerate() {
+        for (clients, theirs) in &others {
+            let theirs = theirs.get(i).filter(|theirs| **theirs != route || shadows(&others, clients));
+            routes.extend(theirs.and_then(|theirs| matching::only(theirs, clients)));
+        }
+        routes.push(route);
+    }
+    routes
+}
+
 /// An address as it stands in a Host header.
 fn literal(address: &IpAddr) -> String {
     match address {
@@ -65,10 +83,9 @@ fn literal(address: &IpAddr) -> String {
 }
 
 fn default_route(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route::Route {
-    let name = ClusterName { port, subset: String::new(), host: service.name.clone() };
+    let name = c.named(port, "", &service.name);
     let mut action = action::plain(name.to_string());
     action.hash_policy.extend(hash::of(c, &name));
-    c.used.insert(name);
     route::Route {
         name: "default".to_owned(),
         r#match: Some(matching::everything()),

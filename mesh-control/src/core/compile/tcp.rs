@@ -8,6 +8,7 @@ use super::entrance::gateway;
 use super::envoy::{Any, HashPolicy, duration, hash_policy, listener, pack_any, tcp_proxy};
 use super::mode::in_mesh;
 use super::policy;
+use super::views::{Clients, shadows};
 use crate::istio::Resource;
 use crate::istio::virtual_service::{L4MatchAttributes, RouteDestination, TlsMatchAttributes, VirtualService};
 use mesh_xds::names::ClusterName;
@@ -41,6 +42,16 @@ pub(super) struct Source {
     pub(super) namespace: String,
 }
 
+impl Source {
+    /// The part of these sources that some clients are; `None` if none of them is.
+    fn of(&self, clients: &Clients) -> Option<Self> {
+        let elsewhere = !self.namespace.is_empty() && self.namespace != clients.namespace;
+        let others = clients.labels.iter().any(|(key, value)| self.labels.get(key).is_some_and(|own| own != value));
+        let labels = self.labels.iter().chain(&clients.labels).map(|(key, value)| (key.clone(), value.clone()));
+        (!elsewhere && !others).then(|| Self { labels: labels.collect(), namespace: clients.namespace.clone() })
+    }
+}
+
 /// A way of serving connections to an address of a service.
 #[derive(Clone, Debug)]
 pub(super) struct Chain {
@@ -50,8 +61,34 @@ pub(super) struct Chain {
     pub(super) filter: Any,
 }
 
-/// The chains of a port of a service, what is asked first first: by TLS routes if TLS is spoken, by TCP routes, else to the service itself.
+/// The chains of a port of a service, what is asked first first, with those of clients that see other DestinationRules before everybody's.
 pub(super) fn chains(
+    c: &mut Compiler<'_, '_>,
+    rule: Option<&Resource<VirtualService>>,
+    to: Dialled,
+    of: (&str, bool),
+) -> Vec<Chain> {
+    let usual = of_everybody(c, rule, to, of);
+    if !c.settings.abilities.filter_chains {
+        return usual;
+    }
+    let others = c.for_each_apart(|c| of_everybody(c, rule, to, of));
+    let mut chains: Vec<Chain> = Vec::new();
+    for (i, chain) in usual.into_iter().enumerate() {
+        for (clients, theirs) in &others {
+            let Some(filter) = theirs.get(i).map(|chain| chain.filter.clone()) else { continue };
+            let source = chain.source.of(clients).filter(|_| filter != chain.filter || shadows(&others, clients));
+            chains.extend(source.map(|source| Chain { source, filter, ..chain.clone() }));
+        }
+        if !chains.iter().any(|other| other.names == chain.names && other.source == chain.source) {
+            chains.push(chain);
+        }
+    }
+    chains
+}
+
+/// By TLS routes if TLS is spoken, by TCP routes, else to the service itself.
+fn of_everybody(
     c: &mut Compiler<'_, '_>,
     rule: Option<&Resource<VirtualService>>,
     to: Dialled,
@@ -77,8 +114,7 @@ pub(super) fn chains(
         }
     }
     if !chains.all_taken {
-        let name = ClusterName { port: to.port, subset: String::new(), host: service.to_owned() };
-        c.used.insert(name.clone());
+        let name = c.named(to.port, "", service);
         let filter = proxy(c, std::slice::from_ref(&name), ClusterSpecifier::Cluster(name.to_string()));
         chains.list.push(Chain { names: BTreeSet::new(), source: Source::default(), filter });
     }
@@ -205,7 +241,8 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, route: &[RouteDestination], port
 /// Time limits and hashing are of the connection, before anybody knows where it goes: of several destinations the first that has a policy
 /// for it speaks.
 fn proxy(c: &Compiler<'_, '_>, names: &[ClusterName], cluster: ClusterSpecifier) -> Any {
-    let policies = || names.iter().map(|name| policy::effective(c.index.destination_rule(&name.host), &name.subset, name.port));
+    let policies =
+        || names.iter().map(|name| policy::effective(c.index.destination_rule(&name.scope, &name.host), &name.subset, name.port));
     let tcp = || policies().filter_map(|policy| policy.connection_pool?.tcp.as_ref());
     let can = c.settings.abilities;
     let by_source = policies().any(|policy| {

@@ -177,7 +177,7 @@ pub(super) fn tracing(sampling: f64, cluster: &str, host: &Address) -> Tracing {
 
 /// The cluster of a collector that is a service.
 pub(super) fn collector(address: &Address, resolve: impl Fn(&str) -> String) -> ClusterName {
-    ClusterName { port: address.port, subset: String::new(), host: resolve(&address.host) }
+    ClusterName { port: address.port, host: resolve(&address.host), ..ClusterName::default() }
 }
 
 /// The cluster of a collector that is an address.

@@ -353,6 +353,7 @@ mod http;
 mod net;
 mod outside;
 mod policy;
+mod views;
 
 mod properties {
     use super::*;

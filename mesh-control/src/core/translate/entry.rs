@@ -106,6 +106,7 @@ pub(super) fn outside(entries: &[Arc<Resource<ServiceEntry>>], registry: &mut Re
                 names: BTreeSet::from([name.clone()]),
                 name,
                 of_entry: true,
+                namespace: entry.meta.namespace.clone(),
                 ..Service::default()
             });
             for port in &entry.spec.ports {

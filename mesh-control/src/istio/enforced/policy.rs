@@ -21,8 +21,10 @@ impl Enforced for DestinationRule {
                 policy(&format!("spec.subsets[{i}].trafficPolicy"), of_subset, (can, detects), found);
             }
         }
-        found.export_to(&self.export_to);
-        found.if_set("spec.workloadSelector".to_owned(), self.workload_selector.is_some());
+        if !can.source_namespace {
+            found.export_to(&self.export_to);
+            found.if_set("spec.workloadSelector".to_owned(), self.workload_selector.is_some());
+        }
     }
 }
 

@@ -41,7 +41,7 @@ fn destination_rules() {
     let spec = json!({ "host": "a", "subsets": [{ "name": "v1", "trafficPolicy": policy }], "exportTo": ["."] });
     assert_eq!(
         told(Kind::DestinationRule, &spec),
-        ["spec.subsets[0].trafficPolicy.tls.mode (ISTIO_MUTUAL)", "spec.exportTo"],
+        ["spec.subsets[0].trafficPolicy.tls.mode (ISTIO_MUTUAL)"],
         "a connect timeout and a limit are in force"
     );
 }
