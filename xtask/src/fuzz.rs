@@ -29,6 +29,11 @@ const FLAGS: [&str; 5] = [
     "-Cllvm-args=-sanitizer-coverage-trace-compares",
 ];
 
+/// Set for the compiler that cargo calls through this program: see [`compile`].
+const COMPILER: &str = "MESH_FUZZ_COMPILER";
+/// Crates whose branches are counted. Those of others would lead libFuzzer away from ours, and cost most of the time of an input.
+const COUNTED: &str = "mesh-";
+
 /// Between two lines of progress.
 const PULSE: Duration = Duration::from_secs(10);
 
@@ -82,14 +87,31 @@ fn chosen(names: &[String]) -> Result<Vec<(&'static str, &'static str, u32)>> {
     names.iter().map(one).collect()
 }
 
-/// With an explicit target, so that build scripts and derive macros are spared the counters.
+/// Cargo has no flags for single crates, but calls the compiler through a program of one's choice: this one.
 fn build() -> Result<()> {
     let dir = root().join("mesh-proxy/fuzz");
     std::fs::copy(root().join("Cargo.lock"), dir.join("Cargo.lock")).context("the lock file cannot be copied")?;
     let mut command = cargo();
     command.current_dir(&dir).args(["build", "--release", "--bins", "--target", &host()?]);
-    command.env("CARGO_TARGET_DIR", target().join("fuzz")).env("CARGO_ENCODED_RUSTFLAGS", FLAGS.join("\u{1f}"));
+    command.env("RUSTC_WRAPPER", std::env::current_exe()?).env(COMPILER, "1");
+    command.env("CARGO_TARGET_DIR", target().join("fuzz")).env_remove("RUSTFLAGS").env_remove("CARGO_ENCODED_RUSTFLAGS");
     step("building the fuzz targets, with all that they depend on", || crate::cargo::show(&mut command))
+}
+
+/// If cargo calls this program in the compiler's place: compiles, with counters if the crate is ours and no build script or macro (those are
+/// compiled for no explicit target).
+pub(crate) fn compile() -> Option<ExitCode> {
+    std::env::var_os(COMPILER)?;
+    let mut words = std::env::args_os().skip(1);
+    let mut command = Command::new(words.next()?);
+    let words: Vec<_> = words.collect();
+    let ours = std::env::var("CARGO_PKG_NAME").is_ok_and(|name| name.starts_with(COUNTED));
+    if ours && words.iter().any(|word| word == "--target") {
+        command.args(FLAGS);
+    }
+    let status = command.args(words).status();
+    let code = status.ok().and_then(|status| status.code()).and_then(|code| u8::try_from(code).ok());
+    Some(code.map_or(ExitCode::FAILURE, ExitCode::from))
 }
 
 /// The triple of this machine.

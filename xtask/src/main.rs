@@ -48,6 +48,9 @@ enum Verb {
 }
 
 fn main() -> ExitCode {
+    if let Some(compiled) = fuzz::compile() {
+        return compiled;
+    }
     let outcome = match Args::parse().verb {
         Verb::Bookinfo(args) => bookinfo::run(&args),
         Verb::Exec(args) => bookinfo::tools::exec(&args),

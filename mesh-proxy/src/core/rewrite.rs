@@ -20,11 +20,8 @@ impl PathRewrite {
     #[must_use]
     pub fn apply(&self, path: &str, matched: usize) -> String {
         match self {
-            Self::Prefix(new) => {
-                let rest = path.get(matched..).unwrap_or_default();
-                // As Envoy 1.40: `/prw/x` with `/` is `/x`, not `//x`.
-                if new.ends_with('/') && rest.starts_with('/') { format!("{new}{}", &rest[1..]) } else { format!("{new}{rest}") }
-            }
+            // As Envoy, letter by letter: `/prw/x` with `/` is `//x`, and who wants `/x` matches `/prw/`.
+            Self::Prefix(new) => format!("{new}{}", path.get(matched..).unwrap_or_default()),
             Self::Regex(regex, substitution) => regex.replace_all(path, substitution).into_owned(),
             Self::Full(new) => new.clone(),
         }
@@ -145,7 +142,7 @@ mod tests {
     #[test]
     fn paths_are_rewritten_as_measured_on_envoy() {
         let to_root = PathRewrite::Prefix("/".to_owned());
-        for (path, expected) in [("/prw/x", "/x"), ("/prw", "/"), ("/prwx", "/x")] {
+        for (path, expected) in [("/prw/x", "//x"), ("/prw", "/"), ("/prwx", "/x")] {
             assert_eq!(to_root.apply(path, 4), expected, "{path}");
         }
         let regex = PathRewrite::Regex(Regex::new("^/v([0-9]+)/(.*)$").expect("valid"), substitution(r"/\2/$v\1"));

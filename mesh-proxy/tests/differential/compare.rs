@@ -46,17 +46,26 @@ pub fn differences(expected: &Fate, got: &Fate) -> Vec<String> {
         differ(&format!("port of attempt {n}"), expected.port.to_string(), got.port.to_string());
         differ(&format!("target of attempt {n}"), expected.target.clone(), got.target.clone());
         differ(&format!("body of attempt {n}"), expected.body.clone(), got.body.clone());
+        differ(&format!("TLS of attempt {n}"), format!("{:?}", expected.tls), format!("{:?}", got.tls));
+        differ(&format!("requests on the connection of attempt {n}"), expected.nth.to_string(), got.nth.to_string());
         let headers = (only(&expected.headers, &got.headers), only(&got.headers, &expected.headers));
         differ(&format!("headers of attempt {n}"), headers.0, headers.1);
     }
     all
 }
 
-/// Those that the other has not.
+/// Those that the other has not; where both have the same ones in another order or number, all of the first name that differs.
 fn only(all: &[(String, String)], other: &[(String, String)]) -> String {
-    let rest: Vec<_> =
-        all.iter().filter(|header| !other.contains(header)).map(|(name, value)| format!("{name}: {value}")).collect();
-    if rest.is_empty() && all != other { "the same ones in another order or number".to_owned() } else { rest.join(", ") }
+    let line = |(name, value): &(String, String)| format!("{name}: {value}");
+    let rest: Vec<_> = all.iter().filter(|header| !other.contains(header)).map(line).collect();
+    if !rest.is_empty() || all == other {
+        return rest.join(", ");
+    }
+    let of = |headers: &[(String, String)], name: &str| -> Vec<String> {
+        headers.iter().filter(|header| header.0 == name).map(line).collect()
+    };
+    let differing = all.iter().chain(other).find(|(name, _)| of(all, name) != of(other, name));
+    differing.map(|(name, _)| of(all, name).join(", ")).unwrap_or_default()
 }
 
 impl Fate {
@@ -68,6 +77,11 @@ impl Fate {
         if self.body.starts_with("port ") {
             self.body = "port".to_owned();
         }
+    }
+
+    /// Envoy sets a generated cookie once for each attempt, always to the same value; we set it once.
+    pub fn cookies_once(&mut self) {
+        self.headers.dedup_by(|a, b| a.0 == "set-cookie" && a == b);
     }
 
     /// A generated session cookie is dice.

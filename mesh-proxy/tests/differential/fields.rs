@@ -59,3 +59,8 @@ pub fn boolean(value: bool) -> Option<BoolValue> {
 pub fn number(value: u32) -> Option<UInt32Value> {
     Some(UInt32Value { value })
 }
+
+pub fn inline(text: &str) -> core::DataSource {
+    let specifier = core::data_source::Specifier::InlineString(text.to_owned());
+    core::DataSource { specifier: Some(specifier), ..Default::default() }
+}

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 pub const PATHS: [&str; 9] = ["/", "/a", "/a/b", "/A/B", "/ab", "/api/v1/x", "/api/v2/x", "/v2example", "/a//b"];
 pub const NAMES: [&str; 4] = ["x-alpha", "x-beta", "end-user", "cookie"];
 pub const VALUES: [&str; 6] = ["alpha", "beta", "Alpha", "42", "7", "usertype=tester"];
-const QUERIES: [&str; 6] = ["", "?q=alpha", "?q=beta&r=7", "?r", "?Q=alpha", "?q=&r=42"];
+const QUERIES: [&str; 7] = ["", "?q=alpha", "?q=beta&r=7", "?r", "?Q=alpha", "?q=&r=42", "?q=beta&q=alpha"];
 const SCRIPTS: [&str; 16] = [
     "200",
     "200",
@@ -33,6 +33,9 @@ const SCRIPTS: [&str; 16] = [
     "418,200",
 ];
 
+/// Of cases with time-outs: attempts that no answer comes of, and others.
+const SCRIPTS_IN_TIME: [&str; 4] = ["never", "never,200", "503,never,200", "never,never,503"];
+
 /// A request.
 #[derive(Clone, Debug)]
 pub struct Ask {
@@ -44,6 +47,14 @@ pub struct Ask {
     pub script: String,
 }
 
+impl Ask {
+    /// GET / of nobody.
+    pub fn get(script: &str) -> Self {
+        let (target, script) = ("/".to_owned(), script.to_owned());
+        Self { method: "GET", target, host: String::new(), headers: Vec::new(), body: "", script }
+    }
+}
+
 /// A virtual host and its requests.
 pub struct Case {
     pub host: route::VirtualHost,
@@ -52,12 +63,28 @@ pub struct Case {
     pub fields: BTreeSet<&'static str>,
 }
 
+impl Case {
+    /// Copies of its requests are sent.
+    pub fn mirrored(&self) -> bool {
+        self.fields.contains("mirror")
+    }
+
+    /// Clocks decide.
+    pub fn timed(&self) -> bool {
+        TIMED.iter().any(|field| self.fields.contains(field))
+    }
+}
+
+const TIMED: [&str; 2] = ["timeout", "retry per-try timeout"];
+
 /// What the parts of the generator share.
 pub struct Dice<'a> {
     pub rng: SmallRng,
     pub pool: &'a [Pooled],
     pub fields: BTreeSet<&'static str>,
     pub case: usize,
+    /// Every route that sends on has a time-out, so that nobody waits for ever where a backend does not answer.
+    pub timed: bool,
 }
 
 impl Dice<'_> {
@@ -82,7 +109,7 @@ impl Dice<'_> {
 /// The case of this number.
 pub fn case(number: usize, seed: u64, pool: &[Pooled]) -> Case {
     let rng = SmallRng::seed_from_u64(seed.wrapping_add(number as u64));
-    let mut dice = Dice { rng, pool, fields: BTreeSet::new(), case: number };
+    let mut dice = Dice { rng, pool, fields: BTreeSet::new(), case: number, timed: number % 10 == 9 };
     let (domains, names) = domains(&mut dice);
     let routes = 1 + dice.rng.random_range(0..4);
     let mut host = route::VirtualHost { name: format!("case-{number}"), domains, ..Default::default() };
@@ -103,11 +130,14 @@ fn domains(dice: &mut Dice<'_>) -> (Vec<String>, Vec<String>) {
     match dice.rng.random_range(0..4) {
         0 => {
             dice.mark("host suffix");
-            (vec![format!("*.c{n}.test")], vec![format!("w.c{n}.test"), format!("c{n}.test"), format!("v.w.c{n}.test")])
+            (
+                vec![format!("*.c{n}.test")],
+                vec![format!("w.c{n}.test"), format!("c{n}.test"), format!(".c{n}.test"), format!("v.w.c{n}.test")],
+            )
         }
         1 => {
             dice.mark("host prefix");
-            (vec![format!("c{n}.any.*")], vec![format!("c{n}.any.thing"), format!("c{n}.any")])
+            (vec![format!("c{n}.any.*")], vec![format!("c{n}.any.thing"), format!("c{n}.any."), format!("c{n}.any")])
         }
         2 => {
             dice.mark("host port");
@@ -141,7 +171,11 @@ fn ask(dice: &mut Dice<'_>, names: &[String]) -> Ask {
     let host = names.choose(&mut dice.rng).expect("never empty").clone();
     let body = if method == "POST" { dice.pick(&["", "some body"]) } else { "" };
     // A mirrored copy is an attempt too, and nobody says which one comes first.
-    let script = if dice.fields.contains("mirror") { dice.pick(&["200", "503", "409"]) } else { dice.pick(&SCRIPTS) };
+    let script = match (dice.fields.contains("mirror"), dice.timed) {
+        (true, _) => dice.pick(&["200", "503", "409"]),
+        (false, true) if dice.rng.random_bool(0.4) => dice.pick(&SCRIPTS_IN_TIME),
+        _ => dice.pick(&SCRIPTS),
+    };
     // What may be sent twice without harm is sent again after a reset, which Envoy does not do (docs/design/0009).
     let (method, body) = if script.starts_with("reset") { ("POST", "some body") } else { (method, body) };
     Ask { method, target, host, headers, body, script: script.to_owned() }

@@ -1,13 +1,13 @@
 //! Generated actions: where a request goes, what is changed on its way, what is tried again, what is injected.
 
-use super::fields::{add, boolean, header, millis, number, percent, regex, runtime, string};
+use super::fields::{add, boolean, header, inline, millis, number, percent, regex, runtime, string};
 use super::generate::{Dice, VALUES};
 use crate::world::any;
-use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::config::route::v3 as route;
 use envoy_types::pb::envoy::extensions::filters::common::fault::v3 as common_fault;
 use envoy_types::pb::envoy::extensions::filters::http::cors::v3::CorsPolicy;
 use envoy_types::pb::envoy::extensions::filters::http::fault::v3 as fault;
+use envoy_types::pb::envoy::extensions::retry::host::previous_hosts::v3::PreviousHostsPredicate;
 use envoy_types::pb::envoy::r#type::matcher::v3::{RegexMatchAndSubstitute, string_matcher::MatchPattern};
 use rand::Rng;
 use route::redirect_action::{PathRewriteSpecifier, SchemeRewriteSpecifier};
@@ -23,13 +23,8 @@ pub fn action(dice: &mut Dice<'_>, when: route::RouteMatch) -> route::Route {
         0 => Action::Redirect(redirect(dice)),
         1 => {
             dice.mark("direct response");
-            let body = core::data_source::Specifier::InlineString("direct".to_owned());
-            let body = Some(core::DataSource { specifier: Some(body), ..Default::default() });
-            Action::DirectResponse(route::DirectResponseAction {
-                status: dice.pick(&[200, 404, 418, 503]),
-                body,
-                ..Default::default()
-            })
+            let (status, body) = (dice.pick(&[200, 404, 418, 503]), Some(inline("direct")));
+            Action::DirectResponse(route::DirectResponseAction { status, body, ..Default::default() })
         }
         _ => Action::Route(forward(dice)),
     });
@@ -92,15 +87,15 @@ fn redirect(dice: &mut Dice<'_>) -> route::RedirectAction {
 
 fn forward(dice: &mut Dice<'_>) -> route::RouteAction {
     let mut action = route::RouteAction { cluster_specifier: Some(to(dice)), timeout: millis(0), ..Default::default() };
-    if dice.roll(0.06, "timeout") {
-        action.timeout = millis(150);
+    if dice.timed {
+        // Long enough for every answer that comes, also on a busy machine. One of the two is far longer than the other, so that nobody has to say
+        // which came first.
+        action.timeout = if dice.roll(0.5, "timeout") { millis(250) } else { millis(15_000) };
     }
     match dice.rng.random_range(0..6) {
         0 => {
             dice.mark("rewrite uri");
-            // A slash after whole segments is doubled by Envoy and not by us (docs/design/0018).
-            let all: &[&str] = if dice.fields.contains("uri segments") { &["/rewritten"] } else { &["/", "/rewritten", "/r/"] };
-            action.prefix_rewrite = dice.pick(all).to_owned();
+            action.prefix_rewrite = dice.pick(&["/", "/rewritten", "/r/"]).to_owned();
         }
         1 => {
             dice.mark("rewrite uri regex");
@@ -117,22 +112,35 @@ fn forward(dice: &mut Dice<'_>) -> route::RouteAction {
     if dice.rng.random_bool(0.4) {
         action.retry_policy = Some(retries(dice));
     }
+    if dice.timed && action.timeout != millis(250) {
+        dice.mark("retry per-try timeout");
+        action.retry_policy.get_or_insert_with(Default::default).per_try_timeout = millis(120);
+    }
     if dice.rng.random_bool(0.5) {
         action.hash_policy = hashes(dice);
     }
-    // Without an upstream Envoy sends no copy either; we do (docs/design/0018).
-    let upstream = !dice.fields.contains("no endpoint") && !dice.fields.contains("no cluster");
-    if upstream && dice.roll(0.025, "mirror") {
-        let cluster = format!("one-{}", dice.rng.random_range(0..2));
-        let fraction = dice.pick(&[0, 100]);
-        action.request_mirror_policies.push(route::route_action::RequestMirrorPolicy {
-            cluster,
-            runtime_fraction: runtime(fraction),
-            disable_shadow_host_suffix_append: dice.rng.random_bool(0.5),
-            ..Default::default()
-        });
+    // Which copies there are of requests that find no upstream differs (docs/design/0018).
+    let upstream = !["no endpoint", "no cluster", "no connection"].iter().any(|field| dice.fields.contains(field));
+    if upstream && !dice.timed && dice.roll(0.06, "mirror") {
+        action.request_mirror_policies.push(mirror(dice));
+        if dice.roll(0.7, "several mirrors") {
+            action.request_mirror_policies.push(mirror(dice));
+        }
     }
     action
+}
+
+fn mirror(dice: &mut Dice<'_>) -> route::route_action::RequestMirrorPolicy {
+    let cluster = format!("one-{}", dice.rng.random_range(0..2));
+    // Absent: all. Shares between none and all are shown by the statistical tests.
+    let runtime_fraction = if dice.roll(0.7, "mirror percentage") { runtime(dice.pick(&[0, 100])) } else { None };
+    let disable_shadow_host_suffix_append = dice.rng.random_bool(0.5);
+    route::route_action::RequestMirrorPolicy {
+        cluster,
+        runtime_fraction,
+        disable_shadow_host_suffix_append,
+        ..Default::default()
+    }
 }
 
 fn to(dice: &mut Dice<'_>) -> ClusterSpecifier {
@@ -202,10 +210,20 @@ fn retries(dice: &mut Dice<'_>) -> route::RetryPolicy {
     }
     policy.retry_back_off = Some(route::retry_policy::RetryBackOff { base_interval: millis(1), max_interval: millis(5) });
     dice.mark("retry back-off");
-    if dice.roll(0.1, "retry per-try timeout") {
-        policy.per_try_timeout = millis(100);
+    if dice.roll(0.3, "retry previous hosts") {
+        policy.retry_host_predicate = vec![previous_hosts()];
+        policy.host_selection_retry_max_attempts = dice.pick(&[0, 1, 5]);
     }
     policy
+}
+
+/// Those that were tried are avoided.
+fn previous_hosts() -> route::retry_policy::RetryHostPredicate {
+    let config = route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(any(&PreviousHostsPredicate {}));
+    route::retry_policy::RetryHostPredicate {
+        name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
+        config_type: Some(config),
+    }
 }
 
 fn hashes(dice: &mut Dice<'_>) -> Vec<HashPolicy> {

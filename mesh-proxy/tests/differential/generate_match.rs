@@ -1,8 +1,9 @@
 //! Generated conditions: every form of a match on path, headers and query.
 
-use super::fields::{boolean, header, pattern, range, regex, string};
+use super::fields::{boolean, header, pattern, range, regex, runtime, string};
 use super::generate::{Dice, NAMES, PATHS, VALUES};
 use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::r#type::matcher::v3 as matcher;
 use rand::Rng;
 use route::header_matcher::HeaderMatchSpecifier as How;
 use route::route_match::PathSpecifier;
@@ -22,7 +23,31 @@ pub fn matching(dice: &mut Dice<'_>) -> route::RouteMatch {
     if dice.rng.random_bool(0.2) {
         when.query_parameters.push(query(dice));
     }
+    if dice.roll(0.04, "source label") {
+        let value = dice.pick(&["shop", "shop", "other"]);
+        when.dynamic_metadata.push(source("mesh.source.labels", dice.pick(&["team", "team", "app"]), value));
+    }
+    if dice.roll(0.04, "source namespace") {
+        when.dynamic_metadata.push(source("mesh.source.namespace", "namespace", dice.pick(&["default", "other"])));
+    }
+    if dice.roll(0.04, "share of requests") {
+        // All or none: shares in between are shown by the statistical tests.
+        when.runtime_fraction = runtime(dice.pick(&[0, 100]));
+    }
     when
+}
+
+/// A condition on the pod that asks.
+fn source(filter: &str, key: &str, value: &str) -> matcher::MetadataMatcher {
+    use matcher::metadata_matcher::{PathSegment, path_segment::Segment};
+    let exact = string(matcher::string_matcher::MatchPattern::Exact(value.to_owned()), false);
+    let pattern = matcher::value_matcher::MatchPattern::StringMatch(exact);
+    matcher::MetadataMatcher {
+        filter: filter.to_owned(),
+        path: vec![PathSegment { segment: Some(Segment::Key(key.to_owned())) }],
+        value: Some(matcher::ValueMatcher { match_pattern: Some(pattern) }),
+        invert: false,
+    }
 }
 
 fn path(dice: &mut Dice<'_>) -> PathSpecifier {
@@ -56,7 +81,7 @@ fn on_header(dice: &mut Dice<'_>) -> route::HeaderMatcher {
         }
         1 => {
             dice.mark("header range");
-            How::RangeMatch(range(7, 43))
+            How::RangeMatch(range(7, 42))
         }
         2 => {
             dice.mark("header cookie regex");
@@ -82,8 +107,8 @@ fn on_header(dice: &mut Dice<'_>) -> route::HeaderMatcher {
     matcher
 }
 
-fn regex_pattern(text: &str) -> envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern {
-    envoy_types::pb::envoy::r#type::matcher::v3::string_matcher::MatchPattern::SafeRegex(regex(text))
+fn regex_pattern(text: &str) -> matcher::string_matcher::MatchPattern {
+    matcher::string_matcher::MatchPattern::SafeRegex(regex(text))
 }
 
 fn pseudo(dice: &mut Dice<'_>) -> route::HeaderMatcher {

@@ -6,6 +6,7 @@ use super::generate::Ask;
 use super::pool::{Pooled, hosts};
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::route::v3 as route;
+use envoy_types::pb::envoy::r#type::v3::Percent;
 use rand::rngs::SmallRng;
 use rand::{Rng, SeedableRng};
 use std::collections::BTreeSet;
@@ -22,7 +23,11 @@ pub struct Limited {
 
 pub fn case(n: usize, seed: u64, backends: &[SocketAddr]) -> Limited {
     let mut rng = SmallRng::seed_from_u64(seed.wrapping_mul(31).wrapping_add(n as u64));
-    let mut limited = if n.is_multiple_of(2) { breaker(n, &mut rng, backends) } else { outliers(n, &mut rng, backends) };
+    let mut limited = match n % 8 {
+        0 | 1 => breaker(n, &mut rng, backends),
+        2..=4 => retries(n, &mut rng, backends),
+        _ => outliers(n, &mut rng, backends),
+    };
     limited.host.domains = vec![format!("l{n}.test")];
     limited.host.name = format!("limited-{n}");
     limited
@@ -43,11 +48,7 @@ fn built(n: usize, pooled: Pooled, retries: Option<route::RetryPolicy>, volleys:
     Limited { cluster: pooled.message, host, volleys: volleys.collect(), fields: BTreeSet::new() }
 }
 
-fn ask(script: &str) -> Ask {
-    Ask { method: "GET", target: "/".to_owned(), host: String::new(), headers: Vec::new(), body: "", script: script.to_owned() }
-}
-
-/// Requests that take 200 ms, all at once, against limits on connections, waiting requests, requests and retries.
+/// Requests that are answered when all are there, against limits on connections, waiting requests and requests.
 fn breaker(n: usize, rng: &mut SmallRng, backends: &[SocketAddr]) -> Limited {
     let mut fields = BTreeSet::new();
     let mut limits = cluster::circuit_breakers::Thresholds::default();
@@ -62,12 +63,46 @@ fn breaker(n: usize, rng: &mut SmallRng, backends: &[SocketAddr]) -> Limited {
     limits.max_connections = limit("maxConnections", rng, 3);
     limits.max_pending_requests = limit("http1MaxPendingRequests", rng, 3);
     limits.max_requests = limit("http2MaxRequests", rng, 6);
-    limits.max_retries = limit("maxRetries", rng, 2);
+    limits.max_retries = number(u32::MAX);
     let mut pooled = hosts(&format!("limited-{n}"), &backends[..1]);
     pooled.message.circuit_breakers = Some(cluster::CircuitBreakers { thresholds: vec![limits], ..Default::default() });
-    let volley = vec![ask("hang"); rng.random_range(1..8)];
+    let volley = vec![Ask::get("hang"); rng.random_range(1..8)];
     let mut limited = built(n, pooled, None, vec![volley]);
     limited.fields = fields;
+    limited
+}
+
+/// Requests of which each fails once, and whose second attempt is answered when all are there: at most so many, or a budget.
+fn retries(n: usize, rng: &mut SmallRng, backends: &[SocketAddr]) -> Limited {
+    let mut limits = cluster::circuit_breakers::Thresholds {
+        max_connections: number(u32::MAX),
+        max_pending_requests: number(u32::MAX),
+        max_requests: number(u32::MAX),
+        ..Default::default()
+    };
+    let field = if rng.random_bool(0.5) {
+        limits.max_retries = number(rng.random_range(0..4));
+        "maxRetries"
+    } else {
+        limits.max_retries = number(u32::MAX);
+        let percent = [0.0, 20.0, 34.0, 50.0, 100.0][rng.random_range(0..5)];
+        limits.retry_budget = Some(cluster::circuit_breakers::thresholds::RetryBudget {
+            budget_percent: rng.random_bool(0.8).then_some(Percent { value: percent }),
+            budget_interval: None,
+            min_retry_concurrency: rng.random_bool(0.8).then(|| number(rng.random_range(0..3))).flatten(),
+        });
+        "retry budget"
+    };
+    let mut pooled = hosts(&format!("limited-{n}"), &backends[..1]);
+    pooled.message.circuit_breakers = Some(cluster::CircuitBreakers { thresholds: vec![limits], ..Default::default() });
+    let policy = route::RetryPolicy {
+        retry_on: "5xx".to_owned(),
+        retry_back_off: Some(route::retry_policy::RetryBackOff { base_interval: millis(1), max_interval: millis(2) }),
+        ..Default::default()
+    };
+    let volley = vec![Ask::get("503,hang"); rng.random_range(1..8)];
+    let mut limited = built(n, pooled, Some(policy), vec![volley]);
+    limited.fields = [field].into();
     limited
 }
 
@@ -96,6 +131,13 @@ fn outliers(n: usize, rng: &mut SmallRng, backends: &[SocketAddr]) -> Limited {
         detection.consecutive_gateway_failure = number(rng.random_range(1..4));
         detection.enforcing_consecutive_gateway_failure = number(100);
     }
+    if rng.random_bool(0.5) {
+        fields.insert("splitExternalLocalOriginErrors");
+        detection.split_external_local_origin_errors = true;
+        detection.enforcing_local_origin_success_rate = number(0);
+        detection.consecutive_local_origin_failure = number(rng.random_range(1..4));
+        detection.enforcing_consecutive_local_origin_failure = number(100);
+    }
     pooled.message.outlier_detection = Some(detection);
     let script = ["500", "502", "503", "reset", "200"];
     // Runs of the same kind: a good answer in between begins the count anew.
@@ -103,7 +145,7 @@ fn outliers(n: usize, rng: &mut SmallRng, backends: &[SocketAddr]) -> Limited {
         if rng.random_bool(0.3) {
             *kind = rng.random_range(0..script.len());
         }
-        Some(vec![ask(script[*kind])])
+        Some(vec![Ask::get(script[*kind])])
     });
     let volleys = volleys.collect();
     let mut limited = built(n, pooled, None, volleys);

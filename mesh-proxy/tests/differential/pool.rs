@@ -1,5 +1,7 @@
 //! The clusters that generated routes send to. Each says whether the endpoint of a request is decided by the request alone.
 
+use super::backend::Backends;
+use super::pool_special::special;
 use crate::world::socket_address;
 use envoy_types::pb::envoy::config::cluster::v3 as cluster;
 use envoy_types::pb::envoy::config::core::v3 as core;
@@ -22,17 +24,21 @@ pub struct Pooled {
     pub single: bool,
 }
 
-/// Clusters of every kind over these backends; `dead` is a port that nobody listens on.
-pub fn pool(backends: &[SocketAddr], dead: SocketAddr, seed: u64) -> Vec<Pooled> {
+/// Clusters of every kind.
+pub fn pool(all_backends: &Backends, seed: u64) -> Vec<Pooled> {
     let mut rng = SmallRng::seed_from_u64(seed);
+    let backends = &all_backends.plain[..];
     let mut all: Vec<Pooled> = (0..backends.len()).map(|n| one(&format!("one-{n}"), backends[n])).collect();
-    all.push(one("dead", dead));
+    for n in 0..4 {
+        all.push(Pooled { fields: vec!["no connection"], ..one(&format!("dead-{n}"), all_backends.dead) });
+    }
     all.push(Pooled { fields: vec!["no endpoint"], ..built("empty", &[]) });
     for n in 0..24 {
         all.push(turns(&format!("turns-{n}"), backends, &mut rng));
         all.push(hashed(&format!("hashed-{n}"), backends, &mut rng));
         all.push(ranked(&format!("ranked-{n}"), backends, &mut rng));
     }
+    all.extend(special(all_backends, &mut rng));
     all
 }
 
@@ -46,9 +52,9 @@ pub fn hosts(name: &str, addresses: &[SocketAddr]) -> Pooled {
     built(name, &hosts)
 }
 
-type Host = (SocketAddr, u32, core::HealthStatus, u32);
+pub type Host = (SocketAddr, u32, core::HealthStatus, u32);
 
-fn built(name: &str, hosts: &[Host]) -> Pooled {
+pub fn built(name: &str, hosts: &[Host]) -> Pooled {
     let priorities = hosts.iter().map(|host| host.3).max().unwrap_or_default();
     let endpoints = (0..=priorities).map(|priority| endpoint::LocalityLbEndpoints {
         priority,
@@ -67,10 +73,24 @@ fn built(name: &str, hosts: &[Host]) -> Pooled {
         cluster_discovery_type: Some(cluster::cluster::ClusterDiscoveryType::Type(0)),
         connect_timeout: Some(Duration { seconds: 1, nanos: 0 }),
         common_lb_config: Some(common),
+        circuit_breakers: Some(unlimited()),
         load_assignment: Some(load),
         ..Default::default()
     };
     Pooled { message, fields: Vec::new(), hashed: false, single: hosts.len() < 2 }
+}
+
+/// Said, since Envoy's limits are others where nothing is said, and several cases are asked at once.
+fn unlimited() -> cluster::CircuitBreakers {
+    let most = Some(UInt32Value { value: u32::MAX });
+    let limits = cluster::circuit_breakers::Thresholds {
+        max_connections: most,
+        max_pending_requests: most,
+        max_requests: most,
+        max_retries: most,
+        ..Default::default()
+    };
+    cluster::CircuitBreakers { thresholds: vec![limits], ..Default::default() }
 }
 
 fn lb_endpoint((address, weight, health, _): &Host) -> endpoint::LbEndpoint {
@@ -143,7 +163,7 @@ fn ranked(name: &str, backends: &[SocketAddr], rng: &mut SmallRng) -> Pooled {
     let at = rng.random_range(0..backends.len() - 1);
     let hosts = [(backends[at], 1, first, 0), (backends[at + 1], 1, second, 1)];
     let mut pooled = built(name, &hosts);
-    pooled.fields = vec!["priorities"];
+    pooled.fields = vec!["locality failover"];
     pooled.single = true;
     pooled
 }

@@ -1,71 +1,76 @@
 //! Both proxies, their backends, and the cases between them.
 
-use super::backend::{self, Arrived, Seen};
+use super::backend::{Backends, Seen};
+use super::client::{Answer, Client};
 use super::compare::{Fate, differences, normal};
-use super::fields::boolean;
-use super::generate::{Ask, Case, case};
+use super::generate::{Ask, Case};
 use super::limits::{self, Limited};
 use super::oracle::{Envoy, free_port};
 use super::pool::{Pooled, pool};
-use crate::world::{World, any, network_listener};
-use bytes::Bytes;
-use envoy_types::pb::envoy::config::listener::v3::Listener;
+use super::resources;
+use crate::world::World;
 use envoy_types::pb::envoy::config::route::v3 as route;
-use envoy_types::pb::envoy::extensions::filters::http::cors::v3::Cors;
-use envoy_types::pb::envoy::extensions::filters::http::fault::v3::HttpFault;
-use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
-use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
-use http_body_util::{BodyExt, Full};
-use hyper::Request;
-use hyper::client::conn::http1::SendRequest;
-use hyper_util::rt::TokioIo;
+use futures::future::join;
 use mesh_xds::names;
 use route::route::Action;
 use route::route_action::ClusterSpecifier;
 use route::route_action::HashPolicy;
 use route::route_action::hash_policy::PolicySpecifier;
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-const BACKENDS: usize = 6;
-/// Nothing that is asked takes a second; who has not answered by then never will.
-const ANSWER: Duration = Duration::from_secs(8);
+/// Cases asked at the same time: most of a case's time is waiting, for delays and time-outs.
+const LANES: usize = 6;
+/// How long copies may be under way after the last answer. Only a copy that never comes takes so long.
+const COPIES: Duration = Duration::from_secs(10);
+/// Clocks decide what a time-out meets, and the machine is not idle: who differs there is asked so often.
+const TRIES: usize = 4;
 
 /// Everything that runs.
 pub struct Stage {
     cases: Vec<Case>,
-    limited: Vec<Limited>,
+    pub limited: Vec<Limited>,
     pool: Vec<Pooled>,
-    seen: Seen,
+    pub seen: Seen,
+    /// The backend where it matters how many requests came over a connection.
+    brief: u16,
     ours: World,
-    envoy_port: u16,
-    _envoy: Envoy,
+    pub envoy_port: u16,
+    pub envoy: Envoy,
+}
+
+/// Both answers to a request, and what it is filed under.
+struct Both {
+    case: usize,
+    index: usize,
+    id: String,
+    expected: Answer,
+    got: Answer,
 }
 
 impl Stage {
-    pub fn new(seed: u64, count: usize, limited: usize) -> Self {
+    pub fn new(seed: u64, limited: usize) -> Self {
         let seen = Seen::default();
-        let backends: Vec<SocketAddr> = (0..BACKENDS).map(|_| backend::start(&seen)).collect();
-        let dead = SocketAddr::from(([127, 0, 0, 1], free_port()));
-        let pool = pool(&backends, dead, seed);
-        let cases: Vec<Case> = (0..count).map(|number| case(number, seed, &pool)).collect();
-        let limited: Vec<Limited> = (0..limited).map(|number| limits::case(number, seed, &backends)).collect();
+        let backends = Backends::start(&seen);
+        let pool = pool(&backends, seed);
+        let cases = super::cases(seed, &pool);
+        let limited: Vec<Limited> = (0..limited).map(|number| limits::case(number, seed, &backends.plain)).collect();
         let hosts: Vec<_> =
             cases.iter().map(|case| &case.host).chain(limited.iter().map(|limited| &limited.host)).cloned().collect();
         let envoy_port = free_port();
         let mut clusters: Vec<_> = pool.iter().map(|pooled| pooled.message.clone()).collect();
         clusters.extend(limited.iter().map(|limited| limited.cluster.clone()));
-        // The same but for the port, since two processes cannot listen on one, and that Envoy opens it itself.
-        let mut for_envoy = listener(envoy_port, &hosts);
-        for_envoy.bind_to_port = boolean(true);
-        let envoy = Envoy::start(vec![for_envoy], clusters.clone(), envoy_port);
+        let envoy = Envoy::start(vec![resources::listener_of_envoy(envoy_port, &hosts)], clusters.clone(), envoy_port);
         let mut ours = World::new("0.0.0.0:0");
         let named: Vec<_> = clusters.iter().map(|cluster| (cluster.name.as_str(), cluster.clone())).collect();
         assert_eq!(ours.deliver(names::CLUSTER, &named), [""; 0]);
-        let table = listener(ours.port, &hosts);
+        let table = resources::listener(ours.port, &hosts);
         assert_eq!(ours.deliver(names::LISTENER, &[("all", table)]), [""; 0]);
-        Self { cases, limited, pool, seen, ours, envoy_port, _envoy: envoy }
+        Self { cases, limited, pool, seen, brief: backends.brief.port(), ours, envoy_port, envoy }
+    }
+
+    pub fn our_port(&self) -> u16 {
+        self.ours.port
     }
 
     /// How many cases have each field.
@@ -79,72 +84,87 @@ impl Stage {
     }
 
     /// Sends every request of every case to both; the disagreements, as text.
-    pub async fn run(&mut self) -> Vec<String> {
+    pub async fn run(&self) -> Vec<String> {
+        let all = futures::future::join_all((0..LANES).map(|lane| self.lane(lane))).await;
         let mut found = Vec::new();
-        let (mut envoy, mut ours) = (Client::new(self.envoy_port), Client::new(self.ours.port));
-        for (number, case) in self.cases.iter().enumerate() {
-            for (index, ask) in case.asks.iter().enumerate() {
-                let copies = self.mirrored(case);
-                let mut expected = self.fate(&mut envoy, ask, &format!("e-{number}-{index}"), copies).await;
-                let mut got = self.fate(&mut ours, ask, &format!("m-{number}-{index}"), copies).await;
-                self.blur(case, &mut expected);
-                self.blur(case, &mut got);
-                let how = differences(&expected, &got);
-                if !how.is_empty() {
-                    let how = how.join("\n  ");
-                    found.push(format!(
-                        "case {number}, request {index}: {ask:?}\n  {how}\n  fields: {:?}\n{:#?}",
-                        case.fields, case.host
-                    ));
-                }
-            }
-        }
-        found
-    }
-
-    /// The same for those in which requests meet.
-    pub async fn run_limited(&self) -> Vec<String> {
-        let mut found = Vec::new();
-        for case in &self.limited {
-            for volley in &case.volleys {
-                // On a busy machine requests do not arrive as they were sent. Many at once leave no trace, so they are asked again.
-                let tries = if volley.len() > 1 { 5 } else { 1 };
-                let (mut expected, mut got) = Default::default();
-                for _ in 0..tries {
-                    let both = (Self::answers(self.envoy_port, volley), Self::answers(self.ours.port, volley));
-                    (expected, got) = futures::future::join(both.0, both.1).await;
-                    if expected == got {
+        for both in all.into_iter().flatten() {
+            let (case, ask) = (&self.cases[both.case], &self.cases[both.case].asks[both.index]);
+            let mut how = self.judge(case, &both).await;
+            if case.timed() {
+                for again in 1..TRIES {
+                    if how.is_empty() {
                         break;
                     }
+                    how = self.judge(case, &self.ask(both.case, both.index, again, &mut self.clients()).await).await;
                 }
-                if expected != got {
-                    found.push(format!("{:#?}\n{volley:?}\nEnvoy: {expected:#?}\nours: {got:#?}", case.cluster));
-                    break;
-                }
+            }
+            if !how.is_empty() {
+                let (how, number, index) = (how.join("\n  "), both.case, both.index);
+                found.push(format!(
+                    "case {number}, request {index}: {ask:?}\n  {how}\n  fields: {:?}\n{:#?}",
+                    case.fields, case.host
+                ));
             }
         }
         found
     }
 
-    /// How often each answer came.
-    async fn answers(port: u16, volley: &[Ask]) -> BTreeMap<(u16, bool, String), usize> {
-        // One after another, quicker than they are answered: a connection that is still being made counts as a waiting request in Envoy and not with
-        // us (docs/design/0009), so each finds the one before it connected.
-        let all = volley.iter().zip(0..).map(|(ask, n)| async move {
-            tokio::time::sleep(Duration::from_millis(10 * n)).await;
-            let (status, headers, body) = Client::new(port).send(ask, "limited").await;
-            let overloaded = headers.iter().any(|(name, _)| name == "x-envoy-overloaded");
-            (status, overloaded, if body.starts_with("port ") { "port".to_owned() } else { body })
-        });
-        let mut answers = BTreeMap::new();
-        for answer in futures::future::join_all(all).await {
-            *answers.entry(answer).or_default() += 1;
-        }
-        answers
+    fn clients(&self) -> [Client; 2] {
+        [Client::new(self.envoy_port), Client::new(self.our_port())]
     }
 
-    fn mirrored(&self, case: &Case) -> bool {
-        case.fields.contains("mirror")
+    async fn lane(&self, lane: usize) -> Vec<Both> {
+        let mut clients = self.clients();
+        let mut all = Vec::new();
+        for (number, case) in self.cases.iter().enumerate().skip(lane).step_by(LANES) {
+            for index in 0..case.asks.len() {
+                all.push(self.ask(number, index, 0, &mut clients).await);
+            }
+        }
+        all
+    }
+
+    async fn ask(&self, case: usize, index: usize, again: usize, [envoy, ours]: &mut [Client; 2]) -> Both {
+        let id = format!("{case}-{index}-{again}");
+        let ask: &Ask = &self.cases[case].asks[index];
+        let ids = self.ids(&id);
+        let (expected, got) = join(envoy.send(ask, &ids[0]), ours.send(ask, &ids[1])).await;
+        Both { case, index, id, expected, got }
+    }
+
+    /// What the backends file a request under: Envoy's, ours.
+    fn ids(&self, id: &str) -> [String; 2] {
+        ["e", "m"].map(|who| format!("{who}-{id}"))
+    }
+
+    /// In which ways the two differ.
+    async fn judge(&self, case: &Case, both: &Both) -> Vec<String> {
+        let ids = self.ids(&both.id);
+        if case.mirrored() {
+            // Nobody says when a copy is due.
+            let since = Instant::now();
+            while self.seen.count(&ids[0]) != self.seen.count(&ids[1]) && since.elapsed() < COPIES {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+        let [expected, got] = [(&ids[0], &both.expected), (&ids[1], &both.got)].map(|(id, answer)| self.fate(case, id, answer));
+        differences(&expected, &got)
+    }
+
+    fn fate(&self, case: &Case, id: &str, answer: &Answer) -> Fate {
+        let mut arrived = self.seen.take(id);
+        for request in &mut arrived {
+            request.headers = normal(std::mem::take(&mut request.headers));
+            request.nth = if request.port == self.brief { request.nth } else { 0 };
+        }
+        if case.mirrored() {
+            // A copy may arrive before its original.
+            arrived.sort_by(|a, b| (&a.headers, a.port).cmp(&(&b.headers, b.port)));
+        }
+        let Answer { status, headers, body } = answer.clone();
+        let mut fate = Fate { status, headers: normal(headers), body, arrived };
+        self.blur(case, &mut fate);
+        fate
     }
 
     fn blur(&self, case: &Case, fate: &mut Fate) {
@@ -173,116 +193,7 @@ impl Stage {
         if !all {
             fate.blur_ports();
         }
+        fate.cookies_once();
         fate.blur_cookies();
-    }
-
-    async fn fate(&self, client: &mut Client, ask: &Ask, id: &str, copies: bool) -> Fate {
-        let (status, headers, body) = client.send(ask, id).await;
-        if copies {
-            self.settle(id).await;
-        }
-        let mut arrived: Vec<Arrived> = self.seen.take(id);
-        for request in &mut arrived {
-            request.headers = normal(std::mem::take(&mut request.headers));
-        }
-        if copies {
-            // A copy may arrive before its original.
-            arrived.sort_by(|a, b| (&a.headers, a.port).cmp(&(&b.headers, b.port)));
-        }
-        Fate { status, headers: normal(headers), body, arrived }
-    }
-
-    /// Waits until copies have stopped arriving: nobody says when a copy is due.
-    async fn settle(&self, id: &str) {
-        let (mut last, mut since) = (self.seen.count(id), Instant::now());
-        while since.elapsed() < Duration::from_millis(50) {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            let now = self.seen.count(id);
-            if now != last {
-                (last, since) = (now, Instant::now());
-            }
-        }
-    }
-}
-
-fn filter(name: &str, config: envoy_types::pb::google::protobuf::Any) -> hcm::HttpFilter {
-    hcm::HttpFilter {
-        name: name.to_owned(),
-        config_type: Some(hcm::http_filter::ConfigType::TypedConfig(config)),
-        ..Default::default()
-    }
-}
-
-fn listener(port: u16, hosts: &[route::VirtualHost]) -> Listener {
-    let table = route::RouteConfiguration {
-        name: "all".to_owned(),
-        virtual_hosts: hosts.to_vec(),
-        validate_clusters: boolean(false),
-        ignore_port_in_host_matching: true,
-        ..Default::default()
-    };
-    let manager = hcm::HttpConnectionManager {
-        stat_prefix: "all".to_owned(),
-        http_filters: vec![
-            filter("envoy.filters.http.fault", any(&HttpFault::default())),
-            filter("envoy.filters.http.cors", any(&Cors::default())),
-            filter("envoy.filters.http.router", any(&Router::default())),
-        ],
-        generate_request_id: boolean(true),
-        route_specifier: Some(hcm::http_connection_manager::RouteSpecifier::RouteConfig(table)),
-        ..Default::default()
-    };
-    network_listener("0.0.0.0", port, "envoy.filters.network.http_connection_manager", any(&manager))
-}
-
-/// One connection, made again when it ends.
-struct Client {
-    port: u16,
-    sender: Option<SendRequest<Full<Bytes>>>,
-}
-
-type Answer = (u16, Vec<(String, String)>, String);
-
-impl Client {
-    fn new(port: u16) -> Self {
-        Self { port, sender: None }
-    }
-
-    async fn send(&mut self, ask: &Ask, id: &str) -> Answer {
-        // Once more on a new connection if an answer before this one ended it.
-        for _ in 0..2 {
-            match tokio::time::timeout(ANSWER, self.once(ask, id)).await {
-                Ok(Some(answer)) => return answer,
-                Ok(None) => {}
-                Err(_late) => {
-                    self.sender = None;
-                    return (0, Vec::new(), format!("no answer in {ANSWER:?}"));
-                }
-            }
-            self.sender = None;
-        }
-        (0, Vec::new(), String::new())
-    }
-
-    async fn once(&mut self, ask: &Ask, id: &str) -> Option<Answer> {
-        if self.sender.is_none() {
-            let stream = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.ok()?;
-            let (sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.ok()?;
-            tokio::spawn(connection);
-            self.sender = Some(sender);
-        }
-        let sender = self.sender.as_mut()?;
-        sender.ready().await.ok()?;
-        let mut request = Request::builder().method(ask.method).uri(&ask.target).header("host", &ask.host);
-        for (name, value) in &ask.headers {
-            request = request.header(*name, value);
-        }
-        let request = request.header("x-case", id).header("x-script", &ask.script);
-        let request = request.body(Full::from(ask.body)).expect("a valid request");
-        let (parts, body) = sender.send_request(request).await.ok()?.into_parts();
-        let body = body.collect().await.ok()?.to_bytes();
-        let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let headers = parts.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
-        Some((parts.status.as_u16(), headers, String::from_utf8_lossy(&body).into_owned()))
     }
 }

@@ -71,7 +71,8 @@ impl World {
         let path = directory.path().join("agent.sock");
         let port = listening.local_addr().expect("address").port();
         let generous = Arc::new(AtomicBool::new(true));
-        let labels = [(mesh_proxy::spread::LABEL.to_owned(), threads.to_string())].into();
+        let labels = [(mesh_proxy::spread::LABEL, &*threads.to_string()), ("team", "shop")];
+        let labels = labels.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
         let workload =
             Workload { id: "productpage.instance-1".to_owned(), app: "/productpage".to_owned(), labels, ..Workload::default() };
         let agent = tokio::spawn(agent(listen(&path), listening.try_clone().expect("dup"), Arc::clone(&generous), workload));
