@@ -53,3 +53,51 @@ fn head_bytes(at: &At<'_>, kb: Option<UInt32Value>) -> Result<usize, Invalid> {
         Some(kb) => Err(at.value(format_args!("{kb} is not from 1 to {HEAD_KB_MOST}"))),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use envoy_types::pb::envoy::config::core::v3::HttpProtocolOptions;
+    use envoy_types::pb::google::protobuf::Duration as ProtoDuration;
+
+    fn taken(mut message: HttpConnectionManager) -> Result<Downstream, String> {
+        downstream(&At::resource("l"), &mut message).map_err(|invalid| invalid.to_string())
+    }
+
+    fn common(common: HttpProtocolOptions) -> HttpConnectionManager {
+        HttpConnectionManager { common_http_protocol_options: Some(common), ..Default::default() }
+    }
+
+    #[test]
+    fn defaults_are_envoys() {
+        let said = taken(HttpConnectionManager::default()).expect("taken");
+        assert_eq!((said.idle_timeout, said.drain_timeout), (Some(Duration::from_secs(3600)), Duration::from_secs(5)));
+        assert_eq!((said.headers, said.head_bytes, said.http2.max_streams), (100, 60 * 1024, 1024));
+        assert_eq!((said.max_connection_duration, said.max_requests_per_connection), (None, None));
+        assert_eq!(said.request_headers_timeout, None);
+    }
+
+    #[test]
+    fn what_is_said_counts_and_nought_is_no_limit() {
+        let zero = Some(ProtoDuration::default());
+        let number = |value| Some(UInt32Value { value });
+        let said = taken(common(HttpProtocolOptions {
+            idle_timeout: zero,
+            max_connection_duration: Some(ProtoDuration { seconds: 7, nanos: 0 }),
+            max_requests_per_connection: number(0),
+            max_headers_count: number(7),
+            ..Default::default()
+        }));
+        let said = said.expect("taken");
+        assert_eq!((said.idle_timeout, said.max_connection_duration), (None, Some(Duration::from_secs(7))));
+        assert_eq!((said.max_requests_per_connection, said.headers), (None, 7));
+        for most in [0, HEADERS_MOST + 1] {
+            let refused = taken(common(HttpProtocolOptions { max_headers_count: number(most), ..Default::default() }));
+            let expected = format!("l: common_http_protocol_options.max_headers_count: {most} is not from 1 to 10000");
+            assert_eq!(refused.expect_err("refused"), expected);
+        }
+        let refused = taken(common(HttpProtocolOptions { max_stream_duration: zero, ..Default::default() }));
+        let expected = "l: common_http_protocol_options.max_stream_duration is not supported";
+        assert_eq!(refused.expect_err("refused"), expected);
+    }
+}

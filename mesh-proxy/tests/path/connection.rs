@@ -141,6 +141,59 @@ async fn a_body_that_is_none_is_the_clients_fault() {
 }
 
 #[tokio::test]
+async fn requests_that_come_at_once_are_answered_in_turn() {
+    let backend = Backend::new("v1").await;
+    let world = world(backend.address, |_| {});
+    let mut client = Raw::to(world.port).await;
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nhost: reviews\r\n\r\n");
+    let post = "POST /body HTTP/1.1\r\nhost: reviews\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    client.say(format!("{}{post}{}", get("/slow"), get("/last"))).await;
+    for expected in ["v1 GET /slow host=reviews x=- body=0", "v1 POST /body host=reviews x=- body=5"] {
+        assert_eq!(client.answer().await.1, expected);
+    }
+    assert_eq!(client.answer().await.1, "v1 GET /last host=reviews x=- body=0");
+}
+
+#[tokio::test]
+async fn the_target_names_the_host_if_it_is_a_whole_url() {
+    let backend = Backend::new("v1").await;
+    let world = world(backend.address, |_| {});
+    let mut client = Raw::to(world.port).await;
+    client.say("GET http://ratings:9080/x?y HTTP/1.1\r\nhost: reviews\r\n\r\n").await;
+    assert_eq!(client.answer().await.1, "v1 GET /x?y host=ratings:9080 x=- body=0");
+}
+
+#[tokio::test]
+async fn an_answer_that_is_cut_is_not_made_whole() {
+    let (stage, address) = Stage::new().await;
+    let world = world(address, |_| {});
+    for (head, body) in [
+        ("content-length: 10", "abc"),
+        ("transfer-encoding: chunked", "3\r\nabc\r\n"),
+        ("transfer-encoding: chunked", "5\r\nabc"),
+    ] {
+        let mut client = Raw::to(world.port).await;
+        client.say("GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").await;
+        let mut endpoint = stage.next().await;
+        endpoint.head().await;
+        endpoint.say(format!("HTTP/1.1 200 OK\r\n{head}\r\n\r\n{body}")).await;
+        assert!(client.head().await.starts_with("http/1.1 200 "));
+        drop(endpoint);
+        let rest = client.rest().await;
+        assert!(rest.contains("abc") && !rest.ends_with("0\r\n\r\n"), "{head}: {rest:?}");
+    }
+    // Without either the end of the connection is the end of the body.
+    let mut client = Raw::to(world.port).await;
+    client.say("GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").await;
+    let mut endpoint = stage.next().await;
+    endpoint.head().await;
+    endpoint.say("HTTP/1.1 200 OK\r\n\r\nabc").await;
+    drop(endpoint);
+    assert!(client.head().await.contains("\r\ntransfer-encoding: chunked\r\n"));
+    assert_eq!(client.bytes(13).await, b"3\r\nabc\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
 async fn heads_have_limits() {
     let ok = |change: &dyn Fn(&mut HttpConnectionManager)| {
         let mut world = World::new("0.0.0.0:0");
@@ -207,7 +260,13 @@ async fn a_request_that_does_not_come_is_not_waited_for() {
         assert!(began.elapsed() >= TIME, "{:?}", began.elapsed());
         assert!(answer.starts_with("HTTP/1.1 408 ") && answer.ends_with("\r\n\r\nrequest header timeout"), "{answer}");
     }
-    world.counted("connections_refused_total{reason=\"request_headers_timeout\"} 3").await;
+    // A head that is begun while another request is being answered has its time when that is done: its 408 must not get into the answer.
+    let mut client = Raw::to(world.port).await;
+    client.say("GET /slow HTTP/1.1\r\nhost: reviews\r\n\r\nGE").await;
+    let (head, body) = client.answer().await;
+    assert!(head.starts_with("http/1.1 200 ") && body.starts_with("v1 GET /slow "), "{head}");
+    assert!(client.rest().await.starts_with("HTTP/1.1 408 "));
+    world.counted("connections_refused_total{reason=\"request_headers_timeout\"} 4").await;
     let mut client = Raw::to(world.port).await;
     let began = Instant::now();
     client.say("POST / HTTP/1.1\r\nhost: reviews\r\ncontent-length: 5\r\n\r\nab").await;

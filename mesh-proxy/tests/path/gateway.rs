@@ -117,13 +117,24 @@ async fn dial_tls(
     name: &'static str,
     trusted: &[&CertificateDer<'static>],
 ) -> std::io::Result<TlsStream<TcpStream>> {
+    dial_for(address, name, trusted, &[]).await
+}
+
+/// The same, for one of these protocols.
+async fn dial_for(
+    address: SocketAddr,
+    name: &'static str,
+    trusted: &[&CertificateDer<'static>],
+    protocols: &[&str],
+) -> std::io::Result<TlsStream<TcpStream>> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in trusted {
         roots.add((*certificate).clone()).expect("a root");
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
-    let config = builder.with_root_certificates(roots).with_no_client_auth();
+    let mut config = builder.with_root_certificates(roots).with_no_client_auth();
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
     let name = ServerName::try_from(name).expect("a name");
     TlsConnector::from(Arc::new(config)).connect(name, dial(address).await).await
 }
@@ -245,6 +256,37 @@ async fn two_certificates_by_server_name_and_a_rotation_that_drops_nothing() {
 }
 
 #[tokio::test]
+async fn tls_negotiates_the_protocol() {
+    let backend = Backend::new("shop").await;
+    let mut world = World::new("0.0.0.0:0");
+    world.nothing();
+    world.cluster(V1, &[backend.address]);
+    let address = free();
+    let chain = listener::FilterChain { transport_socket: terminated("s"), ..http_chain(1) };
+    let (name, message) = gateway(address, vec![chain]);
+    assert_eq!(world.deliver(names::LISTENER, &[(&*name, message)]), [""; 0]);
+    assert_eq!(world.deliver(names::ROUTE, &[("1", table("1", V1, 0))]), [""; 0]);
+    let (server, certificate) = secret("s", "a.example");
+    assert_eq!(world.deliver(names::SECRET, &[("s", server)]), [""; 0]);
+    let dial = async |protocols: &[&str]| dial_for(address, "a.example", &[&certificate], protocols).await;
+    for (protocols, chosen) in [(&["http/1.1"][..], Some(&b"http/1.1"[..])), (&[], None)] {
+        let mut stream = dial(protocols).await.expect("a protocol in common");
+        assert_eq!(stream.get_ref().1.alpn_protocol(), chosen);
+        assert!(get(&mut stream).await.expect("answered").contains("shop GET /x"));
+    }
+    let stream = dial(&["h2", "http/1.1"]).await.expect("a protocol in common");
+    assert_eq!(stream.get_ref().1.alpn_protocol(), Some(&b"h2"[..]));
+    let (mut sender, connection) = h2::client::handshake(stream).await.expect("handshake");
+    tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    let request = http::Request::get("https://shop/x").body(()).expect("valid");
+    let (response, _) = sender.send_request(request, true).expect("sent");
+    assert_eq!(response.await.expect("answered").status(), 200);
+    dial(&["spdy/1"]).await.expect_err("nothing in common");
+}
+
+#[tokio::test]
 async fn a_host_that_requires_tls_sends_plain_requests_there() {
     let backend = Backend::new("shop").await;
     let mut world = World::new("0.0.0.0:0");
@@ -349,27 +391,28 @@ async fn an_undeclared_port_tells_http_from_the_rest_and_delays_a_server_first_p
         assert_eq!(&greeting, b"220 mail");
         began.elapsed()
     };
+    // What is waited for is waited for each time: the shortest of several tells it from a machine that is busy.
+    let shortest = async |say: &[u8]| {
+        let mut shortest = Duration::MAX;
+        for _ in 0..5 {
+            shortest = shortest.min(first_byte(say).await);
+        }
+        shortest
+    };
     // Whoever speaks, and no HTTP, waits for nothing.
-    assert!(first_byte(b"\x00\x01").await < Duration::from_millis(90));
+    let waited = shortest(b"\x00\x01").await;
+    assert!(waited < Duration::from_millis(90), "{waited:?}");
     assert_eq!(timeouts(&world), 0);
-    let mut waited: Vec<Duration> = Vec::new();
-    for _ in 0..5 {
-        waited.push(first_byte(b"").await);
-    }
-    waited.sort();
-    assert!(waited[0] >= Duration::from_millis(100) && waited[2] < Duration::from_millis(150), "{waited:?}");
+    let waited = shortest(b"").await;
+    assert!((Duration::from_millis(100)..Duration::from_millis(150)).contains(&waited), "{waited:?}");
     assert_eq!(timeouts(&world), 5);
 
     // On a declared port nobody waits.
     let declared = network_listener("0.0.0.0", world.port, TCP_PROXY, any(&tcp::TcpProxy::default()));
     let declared = listener::Listener { filter_chains: vec![tcp_chain(V2)], ..declared };
     assert_eq!(world.deliver(names::LISTENER, &[(&*declared.name.clone(), declared)]), [""; 0]);
-    let mut waited: Vec<Duration> = Vec::new();
-    for _ in 0..9 {
-        waited.push(first_byte(b"").await);
-    }
-    waited.sort();
-    assert!(waited[4] < Duration::from_millis(5), "{waited:?}");
+    let waited = shortest(b"").await;
+    assert!(waited < Duration::from_millis(5), "{waited:?}");
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use super::h2::http2;
 use super::raw::{LONG, Stage};
 use super::world::{World, action, to};
 use bytes::Bytes;
+use envoy_types::pb::envoy::config::core::v3::Http2ProtocolOptions;
 use envoy_types::pb::envoy::config::route::v3::RouteAction;
+use envoy_types::pb::google::protobuf::UInt32Value;
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 use h2::{Reason, client, server};
@@ -178,6 +180,30 @@ async fn what_nobody_reads_is_not_taken_and_all_of_it_arrives_when_somebody_does
         soon(sending).await.expect("sent");
         idle.send_data(Bytes::new(), true).expect("ended");
     }
+}
+
+#[tokio::test]
+async fn the_listener_says_how_many_streams_a_client_may_have() {
+    let (address, mut streams) = endpoint().await;
+    let mut world = World::new("0.0.0.0:0");
+    world.cluster_with(V1, &[address], |cluster| http2(cluster, None));
+    world.routes_with(vec![to("/", action(V1))], |manager| {
+        let max_concurrent_streams = Some(UInt32Value { value: 2 });
+        manager.http2_protocol_options = Some(Http2ProtocolOptions { max_concurrent_streams, ..Default::default() });
+    });
+    let mut sender = connect(&world).await;
+    // The first answer comes after the proxy's settings.
+    let (response, _end) = sender.send_request(call(), true).expect("sent");
+    let (_request, mut respond) = soon(streams.next()).await.expect("a stream");
+    respond.send_response(head(), true).expect("answered");
+    soon(response).await.expect("a head");
+    let _waiting: Vec<_> = (0..3).map(|_| sender.clone().send_request(call(), true).expect("queued")).collect();
+    let (_request, mut first) = soon(streams.next()).await.expect("a stream");
+    let _second = soon(streams.next()).await.expect("a stream");
+    let third = tokio::time::timeout(Duration::from_millis(100), streams.next()).await;
+    assert!(third.is_err(), "there is room for two");
+    first.send_response(head(), true).expect("answered");
+    soon(streams.next()).await.expect("room again");
 }
 
 #[tokio::test]
