@@ -1,6 +1,8 @@
 //! What the agent does, without doing it: resources in, ordered operations out. No I/O, no clock, no kernel.
 
+mod cells;
 pub mod desired;
+pub mod drift;
 pub mod egress;
 pub mod enrol;
 pub mod gateway;
@@ -8,3 +10,4 @@ pub mod learned;
 pub mod limit;
 pub mod reconcile;
 pub mod resources;
+pub mod slots;

@@ -5,7 +5,7 @@ use crate::core::desired::ip;
 use crate::core::reconcile::Actual;
 use crate::kernel::{Error, Maps};
 use anyhow::Result;
-use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, Pod, Service, mode, way};
+use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, Pod, Service, choice, mode, way};
 use mesh_common::decide::l4::UDP;
 use mesh_common::reason::{Passed, Reason, Steered};
 use serde_json::{Value, json};
@@ -23,7 +23,11 @@ pub fn dump(config: &Dump) -> Result<String> {
 
 /// Everything that the tables hold.
 pub(crate) fn tables(maps: &Maps) -> Result<Value, Error> {
-    let mut dump = to_json(&maps.read()?, &maps.pods()?);
+    let tables = maps.read()?;
+    let mut dump = to_json(&tables, &maps.pods()?);
+    let endpoints = tables.endpoints.iter();
+    dump["endpoints"] =
+        endpoints.map(|(dest, e)| json!({ "endpoint": destination(dest), "connections": maps.active(*e) })).collect();
     let allowed = maps.allowed()?;
     let by = |way: u32| if way == way::PROXY { "proxy" } else { "kernel" };
     let exact = allowed.exact.iter();
@@ -77,10 +81,11 @@ fn to_text(dump: &Value) -> String {
 }
 
 /// The parts in the order in which they are shown, and their columns.
-const PARTS: [(&str, &[&str]); 8] = [
+const PARTS: [(&str, &[&str]); 9] = [
     ("config", &["abi", "outbound_policy", "vip_range", "node"]),
     ("pods", &["slot", "netns_cookie", "addresses"]),
-    ("services", &["vip", "mode", "generation", "backends"]),
+    ("services", &["vip", "mode", "balance", "backends"]),
+    ("endpoints", &["endpoint", "connections"]),
     ("egress", &["policy", "destination", "mode"]),
     ("learned", &["name", "address", "expires_boottime"]),
     ("workloads", &["address"]),
@@ -120,16 +125,29 @@ fn to_json(tables: &Actual, pods: &BTreeMap<u64, Pod>) -> Value {
 }
 
 fn service_json(dest: &Dest, service: &Service, tables: &Actual) -> Value {
-    let key = |index| BackendKey { service: service.id, generation: service.generation, index };
-    let backends = (0..service.backends).map(|index| tables.backends.get(&key(index)));
-    let backends: Vec<Value> = backends.map(|b| json!(b.map(|b| SocketAddr::new(ip(b.addr), b.port)))).collect();
+    let backends = backends_of(service, tables);
+    let weighted = backends.values().any(|weight| Some(weight) != backends.values().next());
+    let backends: Vec<String> =
+        backends.iter().map(|(to, weight)| if weighted { format!("{to}*{weight}") } else { to.to_string() }).collect();
     let mode = match service.mode {
         mode::DIRECT => "direct",
         mode::KERNEL => "kernel",
         mode::PROXY => "proxy",
         _ => "unknown",
     };
-    json!({ "vip": destination(dest), "mode": mode, "generation": service.generation, "backends": backends })
+    let balance = match service.choice {
+        choice::LEAST => "least-connections",
+        choice::RANDOM => "random",
+        choice::SOURCE => "source",
+        _ => "unknown",
+    };
+    json!({ "vip": destination(dest), "mode": mode, "balance": balance, "backends": backends })
+}
+
+/// Who serves, with weights; of a Maglev table each once.
+pub(crate) fn backends_of(service: &Service, tables: &Actual) -> BTreeMap<SocketAddr, u32> {
+    let range = BackendKey { service: service.id, index: 0 }..BackendKey { service: service.id, index: service.backends };
+    tables.backends.range(range).map(|(_, b)| (SocketAddr::new(ip(b.addr), b.port), b.weight)).collect()
 }
 
 fn destination(dest: &Dest) -> String {

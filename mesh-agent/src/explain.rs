@@ -82,7 +82,7 @@ fn answer(maps: &Maps, names: &Names, pod: &Pod, label: String, dest: Dest) -> R
     let to = ip(dest.addr);
     let service = names.services.iter().find(|(_, _, vips)| vips.contains(&to)).map_or("a service", |(name, ..)| name.as_str());
     let listed = tables.services.get(&dest).filter(|service| service.mode != mode::DIRECT);
-    let backends = listed.map(|service| service.backends).unwrap_or_default();
+    let backends = listed.map(|service| crate::dump::backends_of(service, &tables)).unwrap_or_default();
     let of_entry = || {
         let mut rules = names.egress.iter().filter(|(_, cells)| cells.iter().any(|cell| contains(*cell, &dest)));
         rules.next().map_or_else(|| "a ServiceEntry".to_owned(), |(name, _)| format!("ServiceEntry {name}"))
@@ -107,12 +107,6 @@ fn answer(maps: &Maps, names: &Names, pod: &Pod, label: String, dest: Dest) -> R
         Verdict::Backend(_) => ("goes to a backend", "backend", "the kernel: rewritten at connect(), then app to app"),
         Verdict::Deny(reason) => ("is refused", reason.label(), "nobody: the kernel refuses at connect()"),
     };
-    let key = |service: &mesh_common::abi::Service, index| mesh_common::abi::BackendKey {
-        service: service.id,
-        generation: service.generation,
-        index,
-    };
-    let backends = (0..backends).filter_map(|index| tables.backends.get(&key(listed?, index)));
     Ok(Answer {
         pod: label,
         destination: SocketAddr::new(to, dest.port),
@@ -121,7 +115,7 @@ fn answer(maps: &Maps, names: &Names, pod: &Pod, label: String, dest: Dest) -> R
         reason: reason.to_owned(),
         decided_by,
         carried_by,
-        backends: backends.map(|b| SocketAddr::new(ip(b.addr), b.port)).collect(),
+        backends: backends.into_keys().collect(),
     })
 }
 

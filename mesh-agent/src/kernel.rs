@@ -14,6 +14,7 @@
 mod egress;
 mod guard;
 mod link;
+mod loads;
 mod maps;
 mod probe;
 mod refused;
@@ -26,6 +27,7 @@ pub use refused::Refused;
 use crate::netns::Namespace;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::Program;
+use aya::programs::links::FdLink;
 use aya::{Ebpf, EbpfLoader};
 use mesh_common::abi::{self, Event, Pod};
 use parking_lot::Mutex;
@@ -38,7 +40,9 @@ use std::path::{Path, PathBuf};
 pub const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// The programs at the cgroup root.
-const HOOKS: [&str; 8] = ["connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+/// What ends a count comes before what begins one.
+const HOOKS: [&str; 9] =
+    ["release", "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
 /// The program in each pod's namespace.
 const STEER: &str = "steer";
 
@@ -146,6 +150,10 @@ impl Kernel {
         let mut object = load(&pins, None)?;
         // Before the hooks: a program that finds no config refuses.
         let maps = Maps::take(&mut object)?;
+        // All before any is attached: where one is refused, the others of its kind would not be what they were tested as.
+        for name in HOOKS {
+            load_hook(&mut object, name)?;
+        }
         for name in HOOKS {
             attach_hook(&mut object, name, &root, &pins.join("links").join(name))?;
         }
@@ -257,17 +265,35 @@ fn load(pins: &Path, pod: Option<&Pod>) -> Result<Ebpf, Error> {
     Ok(loader.load(OBJECT)?)
 }
 
+fn load_hook(object: &mut Ebpf, name: &'static str) -> Result<(), Error> {
+    let loaded = match object.program_mut(name) {
+        Some(Program::CgroupSockAddr(program)) => program.load(),
+        Some(Program::CgroupSock(program)) => program.load(),
+        _ => return Err(Error::NoObject),
+    };
+    loaded.map_err(|error| Error::Program { name, refused: Refused::from(error) })
+}
+
 fn attach_hook(object: &mut Ebpf, name: &'static str, root: &File, pin: &Path) -> Result<(), Error> {
     let error = |error| Error::Program { name, refused: Refused::from(error) };
-    let Some(Program::CgroupSockAddr(program)) = object.program_mut(name) else { return Err(Error::NoObject) };
-    program.load().map_err(error)?;
+    let program = object.program_mut(name).ok_or(Error::NoObject)?;
     if link::replace(pin, program.fd().map_err(error)?.as_fd())? {
         return Ok(());
     }
     // Links are always of the multi kind, whatever the mode says: other programs at the root go on.
-    let id = program.attach(root, aya::programs::links::CgroupAttachMode::Single).map_err(error)?;
-    let link = program.take_link(id).map_err(error)?;
-    let link = link.try_into().map_err(|_no_fd| Error::Link {
+    let mode = aya::programs::links::CgroupAttachMode::Single;
+    let link: Result<FdLink, _> = match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(root, mode).map_err(error)?;
+            program.take_link(id).map_err(error)?.try_into()
+        }
+        Program::CgroupSock(program) => {
+            let id = program.attach(root, mode).map_err(error)?;
+            program.take_link(id).map_err(error)?.try_into()
+        }
+        _ => return Err(Error::NoObject),
+    };
+    let link = link.map_err(|_no_fd| Error::Link {
         name: name.to_owned(),
         source: io::Error::other("this kernel has no cgroup links (Linux 5.7)"),
     })?;

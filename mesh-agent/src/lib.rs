@@ -5,6 +5,7 @@
 #![warn(missing_docs)]
 
 mod admin;
+pub mod balance;
 mod broker;
 pub mod cgroup;
 pub mod cli;

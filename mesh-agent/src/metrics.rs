@@ -56,6 +56,8 @@ pub struct Metrics {
     deliveries: Family<TypeLabel, Counter>,
     enrol_failures: Counter,
     lessons: Family<ResultLabel, Counter>,
+    ended: Counter,
+    corrected: Counter,
     learned: Gauge,
     /// Pods that this node should have in the mesh.
     pub wanted: Gauge,
@@ -75,6 +77,13 @@ impl Metrics {
         let (lessons, learned) = (Family::default(), Gauge::default());
         registry.register("dns_lessons", "Addresses in DNS answers, by what became of them", Family::clone(&lessons));
         registry.register("learned_addresses", "Addresses outside the mesh that are allowed by name", learned.clone());
+        let (ended, corrected) = (Counter::default(), Counter::default());
+        registry.register("udp_sockets_ended", "UDP sockets ended because their backend is gone", ended.clone());
+        registry.register(
+            "connection_counts_corrected",
+            "By how much backends' counts of connections were wrong",
+            corrected.clone(),
+        );
         let (wanted, enrolled, unguarded) = (Gauge::default(), Gauge::default(), Gauge::default());
         registry.register("pods_unguarded", "Pods whose veth has no guard against raw packets", unguarded.clone());
         registry.register("broker_connections_ended", "Broker connections that ended, by reason", Family::clone(&ends));
@@ -89,7 +98,21 @@ impl Metrics {
         registry.register("pods_wanted", "Pods that this node should have in the mesh", wanted.clone());
         registry.register("pods_enrolled", "Pods that this node has in the mesh", enrolled.clone());
         registry.register_collector(Box::new(KernelCounters(kernel)));
-        Self { registry, ends, brokered, refused, deliveries, enrol_failures, lessons, learned, wanted, enrolled, unguarded }
+        Self {
+            registry,
+            ends,
+            brokered,
+            refused,
+            deliveries,
+            enrol_failures,
+            lessons,
+            ended,
+            corrected,
+            learned,
+            wanted,
+            enrolled,
+            unguarded,
+        }
     }
 
     /// The text that Prometheus scrapes.
@@ -124,6 +147,14 @@ impl Metrics {
 
     pub(crate) fn learned_now(&self, count: usize) {
         self.learned.set(count as i64);
+    }
+
+    pub(crate) fn sockets_ended(&self, count: u64) {
+        self.ended.inc_by(count);
+    }
+
+    pub(crate) fn counts_corrected(&self, connections: u64) {
+        self.corrected.inc_by(connections);
     }
 
     pub(crate) fn enrol_failed(&self) {

@@ -12,6 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
+pub mod diag;
 mod netlink;
 pub mod route;
 pub mod sockets;

@@ -1,8 +1,9 @@
 //! This node's state and how it follows: deliveries into the kernel's tables, containers into enrolled pods.
 
+use crate::balance::{self, Balance};
 use crate::core::desired::{self, Desired};
 use crate::core::enrol::{self, Plan, Step};
-use crate::core::reconcile::{Actual, reconcile};
+use crate::core::reconcile::{Actual, Op, reconcile};
 use crate::core::resources::{Workload, World};
 use crate::egress::Book;
 use crate::explain::Names;
@@ -14,6 +15,7 @@ use crate::pod;
 use crate::served::Roster;
 use crate::status::{PodStatus, Shared, Status};
 use mesh_common::abi::Pod;
+use mesh_common::decide::l4::UDP;
 use mesh_xds::agent as wire;
 use mesh_xds::client::Delivery;
 use mesh_xds::node::Node as NodeId;
@@ -49,6 +51,9 @@ pub(crate) struct Node {
     /// Pods whose listeners this process holds, by cookie.
     held: BTreeMap<u64, (Pod, Workload)>,
     failures: BTreeMap<String, String>,
+    balance: Balance,
+    /// A UDP backend is gone: sockets may be connected to it.
+    stuck: bool,
 }
 
 impl Node {
@@ -77,6 +82,9 @@ impl Node {
             tables_error: None,
             held: BTreeMap::new(),
             failures: BTreeMap::new(),
+            balance: Balance::default(),
+            // Of a former agent's time.
+            stuck: true,
         }
     }
 
@@ -141,13 +149,32 @@ impl Node {
         let ops = reconcile(desired, &actual);
         maps.write(&ops).map_err(|e| e.to_string())?;
         ops.iter().for_each(|op| actual.apply(op));
+        self.stuck |= ops.iter().any(|op| matches!(op, Op::Release(to, _) if to.proto == UDP));
         self.actual = Some(actual);
         Ok(())
     }
 
+    /// Moves what hangs on backends that are gone, and has the counts of connections agree with the kernel's list of sockets.
+    fn rebalance(&mut self, audit: bool) {
+        let namespaces = self.places.namespaces();
+        if std::mem::take(&mut self.stuck) || audit {
+            match balance::sweep(&self.kernel, &namespaces) {
+                Ok(ended) => self.metrics.sockets_ended(ended),
+                Err(error) => warn!(%error, "UDP sockets to backends that are gone are not looked for"),
+            }
+        }
+        if audit {
+            match self.balance.look(&self.kernel, &namespaces) {
+                Ok(corrected) => self.metrics.counts_corrected(corrected),
+                Err(error) => warn!(%error, "connections are counted, but the counts are not checked"),
+            }
+        }
+    }
+
     /// Follows the containers. True if every wanted pod is in the mesh.
     pub(crate) fn settle(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.audited) > AUDIT {
+        let audit = now.duration_since(self.audited) > AUDIT;
+        if audit {
             self.audited = now;
             self.actual = None;
             self.book.distrust();
@@ -163,6 +190,7 @@ impl Node {
         if !self.filled {
             return false;
         }
+        self.rebalance(audit);
         let known = match self.kernel.maps().pods() {
             Ok(known) => known,
             Err(error) => {

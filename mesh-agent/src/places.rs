@@ -76,6 +76,12 @@ impl Places {
         self.found.values().find(|f| f.place.cookie == cookie).map(|f| f.namespace.clone())
     }
 
+    /// All of them, in the mesh or not, and the node's own.
+    pub fn namespaces(&self) -> Vec<Namespace> {
+        let own = Namespace::open(Path::new("/proc/self/ns/net")).ok();
+        self.found.values().map(|f| f.namespace.clone()).chain(own).collect()
+    }
+
     /// `containers/ID/pid`. Nested containers share their parent's namespace, so only the outermost count.
     fn pids(&self) -> Vec<u32> {
         let Ok(dirs) = fs::read_dir(&self.containers) else { return Vec::new() };

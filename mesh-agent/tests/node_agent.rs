@@ -133,7 +133,7 @@ fn the_kernel_half_survives_its_agent() {
         command.arg("dump").args(more).arg("--bpffs").arg(&scene.node.bpffs).output().expect("runs").stdout
     };
     let text = String::from_utf8(dump(&[])).expect("text");
-    for row in ["SERVICES (2)", "  tcp://11.1.2.4:80  kernel  0           9.0.1.1:8080", "EGRESS (0)", "COUNTERS ("] {
+    for row in ["SERVICES (2)", "  tcp://11.1.2.4:80  kernel  least-connections  9.0.1.1:8080", "EGRESS (0)", "COUNTERS ("] {
         assert!(text.contains(row), "{row}: {text}");
     }
     let dump: serde_json::Value = serde_json::from_slice(&dump(&["--json"])).expect("JSON");

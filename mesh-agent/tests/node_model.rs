@@ -4,16 +4,16 @@
 mod common;
 
 use common::Mesh;
-use mesh_agent::core::desired::{Desired, Port, ip};
+use mesh_agent::core::desired::{Desired, Port, addr, ip};
 use mesh_agent::core::egress::Rule;
-use mesh_common::abi::{Addr, Backend, Config, Dest, Service, egress, mode, way};
+use mesh_common::abi::{Addr, Config, Dest, Service, choice, egress, mode, way};
 use mesh_common::decide::l4::{self, Flow, TCP, Tables, UDP, Verdict};
 use mesh_common::reason::{Reason, Steered};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use socket2::{Domain, SockAddr, Socket, Type};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
@@ -107,24 +107,21 @@ fn world(rng: &mut StdRng) -> Desired {
         let dest = any_dest(rng);
         let six = dest.addr.to_v4().is_none();
         let mode = *[mode::DIRECT, mode::KERNEL, mode::PROXY, 9].choose(rng).expect("not empty");
-        let backends = (0..rng.random_range(0..4)).map(|i| Backend {
-            addr: if six {
-                "fd01:9::1".parse::<std::net::Ipv6Addr>().map(|a| Addr(a.octets())).expect("address")
-            } else {
-                Addr::v4([9, 0, 1, 1])
-            },
-            port: 7000 + i,
-            pad: 0,
-        });
-        services.insert(dest, Port { mode, backends: backends.collect() });
+        let addr = if six { "fd01:9::1" } else { "9.0.1.1" }.parse().map(addr).expect("an address");
+        let backends = (0..rng.random_range(0..4)).map(|i| (Dest { addr, port: 7000 + i, ..dest }, rng.random_range(1..4)));
+        let backends = backends.collect();
+        let choice = *[choice::LEAST, choice::RANDOM, choice::SOURCE].choose(rng).expect("not empty");
+        services.insert(dest, Port { mode, choice, backends });
     }
     let bits = *[0u8, 1, 8, 24, 32, 33].choose(rng).expect("not empty");
+    let bits6 = *[0u8, 1, 16, 64, 65, 127, 128, 129].choose(rng).expect("not empty");
     let egress = *[egress::DENY, egress::ALLOW].choose(rng).expect("not empty");
     Desired {
-        config: Config { vip4_bits: bits, egress, ..common::config() },
+        config: Config { vip4_bits: bits, vip6_bits: bits6, egress, ..common::config() },
         services,
         workloads: (0..rng.random_range(0..5)).map(|_| any_addr(rng)).collect(),
         protected: (0..rng.random_range(0..5)).map(|_| any_dest(rng)).collect(),
+        draining: BTreeSet::new(),
     }
 }
 

@@ -79,55 +79,8 @@ pub struct Dest {
     pub pad: u8,
 }
 
-/// How a service's port is served (DESIGN: direct, kernel, proxy).
-pub mod mode {
-    /// Left alone.
-    pub const DIRECT: u8 = 0;
-    /// The kernel picks the backend in connect().
-    pub const KERNEL: u8 = 1;
-    /// Handed to mesh-proxy.
-    pub const PROXY: u8 = 2;
-}
-
-/// What a VIP's port stands for. Value of `SERVICES`, keyed by [`Dest`].
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Service {
-    /// Number of this (service, port), first half of [`BackendKey`].
-    pub id: u32,
-    /// Which set of backends is current: a new set is written whole before this cell flips.
-    pub generation: u32,
-    /// How many backends the current set has, numbered from zero.
-    pub backends: u32,
-    /// One of [`mode`].
-    pub mode: u8,
-    /// Always zero.
-    pub pad: [u8; 3],
-}
-
-/// Key of `BACKENDS`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
-pub struct BackendKey {
-    /// [`Service::id`].
-    pub service: u32,
-    /// [`Service::generation`].
-    pub generation: u32,
-    /// 0 up to, not including, [`Service::backends`].
-    pub index: u32,
-}
-
-/// One backend, as this node must dial it. Value of `BACKENDS`.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
-pub struct Backend {
-    /// Where to.
-    pub addr: Addr,
-    /// Port, host order.
-    pub port: u16,
-    /// Always zero.
-    pub pad: u16,
-}
+mod service;
+pub use service::{Backend, BackendKey, Endpoint, Load, NO_CELL, Service, UdpChoice, choice, mode};
 
 /// An enrolled workload. Value of `PODS_BY_NETNS`, keyed by the namespace's cookie.
 #[repr(C)]
@@ -198,6 +151,10 @@ pub struct Diverted {
     /// Where the socket is connected to instead: a send() on a connected AF_INET6 socket with a v4-mapped peer runs the sendmsg hook with
     /// this address, and was judged already.
     pub to: Original,
+    /// Where the connection is counted, [`NO_CELL`] if nowhere.
+    pub cell: u32,
+    /// [`Load::stamp`] of that cell when it was counted: another one now means that the cell is another backend's.
+    pub stamp: u32,
 }
 
 /// Key of the UDP reverse table: a datagram from `addr:port` to this socket really comes from the [`Original`].
@@ -324,10 +281,12 @@ pub struct Config {
     pub ready: u8,
     /// Length of the IPv4 VIP range in bits, 0 if there is none.
     pub vip4_bits: u8,
-    /// Always zero.
-    pub pad: u8,
+    /// Length of the IPv6 VIP range in bits, 0 if there is none.
+    pub vip6_bits: u8,
     /// The IPv4 VIP range (DC/OS: 11.0.0.0/8), network order.
     pub vip4: [u8; 4],
+    /// The IPv6 VIP range (DC/OS: fd01:c::/16 and longer).
+    pub vip6: Addr,
     /// The node's own IPv4 address (v4-mapped), where its Mesos agent listens.
     pub node: Addr,
 }
@@ -397,6 +356,7 @@ mod pod_impls {
         Config,
         Dest,
         Diverted,
+        Endpoint,
         EgressKey,
         EgressNet,
         Event,
@@ -404,10 +364,12 @@ mod pod_impls {
         LearnedKey,
         LearnedName,
         ListenerKey,
+        Load,
         Original,
         Pod,
         Service,
         Tag,
+        UdpChoice,
         UdpKey
     );
 }
@@ -415,20 +377,17 @@ mod pod_impls {
 /// No implicit padding: the size is the sum of the fields, so that equal keys have equal bytes.
 const _: () = {
     assert!(size_of::<Dest>() == 20);
-    assert!(size_of::<Service>() == 16);
-    assert!(size_of::<BackendKey>() == 12);
-    assert!(size_of::<Backend>() == 20);
     assert!(size_of::<Pod>() == 40);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<Original>() == 20);
-    assert!(size_of::<Diverted>() == 40);
+    assert!(size_of::<Diverted>() == 48);
     assert!(size_of::<UdpKey>() == 32);
     assert!(size_of::<EgressKey>() == 24);
     assert!(size_of::<EgressNet>() == 24 && EgressNet::BITS == 8 * 24);
     assert!(size_of::<LearnedKey>() == 24);
     assert!(size_of::<LearnedName>() == 264);
     assert!(size_of::<FlowKey>() == 28);
-    assert!(size_of::<Config>() == 28);
+    assert!(size_of::<Config>() == 44);
     assert!(size_of::<Event>() == 40);
 };
 

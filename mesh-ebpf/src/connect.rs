@@ -1,15 +1,17 @@
 //! connect(): the decision once per connection, and once per connected UDP socket.
 
 use crate::context::{Family, address, destination, rewrite, set_mark};
+use crate::datagram::file;
 use crate::emit::{self, PROCEED, count, refuse};
-use crate::maps::{LEARNED, ORIGINALS};
-use crate::verdict::{Caller, backend, judged};
+use crate::loads;
+use crate::maps::{ENDPOINTS, LEARNED, ORIGINALS};
+use crate::verdict::{Caller, judged};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_tuple;
-use aya_ebpf::helpers::{bpf_get_prandom_u32, bpf_sk_lookup_tcp, bpf_sk_release};
+use aya_ebpf::helpers::{bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::abi::{Addr, Dest, Diverted, Original, dns, probe};
+use mesh_common::abi::{Addr, Dest, Diverted, Endpoint, NO_CELL, Original, dns, probe};
 use mesh_common::decide::l4::{TCP, UDP, Verdict};
 use mesh_common::ports;
 use mesh_common::reason::{Passed, Reason, Steered};
@@ -32,7 +34,7 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let dest = destination(ctx, family);
     if is_probe(&dest) {
         // The linker drops what nothing refers to (`#[used]` would put the map into a section of its own, for which BTF has no place).
-        core::hint::black_box(&LEARNED);
+        core::hint::black_box((&LEARNED, &ENDPOINTS));
         return emit::end(probe::ERRNO);
     }
     let caller = Caller::of(ctx);
@@ -44,18 +46,15 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         }),
         Verdict::Proxy => hand_over(ctx, &caller, &dest, ports::OUTBOUND).map(|()| Steered::Proxy.code()),
         Verdict::Dns => to_dns(ctx, family, &caller, &dest).map(|()| Steered::Dns.code()),
-        Verdict::Backend(service) => {
-            // SAFETY: takes nothing.
-            let random = unsafe { bpf_get_prandom_u32() };
-            match backend(&service, random) {
-                Some(to) => {
-                    let dest = Dest { addr: to.addr, port: to.port, ..dest };
-                    let done = divert(ctx, family, &caller, &to.addr, to.port).and_then(|()| judged(ctx, &caller, &dest));
-                    done.map(|()| Steered::Backend.code())
-                }
-                None => Err(Reason::Internal),
+        Verdict::Backend(service) => match loads::choose(&service, &caller) {
+            Some(backend) => {
+                let dest = Dest { addr: backend.addr, port: backend.port, ..dest };
+                let endpoint = Endpoint { cell: backend.cell, stamp: backend.stamp };
+                let done = divert(ctx, family, &caller, &dest, endpoint).and_then(|()| judged(ctx, &caller, &dest));
+                done.map(|()| Steered::Backend.code())
             }
-        }
+            None => Err(Reason::Internal),
+        },
         Verdict::Deny(reason) => Err(reason),
     };
     match done {
@@ -79,7 +78,8 @@ fn is_probe(dest: &Dest) -> bool {
 fn settle(ctx: &SockAddrContext, caller: &Caller, mark: u32) -> Result<(), Reason> {
     // SAFETY: the context's socket is valid during the call.
     unsafe {
-        if !ORIGINALS.get_ptr_mut(ctx).is_null() {
+        if let Some(diverted) = ORIGINALS.get_ptr_mut(ctx).as_ref().copied() {
+            loads::leave(&diverted);
             let _ = ORIGINALS.delete((*ctx.sock_addr).__bindgen_anon_1.sk);
         }
     }
@@ -93,7 +93,7 @@ fn to_dns(ctx: &SockAddrContext, family: Family, caller: &Caller, dest: &Dest) -
         TCP => hand_over(ctx, caller, dest, ports::DNS),
         UDP => {
             let (addr, port) = dns::redirect(server);
-            divert(ctx, family, caller, &addr, port)
+            divert(ctx, family, caller, &Dest { addr, port, ..*dest }, Endpoint { cell: NO_CELL, stamp: 0 })
         }
         _ => Err(Reason::Internal),
     }
@@ -137,16 +137,21 @@ fn listens(ctx: &SockAddrContext, tuple: *const bpf_sock_tuple, length: u32) -> 
     true
 }
 
-/// Rewrites the destination and remembers what was asked for.
+/// Rewrites the destination, remembers what was asked for, and counts the connection for its backend.
 #[inline(always)]
-fn divert(ctx: &SockAddrContext, family: Family, caller: &Caller, to: &Addr, port: u16) -> Result<(), Reason> {
+fn divert(ctx: &SockAddrContext, family: Family, caller: &Caller, to: &Dest, endpoint: Endpoint) -> Result<(), Reason> {
     let (addr, asked_port) = address(ctx, family);
     settle(ctx, caller, 0)?;
     let original = Original { addr, port: asked_port, pad: 0 };
-    let mut diverted = Diverted { original, to: Original { addr: *to, port, pad: 0 } };
+    let Endpoint { cell, stamp } = endpoint;
+    let mut diverted = Diverted { original, to: Original { addr: to.addr, port: to.port, pad: 0 }, cell, stamp };
     // SAFETY: the context's socket is valid during the call.
     if unsafe { ORIGINALS.get_or_insert_ptr_mut(ctx, Some(&mut diverted)) }.is_null() {
         return Err(Reason::MapFull);
     }
-    if rewrite(ctx, family, to, port) { Ok(()) } else { Err(Reason::Internal) }
+    loads::add(endpoint, 1);
+    if to.proto == UDP && cell != NO_CELL && !file(ctx, to, &original) {
+        return Err(Reason::MapFull);
+    }
+    if rewrite(ctx, family, &to.addr, to.port) { Ok(()) } else { Err(Reason::Internal) }
 }

@@ -2,11 +2,12 @@
 
 use crate::context::{Family, address, cookie, destination, rewrite};
 use crate::emit::{PROCEED, count, refuse};
-use crate::maps::{ORIGINALS, UDP_REVERSE};
-use crate::verdict::{Caller, backend, judged};
+use crate::loads;
+use crate::maps::{ORIGINALS, UDP_CHOICES, UDP_REVERSE};
+use crate::verdict::{Caller, judged};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::abi::{Addr, Dest, Original, UdpKey, dns};
+use mesh_common::abi::{Dest, Original, Service, UdpChoice, UdpKey, dns};
 use mesh_common::decide::l4::Verdict;
 use mesh_common::reason::{Reason, Steered};
 
@@ -44,18 +45,13 @@ fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
         Verdict::Dns => match dest.addr.to_v4() {
             Some(server) => {
                 let (addr, port) = dns::redirect(server);
-                divert(ctx, family, &dest, &addr, port).map(|()| Steered::Dns.code())
+                divert(ctx, family, &dest, &Dest { addr, port, ..dest }).map(|()| Steered::Dns.code())
             }
             None => Err(Reason::Ipv6Dns),
         },
-        Verdict::Backend(service) => match backend(&service, sticky(ctx, &dest)) {
-            Some(to) => {
-                let to_dest = Dest { addr: to.addr, port: to.port, ..dest };
-                let done = divert(ctx, family, &dest, &to.addr, to.port).and_then(|()| judged(ctx, &caller, &to_dest));
-                done.map(|()| Steered::Backend.code())
-            }
-            None => Err(Reason::Internal),
-        },
+        Verdict::Backend(service) => to_backend(ctx, family, &caller, &dest, Some(&service)),
+        // None that takes a new flow; one that is draining goes on with those that it has.
+        Verdict::Deny(Reason::NoBackend) => to_backend(ctx, family, &caller, &dest, None),
         // The decision hands over TCP only.
         Verdict::Proxy => Err(Reason::Internal),
         Verdict::Deny(reason) => Err(reason),
@@ -80,27 +76,56 @@ fn is_settled(ctx: &SockAddrContext, dest: &Dest) -> bool {
     }
 }
 
-/// A number that is the same for all datagrams of one socket to one service, and uniform over sockets: datagrams that belong together
-/// (QUIC, SIP) must reach one backend as long as the set of backends stays.
+/// All datagrams of one socket to one VIP go to one backend as long as that is there: datagrams that belong together (QUIC, SIP) must. When it
+/// is gone, the next datagram goes to another.
 #[inline(always)]
-fn sticky(ctx: &SockAddrContext, dest: &Dest) -> u32 {
-    let a = dest.addr.0;
-    let host = u32::from_ne_bytes([a[12], a[13], a[14], a[15]]);
-    let mut x = cookie(ctx) ^ (u64::from(host) << 32) ^ u64::from(dest.port).rotate_left(20);
-    // splitmix64's finaliser.
-    x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    (x >> 32) as u32
+fn to_backend(ctx: &SockAddrContext, family: Family, caller: &Caller, dest: &Dest, service: Option<&Service>) -> Result<u8, Reason> {
+    let key = UdpKey { cookie: cookie(ctx), addr: dest.addr, port: dest.port, pad: [0; 6] };
+    // SAFETY: read within this program run; an element that is evicted meanwhile may be another flow's, for this one datagram.
+    if let Some(before) = unsafe { UDP_CHOICES.get(&key) } {
+        if loads::is_there(&before.endpoint) {
+            return send(ctx, family, caller, dest, &before.to);
+        }
+    }
+    let Some(service) = service else { return Err(Reason::NoBackend) };
+    let Some(chosen) = loads::choose(service, caller) else { return Err(Reason::Internal) };
+    let mut choice = UdpChoice::default();
+    choice.endpoint.cell = chosen.cell;
+    choice.endpoint.stamp = chosen.stamp;
+    choice.to.addr = chosen.addr;
+    choice.to.port = chosen.port;
+    choice.to.proto = dest.proto;
+    if UDP_CHOICES.insert(&key, &choice, 0).is_err() {
+        return Err(Reason::MapFull);
+    }
+    send(ctx, family, caller, dest, &choice.to)
 }
 
 #[inline(always)]
-fn divert(ctx: &SockAddrContext, family: Family, dest: &Dest, to: &Addr, port: u16) -> Result<(), Reason> {
-    let key = UdpKey { cookie: cookie(ctx), addr: *to, port, pad: [0; 6] };
-    let original = Original { addr: dest.addr, port: dest.port, pad: 0 };
-    if UDP_REVERSE.insert(&key, &original, 0).is_err() {
+fn send(ctx: &SockAddrContext, family: Family, caller: &Caller, dest: &Dest, to: &Dest) -> Result<u8, Reason> {
+    divert(ctx, family, dest, to)?;
+    judged(ctx, caller, to)?;
+    Ok(Steered::Backend.code())
+}
+
+#[inline(always)]
+fn divert(ctx: &SockAddrContext, family: Family, dest: &Dest, to: &Dest) -> Result<(), Reason> {
+    if !file(ctx, to, &Original { addr: dest.addr, port: dest.port, pad: 0 }) {
         return Err(Reason::MapFull);
     }
-    if rewrite(ctx, family, to, port) { Ok(()) } else { Err(Reason::Internal) }
+    if rewrite(ctx, family, &to.addr, to.port) { Ok(()) } else { Err(Reason::Internal) }
+}
+
+/// Files what datagrams from `to` to this socket really come from. An entry that is there is not written again: the look has marked it as
+/// used, and a write takes a lock.
+#[inline(always)]
+pub(crate) fn file(ctx: &SockAddrContext, to: &Dest, original: &Original) -> bool {
+    let key = UdpKey { cookie: cookie(ctx), addr: to.addr, port: to.port, pad: [0; 6] };
+    // SAFETY: compared at once.
+    if unsafe { UDP_REVERSE.get(&key) }.is_some_and(|filed| filed == original) {
+        return true;
+    }
+    UDP_REVERSE.insert(&key, original, 0).is_ok()
 }
 
 /// Shows the address that was asked. An unconnected socket has one entry per server; a connected one hears its one peer only.

@@ -1,13 +1,13 @@
 //! Every map, sized by `abi::maps`; and the tables of the L4 decision over them.
 
-use aya_ebpf::bindings::BPF_F_NO_PREALLOC;
+use aya_ebpf::bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC};
 use aya_ebpf::btf_maps::SkStorage;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, Diverted, EgressKey, EgressNet, FlowKey, LearnedKey, LearnedName, ListenerKey,
-    Original, Pod, Service, Tag, UdpKey, listener, maps,
+    Addr, Backend, BackendKey, Config, Dest, Diverted, EgressKey, EgressNet, Endpoint, FlowKey, LearnedKey, LearnedName, ListenerKey, Load,
+    Original, Pod, Service, Tag, UdpChoice, UdpKey, listener, maps,
 };
 use mesh_common::decide::l4::Tables;
 use mesh_common::reason;
@@ -20,6 +20,11 @@ pub(crate) static PODS_BY_NETNS: HashMap<u64, Pod> = HashMap::with_max_entries(m
 pub(crate) static SERVICES: HashMap<Dest, Service> = HashMap::with_max_entries(maps::SERVICES_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static BACKENDS: HashMap<BackendKey, Backend> = HashMap::with_max_entries(maps::BACKENDS_MAX, BPF_F_NO_PREALLOC);
+/// The agent's own: no program reads it.
+#[map]
+pub(crate) static ENDPOINTS: HashMap<Dest, Endpoint> = HashMap::with_max_entries(maps::ENDPOINTS_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static LOADS: Array<Load> = Array::with_max_entries(maps::ENDPOINTS_MAX, BPF_F_MMAPABLE);
 #[map]
 pub(crate) static WORKLOADS: HashMap<Addr, u32> = HashMap::with_max_entries(maps::WORKLOADS_MAX, BPF_F_NO_PREALLOC);
 #[map]
@@ -40,6 +45,8 @@ pub(crate) static TAGS: SkStorage<Tag> = SkStorage::new();
 pub(crate) static ORIGINALS: SkStorage<Diverted> = SkStorage::new();
 #[map]
 pub(crate) static UDP_REVERSE: LruHashMap<UdpKey, Original> = LruHashMap::with_max_entries(maps::UDP_MAX, 0);
+#[map]
+pub(crate) static UDP_CHOICES: LruHashMap<UdpKey, UdpChoice> = LruHashMap::with_max_entries(maps::UDP_MAX, 0);
 #[btf_map]
 pub(crate) static JUDGED: SkStorage<Original> = SkStorage::new();
 #[map]
@@ -55,8 +62,7 @@ pub(crate) struct KernelTables;
 impl Tables for KernelTables {
     #[inline(always)]
     fn service(&self, dest: &Dest) -> Option<Service> {
-        // SAFETY: the value is copied at once; a concurrent update of a 16-byte value could tear, which is why a set of backends has a
-        // generation: a torn pair of generation and count finds no backend and is refused, never sent elsewhere.
+        // SAFETY: the value is copied at once; an update puts another element in its place.
         unsafe { SERVICES.get(dest) }.copied()
     }
 

@@ -1,10 +1,11 @@
 //! Who asks, and what the decision says: the half that connect and sendmsg share.
 
-use crate::maps::{BACKENDS, CONFIG, JUDGED, KernelTables, PODS_BY_NETNS, TAGS};
+use crate::maps::{CONFIG, JUDGED, KernelTables, PODS_BY_NETNS, TAGS};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::abi::{Addr, Backend, BackendKey, Dest, GATEWAY_SLOT, Original, Pod, Service};
+use mesh_common::abi::{Addr, Dest, GATEWAY_SLOT, Original, Pod};
+use mesh_common::decide::choose;
 use mesh_common::decide::l4::{self, Flow, Verdict};
 use mesh_common::reason::Reason;
 
@@ -16,6 +17,7 @@ const NO_SLOT: u32 = u32::MAX;
 
 /// Who makes the call.
 pub(crate) struct Caller {
+    netns: u64,
     pub(crate) pod: Option<&'static Pod>,
     tag: Option<u32>,
 }
@@ -33,12 +35,21 @@ impl Caller {
         let tag = unsafe { TAGS.get_ptr_mut(ctx).as_ref() }.map(|tag| tag.slot);
         // The gateway lives in the node's namespace, which is no pod's: it is known by the tag alone, which only the agent can write.
         let pod = if pod.is_none() && tag == Some(GATEWAY_SLOT) { Some(&GATEWAY) } else { pod };
-        Self { pod, tag }
+        Self { netns: cookie, pod, tag }
     }
 
     #[inline(always)]
     pub(crate) fn slot(&self) -> u32 {
         self.pod.map_or(NO_SLOT, |pod| pod.slot)
+    }
+
+    /// A number for the client's addresses, of both families. What is no pod has its namespace's: the agent knows no addresses of it.
+    #[inline(always)]
+    pub(crate) fn source(&self) -> u32 {
+        match self.pod {
+            Some(pod) => choose::source(&pod.addr4) ^ choose::source(&pod.addr6),
+            None => (choose::mix(self.netns) >> 32) as u32,
+        }
     }
 
     /// Asks the decision.
@@ -53,17 +64,6 @@ impl Caller {
         }
         l4::decide(&Flow { dest, pod: self.pod, brokered: self.tag.is_some() }, config, &KernelTables)
     }
-}
-
-/// The backend at `random` modulo the size of the current set.
-#[inline(always)]
-pub(crate) fn backend(service: &Service, random: u32) -> Option<&'static Backend> {
-    if service.backends == 0 {
-        return None;
-    }
-    let index = random % service.backends;
-    // SAFETY: read within this program run; a set that is replaced is deleted only after the service's cell has flipped.
-    unsafe { BACKENDS.get(&BackendKey { service: service.id, generation: service.generation, index }) }
 }
 
 /// Notes on a pod's socket where it may send, for the packets that the guard of its veth sees. A later verdict takes the place.

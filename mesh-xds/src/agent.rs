@@ -52,6 +52,9 @@ pub struct ServicePort {
     /// Who serves it, as the receiving node must dial it.
     #[prost(message, repeated, tag = "5")]
     pub backends: Vec<Backend>,
+    /// How the kernel picks one of them.
+    #[prost(enumeration = "Balance", tag = "6")]
+    pub balance: i32,
 }
 
 /// One backend of a service's port.
@@ -69,6 +72,21 @@ pub struct Backend {
     /// [`Workload::id`] of the instance.
     #[prost(string, tag = "4")]
     pub workload: String,
+    /// 0 is nearest to the receiving node. Of the backends that take connections, only those of the lowest number are used.
+    #[prost(uint32, tag = "5")]
+    pub priority: u32,
+}
+
+/// How the kernel picks a backend; a proxy is told by its cluster.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd, prost::Enumeration)]
+#[repr(i32)]
+pub enum Balance {
+    /// Of two that are drawn by weight, the one with fewer connections for its weight.
+    LeastConnections = 0,
+    /// Drawn by weight.
+    Random = 1,
+    /// By the client's address (Maglev): one client stays with its backend as long as that is there.
+    Source = 2,
 }
 
 /// Layer 4 protocol.

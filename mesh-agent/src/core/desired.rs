@@ -1,12 +1,10 @@
 //! What the kernel's tables should hold, given the control plane's resources.
 
 use super::resources::{Mesh, Service, ServicePort, World};
-use mesh_common::abi::{ABI_VERSION, Addr, Backend, Config, Dest, maps, mode};
+use super::slots;
+use mesh_common::abi::{ABI_VERSION, Addr, Config, Dest, choice, maps, mode};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
-/// Most copies of one backend in a set: weights are kept to within 1/16 of the greatest.
-const COPIES_MAX: u32 = 16;
 
 /// Contents of the tables.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,6 +17,8 @@ pub struct Desired {
     pub workloads: BTreeSet<Addr>,
     /// Control-plane and admin endpoints.
     pub protected: BTreeSet<Dest>,
+    /// What backends are dialled by that take nothing new: flows that they have go on.
+    pub draining: BTreeSet<Dest>,
 }
 
 /// One service port.
@@ -26,8 +26,18 @@ pub struct Desired {
 pub struct Port {
     /// One of [`mode`].
     pub mode: u8,
-    /// Who serves it, in a stable order.
-    pub backends: Vec<Backend>,
+    /// One of [`mesh_common::abi::choice`].
+    pub choice: u8,
+    /// Who serves it, each with its weight, which is not 0.
+    pub backends: BTreeMap<Dest, u32>,
+}
+
+impl Port {
+    /// How many cells of the kernel's table of backends it needs.
+    #[must_use]
+    pub fn cells(&self) -> usize {
+        if self.choice == choice::SOURCE { slots::table(self.backends.len()) } else { self.backends.len() }
+    }
 }
 
 /// A table that would not fit.
@@ -47,14 +57,17 @@ pub struct TooMany {
 /// If a table would not fit. Nothing is cut off silently.
 pub fn desired(world: &World, node: IpAddr) -> Result<Desired, TooMany> {
     let mesh = world.mesh.clone().unwrap_or_default();
-    let mut services = BTreeMap::new();
+    let (mut services, mut draining) = (BTreeMap::new(), BTreeSet::new());
     for service in world.services.values() {
         for (dest, port) in ports_of(service) {
             services.entry(dest).or_insert_with(|| to_port(port, &dest.addr));
         }
+        for port in service.ports.iter().filter(|port| port.mode != mode::DIRECT) {
+            draining.extend(port.backends.iter().filter(|b| b.weight == 0).map(|b| dialled(b, port.proto)));
+        }
     }
     let workloads = world.workloads.values().flat_map(|w| &w.addresses).map(|ip| addr(*ip)).collect();
-    let desired = Desired { config: config(&mesh, node), services, workloads, protected: mesh.protected };
+    let desired = Desired { config: config(&mesh, node), services, workloads, protected: mesh.protected, draining };
     desired.check()?;
     Ok(desired)
 }
@@ -66,12 +79,19 @@ impl TooMany {
 }
 
 impl Desired {
+    /// What backends are dialled by, of all services.
+    #[must_use]
+    pub fn endpoints(&self) -> BTreeSet<Dest> {
+        self.services.values().flat_map(|port| port.backends.keys()).chain(&self.draining).copied().collect()
+    }
+
     fn check(&self) -> Result<(), TooMany> {
-        let backends: usize = self.services.values().map(|port| port.backends.len()).sum();
+        let backends: usize = self.services.values().map(Port::cells).sum();
         for (map, wanted, capacity) in [
             (maps::SERVICES, self.services.len(), maps::SERVICES_MAX),
-            // Half: an old and a new generation live side by side.
+            // Half: what comes is written before what goes is deleted.
             (maps::BACKENDS, backends, maps::BACKENDS_MAX / 2),
+            (maps::ENDPOINTS, self.endpoints().len(), maps::ENDPOINTS_MAX / 2),
             (maps::WORKLOADS, self.workloads.len(), maps::WORKLOADS_MAX),
             (maps::PROTECTED, self.protected.len(), maps::PROTECTED_MAX),
         ] {
@@ -105,32 +125,28 @@ pub fn ip(addr: Addr) -> IpAddr {
 
 fn config(mesh: &Mesh, node: IpAddr) -> Config {
     let (vip4, vip4_bits) = mesh.vip4.map_or(([0; 4], 0), |(base, bits)| (base.octets(), bits));
-    Config { abi: ABI_VERSION, egress: mesh.egress, ready: 1, vip4_bits, pad: 0, vip4, node: addr(node) }
+    let (vip6, vip6_bits) = mesh.vip6.map_or((Addr::default(), 0), |(base, bits)| (Addr(base.octets()), bits));
+    Config { abi: ABI_VERSION, egress: mesh.egress, ready: 1, vip4_bits, vip6_bits, vip4, vip6, node: addr(node) }
 }
 
-/// Only backends of the VIP's own family: a connection cannot change it.
+/// Only backends of the VIP's own family, since a connection cannot change it; of these the nearest that take connections at all.
 fn to_port(port: &ServicePort, vip: &Addr) -> Port {
-    let takes = |backend: &&super::resources::Backend| backend.weight > 0 && backend.address.is_ipv4() == vip.to_v4().is_some();
+    let mut backends = BTreeMap::new();
     if port.mode == mode::DIRECT {
-        return Port { mode: port.mode, backends: Vec::new() };
+        return Port { mode: port.mode, choice: port.choice, backends };
     }
-    let able: Vec<_> = port.backends.iter().filter(takes).collect();
-    let most = able.iter().map(|b| b.weight).max().unwrap_or(1);
-    let equal = able.iter().all(|b| b.weight == most);
-    let mut backends = Vec::with_capacity(able.len());
-    for backend in able {
-        let copies = if equal { 1 } else { copies(backend.weight, most) };
-        let entry = Backend { addr: addr(backend.address), port: backend.port, pad: 0 };
-        backends.extend(std::iter::repeat_n(entry, copies as usize));
+    let takes = |backend: &&super::resources::Backend| backend.weight > 0 && backend.address.is_ipv4() == vip.to_v4().is_some();
+    let able = || port.backends.iter().filter(takes);
+    let nearest = able().map(|backend| backend.priority).min();
+    for backend in able().filter(|backend| Some(backend.priority) == nearest) {
+        let weight: &mut u32 = backends.entry(dialled(backend, port.proto)).or_default();
+        *weight = weight.saturating_add(backend.weight);
     }
-    backends.sort_unstable_by_key(|b| (b.addr, b.port));
-    Port { mode: port.mode, backends }
+    Port { mode: port.mode, choice: port.choice, backends }
 }
 
-/// The program picks uniformly, so a weight is a number of copies.
-fn copies(weight: u32, most: u32) -> u32 {
-    let scaled = (u64::from(weight) * u64::from(COPIES_MAX)).div_ceil(u64::from(most));
-    scaled as u32
+fn dialled(backend: &super::resources::Backend, proto: u8) -> Dest {
+    Dest { addr: addr(backend.address), port: backend.port, proto, pad: 0 }
 }
 
 #[cfg(test)]

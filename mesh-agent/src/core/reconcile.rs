@@ -1,10 +1,13 @@
 //! From what the kernel's tables hold to what they should hold, in an order of which any prefix is safe.
 //!
-//! The agent may die between any two operations. So in every prefix each service cell points at a whole set of backends, either the old
-//! or the new one; denials come before permissions that depend on them; what still may be pointed at is removed last.
+//! The agent may die between any two operations. So in every prefix each service cell points at backends only that the old or the new set
+//! has, as many as it says; denials come before permissions that depend on them; what still may be pointed at is removed last. A backend keeps
+//! its index as long as it can, so that a change of one writes two or three cells.
 
-use super::desired::{Desired, Port};
-use mesh_common::abi::{Addr, Backend, BackendKey, Config, Dest, Service};
+use super::cells::Cells;
+use super::desired::Desired;
+use super::slots::{Slot, arrange};
+use mesh_common::abi::{Addr, Backend, BackendKey, Config, Dest, Endpoint, Service};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the kernel holds.
@@ -14,8 +17,12 @@ pub struct Actual {
     pub config: Config,
     /// By VIP, port and protocol.
     pub services: BTreeMap<Dest, Service>,
-    /// By service number, generation and index.
+    /// By service number and index.
     pub backends: BTreeMap<BackendKey, Backend>,
+    /// Where connections are counted.
+    pub endpoints: BTreeMap<Dest, Endpoint>,
+    /// The last stamp that was given out.
+    pub last_stamp: u32,
     /// Addresses of workloads.
     pub workloads: BTreeSet<Addr>,
     /// Control-plane and admin endpoints.
@@ -28,6 +35,11 @@ impl Actual {
         match op {
             Op::AddProtected(dest) => drop(self.protected.insert(*dest)),
             Op::AddWorkload(addr) => drop(self.workloads.insert(*addr)),
+            Op::Claim(dest, endpoint) => {
+                self.last_stamp = endpoint.stamp;
+                self.endpoints.insert(*dest, *endpoint);
+            }
+            Op::Release(dest, _) => drop(self.endpoints.remove(dest)),
             Op::DeleteBackend(key) => drop(self.backends.remove(key)),
             Op::DeleteProtected(dest) => drop(self.protected.remove(dest)),
             Op::DeleteService(dest) => drop(self.services.remove(dest)),
@@ -47,6 +59,8 @@ pub enum Op {
     AddProtected(Dest),
     /// An address that is a workload's.
     AddWorkload(Addr),
+    /// From here on, this cell counts the endpoint's connections.
+    Claim(Dest, Endpoint),
     /// No longer.
     DeleteBackend(BackendKey),
     /// No longer.
@@ -57,11 +71,13 @@ pub enum Op {
     DeleteWorkload(Addr),
     /// Wait until no program can still hold a cell that it read before this.
     Grace,
-    /// One backend of a set that no cell points at yet.
+    /// It no longer does, and flows that go there are moved.
+    Release(Dest, Endpoint),
+    /// One backend in its place.
     SetBackend(BackendKey, Backend),
     /// The settings.
     SetConfig(Config),
-    /// The flip: from here on, this set.
+    /// So many backends, this mode.
     SetService(Dest, Service),
 }
 
@@ -71,68 +87,82 @@ pub fn reconcile(desired: &Desired, actual: &Actual) -> Vec<Op> {
     let mut ops: Vec<Op> = desired.protected.difference(&actual.protected).copied().map(Op::AddProtected).collect();
     ops.extend(desired.workloads.difference(&actual.workloads).copied().map(Op::AddWorkload));
 
-    let (sets, flips, current) = services(desired, actual);
-    ops.extend(sets.into_iter().map(|(key, backend)| Op::SetBackend(key, backend)));
-    ops.extend(flips.into_iter().map(|(dest, service)| Op::SetService(dest, service)));
+    let endpoints = desired.endpoints();
+    let services = services(desired, &endpoints, actual);
+    ops.extend(services.claims.into_iter().map(|(dest, endpoint)| Op::Claim(dest, endpoint)));
+    ops.extend(services.sets.into_iter().map(|(key, backend)| Op::SetBackend(key, backend)));
+    ops.extend(services.flips.into_iter().map(|(dest, service)| Op::SetService(dest, service)));
     if desired.config != actual.config {
         ops.push(Op::SetConfig(desired.config));
     }
     ops.extend(actual.services.keys().filter(|dest| !desired.services.contains_key(dest)).copied().map(Op::DeleteService));
 
-    let mut stale = actual.backends.keys().filter(|key| !is_current(key, &current)).copied().peekable();
+    let counts = services.counts;
+    let mut stale =
+        actual.backends.keys().filter(|key| counts.get(&key.service).is_none_or(|count| key.index >= *count)).peekable();
     if stale.peek().is_some() {
         ops.push(Op::Grace);
     }
-    ops.extend(stale.map(Op::DeleteBackend));
+    ops.extend(stale.copied().map(Op::DeleteBackend));
+    let released = actual.endpoints.iter().filter(|(dest, _)| !endpoints.contains(dest));
+    ops.extend(released.map(|(dest, endpoint)| Op::Release(*dest, *endpoint)));
     ops.extend(actual.workloads.difference(&desired.workloads).copied().map(Op::DeleteWorkload));
     ops.extend(actual.protected.difference(&desired.protected).copied().map(Op::DeleteProtected));
     ops
 }
 
-/// Sets to write, cells to flip, and the set of each service number that will then be in force.
-type Services = (Vec<(BackendKey, Backend)>, Vec<(Dest, Service)>, BTreeMap<u32, Service>);
+/// What is to be written for services.
+#[derive(Default)]
+struct Services {
+    claims: Vec<(Dest, Endpoint)>,
+    sets: Vec<(BackendKey, Backend)>,
+    flips: Vec<(Dest, Service)>,
+    /// How many backends each service number will have.
+    counts: BTreeMap<u32, u32>,
+}
 
-fn services(desired: &Desired, actual: &Actual) -> Services {
+fn services(desired: &Desired, dialled: &BTreeSet<Dest>, actual: &Actual) -> Services {
     let highest = actual.services.values().map(|s| s.id).chain(actual.backends.keys().map(|k| k.service)).max();
     let mut free =
         Numbers { next: highest.map_or(1, |id| id.wrapping_add(1)), used: actual.services.values().map(|s| s.id).collect() };
-    let (mut sets, mut flips, mut current) = (Vec::new(), Vec::new(), BTreeMap::new());
+    let mut cells = Cells::new(&actual.endpoints, actual.last_stamp);
+    let mut all = Services::default();
+    let mut endpoints = BTreeMap::new();
+    for dest in dialled {
+        let Some((endpoint, new)) = cells.of(dest) else { continue };
+        endpoints.insert(*dest, endpoint);
+        if new {
+            all.claims.push((*dest, endpoint));
+        }
+    }
     for (dest, port) in &desired.services {
         let before = actual.services.get(dest);
-        let service = match before {
-            Some(before) if holds(before, port, actual) => Service { mode: port.mode, ..*before },
-            _ => {
-                let id = before.map_or_else(|| free.take(), |before| before.id);
-                let generation = before.map_or(0, |before| before.generation.wrapping_add(1));
-                let fresh = Service { id, generation, backends: port.backends.len() as u32, mode: port.mode, pad: [0; 3] };
-                sets.extend(port.backends.iter().enumerate().map(|(index, backend)| (key(&fresh, index as u32), *backend)));
-                fresh
+        let id = before.map_or_else(|| free.take(), |before| before.id);
+        let key = |index: usize| BackendKey { service: id, index: index as u32 };
+        let held = |index: usize| actual.backends.get(&key(index)).filter(|_| before.is_some());
+        let now: Vec<Option<Dest>> = (0..before.map_or(0, |before| before.backends as usize))
+            .map(|index| held(index).map(|b| Dest { addr: b.addr, port: b.port, proto: dest.proto, pad: 0 }))
+            .collect();
+        let slots = arrange(port.choice, &port.backends, &now);
+        let service = Service { id, backends: slots.len() as u32, mode: port.mode, choice: port.choice, pad: [0; 2] };
+        for (index, slot) in slots.into_iter().enumerate() {
+            let backend = backend(&slot, endpoints.get(&slot.to).copied().unwrap_or_default());
+            if actual.backends.get(&key(index)) != Some(&backend) {
+                all.sets.push((key(index), backend));
             }
-        };
-        if before != Some(&service) {
-            flips.push((*dest, service));
         }
-        current.insert(service.id, service);
+        if before != Some(&service) {
+            all.flips.push((*dest, service));
+        }
+        all.counts.insert(id, service.backends);
     }
-    (sets, flips, current)
+    all
 }
 
-/// Does the cell point at exactly these backends already?
-fn holds(before: &Service, port: &Port, actual: &Actual) -> bool {
-    before.backends as usize == port.backends.len()
-        && port
-            .backends
-            .iter()
-            .enumerate()
-            .all(|(index, backend)| actual.backends.get(&key(before, index as u32)) == Some(backend))
-}
-
-fn key(service: &Service, index: u32) -> BackendKey {
-    BackendKey { service: service.id, generation: service.generation, index }
-}
-
-fn is_current(key: &BackendKey, current: &BTreeMap<u32, Service>) -> bool {
-    current.get(&key.service).is_some_and(|service| service.generation == key.generation && key.index < service.backends)
+fn backend(slot: &Slot, endpoint: Endpoint) -> Backend {
+    let Endpoint { cell, stamp } = endpoint;
+    let Slot { to, weight, share, alias } = *slot;
+    Backend { addr: to.addr, port: to.port, pad: 0, cell, stamp, weight, share, alias }
 }
 
 /// Service numbers that nobody uses.

@@ -1,13 +1,13 @@
 //! The control plane's resources, read into types that cannot be wrong. What does not parse is refused with resource and field named.
 
 use super::egress::{Rule, rule};
-use mesh_common::abi::{Dest, egress, mode};
+use mesh_common::abi::{Dest, choice, egress, mode};
 use mesh_common::decide::l4::{TCP, UDP};
 use mesh_xds::agent as wire;
 use mesh_xds::client::Delivery;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Everything that the agent has been told, valid parts only.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -31,6 +31,8 @@ pub struct Mesh {
     pub egress: u8,
     /// The IPv4 VIP range.
     pub vip4: Option<(Ipv4Addr, u8)>,
+    /// The IPv6 VIP range.
+    pub vip6: Option<(Ipv6Addr, u8)>,
     /// All VIP ranges.
     pub vip_ranges: Vec<(IpAddr, u8)>,
     /// What no workload may dial.
@@ -78,6 +80,8 @@ pub struct ServicePort {
     pub proto: u8,
     /// One of [`mode`].
     pub mode: u8,
+    /// One of [`choice`].
+    pub choice: u8,
     /// Who serves it.
     pub backends: Vec<Backend>,
 }
@@ -91,6 +95,8 @@ pub struct Backend {
     pub port: u16,
     /// 0: takes no new connection.
     pub weight: u32,
+    /// 0 is nearest; farther ones are for when no nearer one takes connections.
+    pub priority: u32,
 }
 
 /// A resource that was refused: the text of the NACK.
@@ -198,17 +204,17 @@ fn mesh(wire: wire::Mesh) -> Field<Mesh> {
         Ok(wire::OutboundPolicy::AllowAny) => egress::ALLOW,
         Err(error) => return Err(("outbound_policy".to_owned(), error.to_string())),
     };
-    let (mut vip4, mut vip_ranges) = (None, Vec::new());
+    let (mut vip4, mut vip6, mut vip_ranges) = (None, None, Vec::new());
     for (i, text) in wire.vip_ranges.iter().enumerate() {
         let field = format!("vip_ranges[{i}]");
         let range = range(text);
         vip_ranges.extend(range);
         match range {
-            // The kernel's config has one IPv4 range. An address of an IPv6 range that no service owns is refused as any other
-            // destination outside the mesh.
-            Some((IpAddr::V6(_), _)) => {}
+            // The kernel's config has one range of each family.
             Some((IpAddr::V4(base), bits)) if vip4.is_none() => vip4 = Some((base, bits)),
-            Some(_) => return Err((field, "one IPv4 VIP range is supported, this is the second".to_owned())),
+            Some((IpAddr::V6(base), bits)) if vip6.is_none() => vip6 = Some((base, bits)),
+            Some((IpAddr::V4(_), _)) => return Err((field, "one IPv4 VIP range is supported, this is the second".to_owned())),
+            Some((IpAddr::V6(_), _)) => return Err((field, "one IPv6 VIP range is supported, this is the second".to_owned())),
             None => return Err((field, format!("{text:?} is no CIDR range"))),
         }
     }
@@ -218,7 +224,7 @@ fn mesh(wire: wire::Mesh) -> Field<Mesh> {
         let addr = super::desired::addr(address);
         Ok(Dest { addr, port: port(&at("port"), endpoint.port)?, proto: proto(&at("transport"), endpoint.transport)?, pad: 0 })
     });
-    Ok(Mesh { egress, vip4, vip_ranges, protected: protected.collect::<Field<_>>()? })
+    Ok(Mesh { egress, vip4, vip6, vip_ranges, protected: protected.collect::<Field<_>>()? })
 }
 
 fn workload(wire: wire::Workload) -> Field<Workload> {
@@ -241,15 +247,22 @@ fn service_port(at: &str, wire: &wire::ServicePort) -> Field<ServicePort> {
         Ok(wire::Mode::Proxy) => mode::PROXY,
         Err(error) => return Err((format!("{at}.mode"), error.to_string())),
     };
+    let choice = match wire::Balance::try_from(wire.balance) {
+        Ok(wire::Balance::LeastConnections) => choice::LEAST,
+        Ok(wire::Balance::Random) => choice::RANDOM,
+        Ok(wire::Balance::Source) => choice::SOURCE,
+        Err(error) => return Err((format!("{at}.balance"), error.to_string())),
+    };
     let backends = wire.backends.iter().enumerate().map(|(i, backend)| {
         let at = |name: &str| format!("{at}.backends[{i}].{name}");
         let address = address(&at("address"), &backend.address)?;
-        Ok(Backend { address, port: port(&at("port"), backend.port)?, weight: backend.weight })
+        Ok(Backend { address, port: port(&at("port"), backend.port)?, weight: backend.weight, priority: backend.priority })
     });
     Ok(ServicePort {
         port: port(&format!("{at}.port"), wire.port)?,
         proto: proto(&format!("{at}.transport"), wire.transport)?,
         mode,
+        choice,
         backends: backends.collect::<Field<_>>()?,
     })
 }

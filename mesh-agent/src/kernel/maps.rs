@@ -1,12 +1,14 @@
 //! The tables: reading what the kernel holds, and writing the operations that [`crate::core::reconcile`] has ordered.
 
 use super::Error;
+use super::loads::Loads;
 use crate::core::reconcile::{Actual, Op};
 use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, EgressKey, EgressNet, LearnedKey, LearnedName, ListenerKey, Pod, Service, Tag, maps,
+    Addr, Backend, BackendKey, Config, Dest, EgressKey, EgressNet, Endpoint, LearnedKey, LearnedName, ListenerKey, Original, Pod,
+    Service, Tag, UdpKey, maps,
 };
 use mesh_common::reason;
 use std::collections::BTreeMap;
@@ -24,6 +26,9 @@ pub struct Maps {
     pods: HashMap<MapData, u64, Pod>,
     pub(super) services: HashMap<MapData, Dest, Service>,
     backends: HashMap<MapData, BackendKey, Backend>,
+    endpoints: HashMap<MapData, Dest, Endpoint>,
+    loads: Loads,
+    udp_reverse: HashMap<MapData, UdpKey, Original>,
     pub(super) workloads: HashMap<MapData, Addr, u32>,
     pub(super) protected: HashMap<MapData, Dest, u32>,
     pub(super) egress_exact: HashMap<MapData, EgressKey, u32>,
@@ -57,6 +62,9 @@ impl Maps {
             pods: typed(maps::PODS_BY_NETNS, map(maps::PODS_BY_NETNS)?)?,
             services: typed(maps::SERVICES, map(maps::SERVICES)?)?,
             backends: typed(maps::BACKENDS, map(maps::BACKENDS)?)?,
+            endpoints: typed(maps::ENDPOINTS, map(maps::ENDPOINTS)?)?,
+            loads: Loads::new(map(maps::LOADS)?)?,
+            udp_reverse: typed(maps::UDP_REVERSE, map(maps::UDP_REVERSE)?)?,
             workloads: typed(maps::WORKLOADS, map(maps::WORKLOADS)?)?,
             protected: typed(maps::PROTECTED, map(maps::PROTECTED)?)?,
             egress_exact: typed(maps::EGRESS_EXACT, map(maps::EGRESS_EXACT)?)?,
@@ -89,6 +97,8 @@ impl Maps {
             config: self.config.get(&0, 0).map_err(|source| Error::Map { name: maps::CONFIG, source })?,
             services: entries(maps::SERVICES, &self.services)?,
             backends: entries(maps::BACKENDS, &self.backends)?,
+            endpoints: entries(maps::ENDPOINTS, &self.endpoints)?,
+            last_stamp: self.loads.last_stamp(),
             workloads: entries(maps::WORKLOADS, &self.workloads)?.into_keys().collect(),
             protected: entries(maps::PROTECTED, &self.protected)?.into_keys().collect(),
         })
@@ -101,6 +111,14 @@ impl Maps {
     pub fn write(&mut self, ops: &[Op]) -> Result<(), Error> {
         for op in ops {
             let (name, result) = match op {
+                Op::Claim(dest, endpoint) => {
+                    self.loads.claim(*endpoint);
+                    (maps::ENDPOINTS, self.endpoints.insert(dest, endpoint, 0))
+                }
+                Op::Release(dest, endpoint) => {
+                    self.loads.release(*endpoint);
+                    (maps::ENDPOINTS, gone(self.endpoints.remove(dest)))
+                }
                 Op::SetBackend(key, backend) => (maps::BACKENDS, self.backends.insert(key, backend, 0)),
                 Op::SetService(dest, service) => (maps::SERVICES, self.services.insert(dest, service, 0)),
                 Op::AddWorkload(addr) => (maps::WORKLOADS, self.workloads.insert(addr, 0, 0)),
@@ -118,6 +136,30 @@ impl Maps {
             result.map_err(|source| Error::Map { name, source })?;
         }
         Ok(())
+    }
+
+    /// How many connections of this node the kernel counts for an endpoint.
+    #[must_use]
+    pub fn active(&self, endpoint: Endpoint) -> i64 {
+        self.loads.active(endpoint)
+    }
+
+    /// Adds to such a count.
+    pub fn correct(&mut self, endpoint: Endpoint, change: i64) {
+        self.loads.correct(endpoint, change);
+    }
+
+    /// Is it what a backend is dialled by?
+    #[must_use]
+    pub fn is_endpoint(&self, dest: &Dest) -> bool {
+        self.endpoints.get(dest, 0).is_ok()
+    }
+
+    /// Was this socket's peer put in the place of a VIP?
+    #[must_use]
+    pub fn is_diverted(&self, socket: u64, peer: &Dest) -> bool {
+        let key = UdpKey { cookie: socket, addr: peer.addr, port: peer.port, pad: [0; 6] };
+        self.udp_reverse.get(&key, 0).is_ok()
     }
 
     /// The enrolled pods, by namespace cookie.

@@ -1,4 +1,4 @@
-//! Requests of rtnetlink, written out: a blocking socket inside a visiting thread needs no runtime. Knows messages and attributes, never
+//! Requests of netlink, written out: a blocking socket inside a visiting thread needs no runtime. Knows messages and attributes, never
 //! what they are about.
 
 use nix::sys::socket::{AddressFamily, MsgFlags, NetlinkAddr, SockFlag, SockProtocol, SockType, recv, sendto, socket};
@@ -39,11 +39,16 @@ impl Request {
         self
     }
 
-    /// Asks, and hands out the answer's messages: type and body.
-    pub(super) fn ask(mut self, mut hear: impl FnMut(u16, &[u8])) -> io::Result<()> {
+    /// Asks about routes and links, and hands out the answer's messages: type and body.
+    pub(super) fn ask(self, hear: impl FnMut(u16, &[u8])) -> io::Result<()> {
+        self.ask_of(SockProtocol::NetlinkRoute, hear)
+    }
+
+    /// Asks a part of the kernel.
+    pub(super) fn ask_of(mut self, of: SockProtocol, mut hear: impl FnMut(u16, &[u8])) -> io::Result<()> {
         let length = self.0.len() as u32;
         self.0[..4].copy_from_slice(&length.to_ne_bytes());
-        let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkRoute)?;
+        let netlink = socket(AddressFamily::Netlink, SockType::Raw, SockFlag::SOCK_CLOEXEC, of)?;
         sendto(netlink.as_raw_fd(), &self.0, &NetlinkAddr::new(0, 0), MsgFlags::empty())?;
         let mut buffer = vec![0; ANSWER];
         loop {

@@ -12,7 +12,7 @@ use mesh_agent::core::egress::{self, Rule};
 use mesh_agent::core::reconcile::reconcile;
 use mesh_agent::kernel::{Events, Kernel};
 use mesh_agent::netns::{Namespace, PodSockets};
-use mesh_common::abi::{ABI_VERSION, Backend, Config, Dest, Pod};
+use mesh_common::abi::{ABI_VERSION, Config, Dest, Pod};
 use mesh_common::decide::l4::{TCP, UDP};
 use mesh_common::reason::Reason;
 use std::fs;
@@ -189,15 +189,17 @@ pub fn udp(text: &str) -> Dest {
     Dest { proto: UDP, ..tcp(text) }
 }
 
-pub fn backend(text: &str) -> Backend {
-    let to = at(text);
-    Backend { addr: addr(to.ip()), port: to.port(), pad: 0 }
+/// Backends of equal weight.
+pub fn port(mode: u8, proto: u8, backends: &[&str]) -> Port {
+    let backends = backends.iter().map(|text| (Dest { proto, ..tcp(text) }, 1)).collect();
+    Port { mode, backends, ..Port::default() }
 }
 
 /// A mesh with the VIP range 11.0.0.0/8 that refuses what it does not know.
 pub fn config() -> Config {
     let node = addr(ip("192.0.2.11"));
-    Config { abi: ABI_VERSION, egress: 0, ready: 1, vip4: [11, 0, 0, 0], vip4_bits: 8, node, ..Config::default() }
+    let vip6 = addr(ip("fd01:c::"));
+    Config { abi: ABI_VERSION, egress: 0, ready: 1, vip4: [11, 0, 0, 0], vip4_bits: 8, vip6_bits: 64, vip6, node }
 }
 
 /// A node with one pod in the mesh.
@@ -229,12 +231,12 @@ impl Mesh {
 
     /// Makes these the tables' whole contents.
     pub fn fill(&self, services: &[(Dest, u8, &[&str])], workloads: &[&str], protected: &[Dest]) {
-        let port = |mode: u8, backends: &[&str]| Port { mode, backends: backends.iter().map(|b| backend(b)).collect() };
         self.write(&Desired {
             config: config(),
-            services: services.iter().map(|(dest, mode, backends)| (*dest, port(*mode, backends))).collect(),
+            services: services.iter().map(|(dest, mode, backends)| (*dest, port(*mode, dest.proto, backends))).collect(),
             workloads: workloads.iter().map(|w| addr(ip(w))).collect(),
             protected: protected.iter().copied().collect(),
+            ..Desired::default()
         });
     }
 

@@ -166,8 +166,9 @@ pub fn wait(what: &str, mut done: impl FnMut() -> bool) {
 
 pub fn service(name: &str, vip: &str, mode: wire::Mode, backend: &str) -> wire::Service {
     let to = at(backend);
-    let backend = wire::Backend { address: to.ip().to_string(), port: to.port().into(), weight: 1, workload: String::new() };
-    let port = wire::ServicePort { port: 80, transport: 0, mode: mode.into(), protocol: String::new(), backends: vec![backend] };
+    let backend = wire::Backend { address: to.ip().to_string(), port: to.port().into(), weight: 1, ..wire::Backend::default() };
+    let port =
+        wire::ServicePort { port: 80, transport: 0, mode: mode.into(), backends: vec![backend], ..wire::ServicePort::default() };
     wire::Service { name: name.to_owned(), names: vec![name.to_owned()], addresses: vec![vip.to_owned()], ports: vec![port] }
 }
 

@@ -8,6 +8,10 @@ pub const PODS_BY_NETNS: &str = "PODS_BY_NETNS";
 pub const SERVICES: &str = "SERVICES";
 /// `HashMap<BackendKey, Backend>`.
 pub const BACKENDS: &str = "BACKENDS";
+/// `HashMap<Dest, Endpoint>`: where connections to a backend are counted. The agent's memory; no program reads it.
+pub const ENDPOINTS: &str = "ENDPOINTS";
+/// `Array<Load>`, in the agent's memory too.
+pub const LOADS: &str = "LOADS";
 /// `HashMap<Addr, u32>`: addresses of known workloads.
 pub const WORKLOADS: &str = "WORKLOADS";
 /// `HashMap<Dest, u32>`: control-plane and admin ports that no workload may dial.
@@ -20,6 +24,8 @@ pub const TAGS: &str = "TAGS";
 pub const ORIGINALS: &str = "ORIGINALS";
 /// `LruHashMap<UdpKey, Original>`: where the datagrams of unconnected sockets really come from.
 pub const UDP_REVERSE: &str = "UDP_REVERSE";
+/// `LruHashMap<UdpKey, UdpChoice>`: the backend of an unconnected socket's datagrams to a VIP.
+pub const UDP_CHOICES: &str = "UDP_CHOICES";
 /// `HashMap<EgressKey, u32>`: single destinations outside the mesh that are allowed.
 pub const EGRESS_EXACT: &str = "EGRESS_EXACT";
 /// `LpmTrie<EgressNet, u32>`: ranges outside the mesh that are allowed.
@@ -32,11 +38,13 @@ pub const JUDGED: &str = "JUDGED";
 /// `LruHashMap<FlowKey, u32>`: flows that began inbound, or on a judged socket.
 pub const FLOWS: &str = "FLOWS";
 /// All of them: what is pinned.
-pub const ALL: [&str; 17] = [
+pub const ALL: [&str; 20] = [
     CONFIG,
     PODS_BY_NETNS,
     SERVICES,
     BACKENDS,
+    ENDPOINTS,
+    LOADS,
     WORKLOADS,
     PROTECTED,
     EGRESS_EXACT,
@@ -46,6 +54,7 @@ pub const ALL: [&str; 17] = [
     TAGS,
     ORIGINALS,
     UDP_REVERSE,
+    UDP_CHOICES,
     JUDGED,
     FLOWS,
     COUNTERS,
@@ -60,8 +69,11 @@ pub const EVENTS: &str = "EVENTS";
 pub const PODS_MAX: u32 = 1024;
 /// (VIP, port, protocol) triples: 10,000 services with up to four ports and both families.
 pub const SERVICES_MAX: u32 = 65_536;
-/// Backends, twice (the old and the new generation of a set live side by side): 10,000 services with 50,000 backends.
+/// Backends of all services, twice, since what goes is deleted after what comes is written: 10,000 services with 50,000 backends, and room for
+/// both families.
 pub const BACKENDS_MAX: u32 = 262_144;
+/// What backends are dialled by (each counted once, however many services it serves), and cell 0; twice, for the same reason.
+pub const ENDPOINTS_MAX: u32 = 262_144;
 /// Workload addresses of the whole mesh, both families.
 pub const WORKLOADS_MAX: u32 = 131_072;
 /// Control-plane and admin endpoints.

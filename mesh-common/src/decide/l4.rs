@@ -131,12 +131,34 @@ fn to_service(flow: &Flow<'_>, service: Service) -> Verdict {
 
 #[inline(always)]
 fn in_vip_range(addr: &Addr, config: &Config) -> bool {
-    let Some(v4) = addr.to_v4() else { return false };
+    let Some(v4) = addr.to_v4() else { return in_vip6_range(addr, config) };
     if config.vip4_bits == 0 || config.vip4_bits > 32 {
         return false;
     }
     let mask = u32::MAX << (32 - u32::from(config.vip4_bits));
     u32::from_be_bytes(v4) & mask == u32::from_be_bytes(config.vip4) & mask
+}
+
+#[inline(always)]
+fn in_vip6_range(addr: &Addr, config: &Config) -> bool {
+    let bits = u32::from(config.vip6_bits);
+    if bits == 0 || bits > 128 {
+        return false;
+    }
+    let (asked, base) = (halves(addr), halves(&config.vip6));
+    // A shift by the whole width would be none.
+    let mask = |bits: u32| if bits == 0 { 0 } else { u64::MAX << (64 - bits) };
+    let (high, low) = if bits > 64 { (u64::MAX, mask(bits - 64)) } else { (mask(bits), 0) };
+    (asked.0 ^ base.0) & high == 0 && (asked.1 ^ base.1) & low == 0
+}
+
+#[inline(always)]
+const fn halves(addr: &Addr) -> (u64, u64) {
+    let a = &addr.0;
+    (
+        u64::from_be_bytes([a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]]),
+        u64::from_be_bytes([a[8], a[9], a[10], a[11], a[12], a[13], a[14], a[15]]),
+    )
 }
 
 #[cfg(test)]

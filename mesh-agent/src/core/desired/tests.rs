@@ -3,11 +3,11 @@ use crate::core::resources::{Backend as Told, Workload};
 use mesh_common::decide::l4::TCP;
 
 fn told(address: &str, weight: u32) -> Told {
-    Told { address: address.parse().expect("address"), port: 8080, weight }
+    Told { address: address.parse().expect("address"), port: 8080, weight, priority: 0 }
 }
 
 fn world(vips: &[&str], mode: u8, backends: Vec<Told>) -> World {
-    let port = ServicePort { port: 80, proto: TCP, mode, backends };
+    let port = ServicePort { port: 80, proto: TCP, mode, choice: choice::LEAST, backends };
     let addresses = vips.iter().map(|v| v.parse().expect("address")).collect();
     let mut world = World { mesh: Some(Mesh::default()), ..World::default() };
     world.services.insert("a".to_owned(), Service { addresses, ports: vec![port], ..Service::default() });
@@ -21,7 +21,7 @@ fn node() -> IpAddr {
 fn backends(world: &World, vip: &str) -> Vec<String> {
     let tables = desired(world, node()).expect("fits");
     let dest = Dest { addr: addr(vip.parse().expect("address")), port: 80, proto: TCP, pad: 0 };
-    tables.services[&dest].backends.iter().map(|b| ip(b.addr).to_string()).collect()
+    tables.services[&dest].backends.keys().map(|to| ip(to.addr).to_string()).collect()
 }
 
 #[test]
@@ -33,15 +33,21 @@ fn each_vip_gets_the_backends_of_its_family_that_may_take_connections() {
 }
 
 #[test]
-fn weights_become_copies_and_equal_weights_none() {
-    let count = |weights: [u32; 2]| {
-        let world = world(&["11.0.0.1"], mode::KERNEL, vec![told("9.0.0.1", weights[0]), told("9.0.0.2", weights[1])]);
-        let all = backends(&world, "11.0.0.1");
-        (all.iter().filter(|b| *b == "9.0.0.1").count(), all.iter().filter(|b| *b == "9.0.0.2").count())
-    };
-    assert_eq!(count([100, 100]), (1, 1));
-    assert_eq!(count([75, 25]), (16, 6));
-    assert_eq!(count([u32::MAX, 1]), (16, 1), "never none");
+fn one_that_drains_is_kept_in_mind_and_one_that_is_told_twice_weighs_twice() {
+    let all = vec![told("9.0.0.1", 2), told("9.0.0.1", 1), told("9.0.0.3", 0)];
+    let tables = desired(&world(&["11.0.0.1"], mode::KERNEL, all), node()).expect("fits");
+    let weights: Vec<u32> = tables.services.values().flat_map(|port| port.backends.values().copied()).collect();
+    assert_eq!(weights, [3]);
+    assert_eq!(tables.draining.iter().map(|to| ip(to.addr).to_string()).collect::<Vec<_>>(), ["9.0.0.3"]);
+    assert_eq!(tables.endpoints().len(), 2);
+}
+
+#[test]
+fn only_the_nearest_that_take_connections_are_used() {
+    let near = |address, weight, priority| Told { priority, ..told(address, weight) };
+    let all = |weight| vec![near("9.0.0.1", weight, 0), near("9.0.0.2", 1, 1), near("9.0.0.3", 1, 1), near("9.0.0.4", 1, 2)];
+    assert_eq!(backends(&world(&["11.0.0.1"], mode::KERNEL, all(1)), "11.0.0.1"), ["9.0.0.1"]);
+    assert_eq!(backends(&world(&["11.0.0.1"], mode::KERNEL, all(0)), "11.0.0.1"), ["9.0.0.2", "9.0.0.3"]);
 }
 
 #[test]

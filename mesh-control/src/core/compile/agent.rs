@@ -63,6 +63,7 @@ pub(super) fn service(service: &Service, node: Option<IpAddr>) -> Versioned {
                 port: address.port().into(),
                 weight: port.weight(endpoint),
                 workload: endpoint.workload.clone(),
+                priority: 0,
             })
         });
         backends.collect()
@@ -81,6 +82,7 @@ fn message(service: &Service, backends: impl Fn(&crate::core::registry::Port) ->
         mode: port.mode.into(),
         protocol: port.protocol.as_str().to_owned(),
         backends: backends(port),
+        balance: agent::Balance::LeastConnections.into(),
     });
     agent::Service {
         name: service.name.clone(),
