@@ -13,6 +13,7 @@
 
 mod egress;
 mod guard;
+mod judge;
 mod link;
 mod loads;
 mod maps;
@@ -20,6 +21,7 @@ mod probe;
 mod refused;
 mod tables;
 
+pub use judge::Judge;
 pub use maps::Maps;
 pub use probe::{fires, fires_here};
 pub use refused::Refused;

@@ -6,7 +6,7 @@ mod common;
 use common::Mesh;
 use mesh_agent::core::desired::{Desired, Port, addr, ip};
 use mesh_agent::core::egress::Rule;
-use mesh_common::abi::{Addr, Config, Dest, Service, choice, egress, mode, way};
+use mesh_common::abi::{Addr, Config, Dest, Question, Service, choice, egress, mode, way};
 use mesh_common::decide::l4::{self, Flow, TCP, Tables, UDP, Verdict};
 use mesh_common::reason::{Reason, Steered};
 use rand::rngs::StdRng;
@@ -20,6 +20,8 @@ use std::os::fd::OwnedFd;
 /// Tables and flows in each of them.
 const WORLDS: usize = 25;
 const FLOWS: usize = 120;
+/// The same for the program that only answers.
+const MILLION_WORLDS: usize = 200;
 
 /// User space's tables.
 struct Plain<'a>(&'a Desired, &'a [Rule]);
@@ -170,10 +172,48 @@ fn call(socket: &Socket, dest: &Dest, datagram: bool) -> Option<i32> {
     result.err().and_then(|error| error.raw_os_error())
 }
 
-#[test]
-fn the_kernel_agrees_with_the_model() {
+fn seed() -> u64 {
     let seed = std::env::var("MESH_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or_else(rand::random::<u64>);
     eprintln!("MESH_SEED={seed}");
+    seed
+}
+
+/// A million flows by the program that only answers: the same function over the same tables, without sockets.
+#[test]
+fn the_kernels_verdict_is_the_models_over_a_million_flows() {
+    let seed = seed();
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mesh = Mesh::new();
+    let judge = mesh.kernel.judge().unwrap_or_else(|error| panic!("{error}"));
+    let mut met = [0u32; 256];
+    for _ in 0..MILLION_WORLDS {
+        let tables = world(&mut rng);
+        let rules = rules(&mut rng);
+        mesh.write(&tables);
+        mesh.allow(&rules);
+        let known: Vec<Dest> = tables.services.keys().chain(&tables.protected).copied().collect();
+        for _ in 0..1_000_000 / MILLION_WORLDS {
+            let dest = match known.choose(&mut rng) {
+                Some(dest) if rng.random_ratio(1, 2) => *dest,
+                _ => any_dest(&mut rng),
+            };
+            let (enrolled, brokered) = (rng.random_ratio(3, 4), rng.random_ratio(1, 4));
+            let pod = enrolled.then_some(&mesh.pod);
+            let verdict = l4::decide(&Flow { dest, pod, brokered }, &tables.config, &Plain(&tables, &rules));
+            let question = Question { dest, pod: mesh.pod, enrolled: enrolled.into(), brokered: brokered.into(), pad: [0; 2] };
+            let said = judge.ask(&question).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(said, u32::from(verdict.code()), "MESH_SEED={seed} {question:?}: {verdict:?}");
+            met[said as usize] += 1;
+        }
+    }
+    for code in [1, 2, 3, 4, 5, 9, 32, 33, 34, 35, 36, 37, 38, 39, 64, 65, 66] {
+        assert!(met[code] > 100, "MESH_SEED={seed}: code {code} was met {} times", met[code]);
+    }
+}
+
+#[test]
+fn the_kernel_agrees_with_the_model() {
+    let seed = seed();
     let mut rng = StdRng::seed_from_u64(seed);
     let mesh = Mesh::new();
     let stranger = common::Pair::new();

@@ -288,7 +288,8 @@ fn each_full_table_of_services_refuses_by_name() {
     let service = |n: u32| Op::SetService(vip(n), Service { id: u32::MAX, mode: mode::KERNEL, ..Service::default() });
     let backend = |n: u32| Op::SetBackend(BackendKey { service: u32::MAX, index: n }, Backend::default());
     let endpoint = |n: u32| Op::Claim(vip(n), Endpoint { cell: 2, stamp: 7 });
-    let tables: [(&str, u32, &dyn Fn(u32) -> Op); 3] = [
+    type Entry<'a> = &'a dyn Fn(u32) -> Op;
+    let tables: [(&str, u32, Entry<'_>); 3] = [
         (maps::SERVICES, maps::SERVICES_MAX, &service),
         (maps::BACKENDS, maps::BACKENDS_MAX, &backend),
         (maps::ENDPOINTS, maps::ENDPOINTS_MAX, &endpoint),

@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -79,7 +79,9 @@ pub struct Dest {
     pub pad: u8,
 }
 
+mod question;
 mod service;
+pub use question::Question;
 pub use service::{Backend, BackendKey, Endpoint, Load, NO_CELL, Service, UdpChoice, choice, mode};
 
 /// An enrolled workload. Value of `PODS_BY_NETNS`, keyed by the namespace's cookie.

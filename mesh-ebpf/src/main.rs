@@ -7,6 +7,7 @@
 //! | `release` | cgroup socket release | `release.rs` |
 //! | `getpeername4`, `getpeername6` | cgroup | `peername.rs` |
 //! | `from_pod`, `to_pod` | tc at the host's end of the veth, one instance per pod | `guard.rs` |
+//! | `judge` | none: asked by tests | `judge.rs` |
 //! | `steer` | sk_lookup, one instance per pod | `steer.rs` |
 
 #![no_std]
@@ -20,6 +21,7 @@ mod context;
 mod datagram;
 mod emit;
 mod guard;
+mod judge;
 mod loads;
 mod maps;
 mod peername;

@@ -125,7 +125,7 @@ pub fn ip(addr: Addr) -> IpAddr {
 
 fn config(mesh: &Mesh, node: IpAddr) -> Config {
     let (vip4, vip4_bits) = mesh.vip4.map_or(([0; 4], 0), |(base, bits)| (base.octets(), bits));
-    let (vip6, vip6_bits) = mesh.vip6.map_or((Addr::default(), 0), |(base, bits)| (Addr(base.octets()), bits));
+    let (vip6, vip6_bits) = mesh.vip6.map_or((Addr([0; 16]), 0), |(base, bits)| (Addr(base.octets()), bits));
     Config { abi: ABI_VERSION, egress: mesh.egress, ready: 1, vip4_bits, vip6_bits, vip4, vip6, node: addr(node) }
 }
 

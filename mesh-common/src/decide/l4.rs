@@ -5,7 +5,7 @@
 
 use crate::abi::{Addr, Config, Dest, GATEWAY_SLOT, Pod, Service, egress, mode, way};
 use crate::ports;
-use crate::reason::{Passed, Reason};
+use crate::reason::{Passed, Reason, Steered};
 
 /// `IPPROTO_TCP`.
 pub const TCP: u8 = 6;
@@ -48,6 +48,21 @@ pub enum Verdict {
     Backend(Service),
     /// Refuse it.
     Deny(Reason),
+}
+
+impl Verdict {
+    /// What is counted when nothing comes between the verdict and its execution.
+    #[must_use]
+    #[inline(always)]
+    pub const fn code(&self) -> u8 {
+        match self {
+            Self::Pass(why) => why.code(),
+            Self::Dns => Steered::Dns.code(),
+            Self::Proxy => Steered::Proxy.code(),
+            Self::Backend(_) => Steered::Backend.code(),
+            Self::Deny(reason) => reason.code(),
+        }
+    }
 }
 
 /// Decides, in this order (DESIGN.md section 3):
