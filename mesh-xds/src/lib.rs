@@ -2,7 +2,7 @@
 //! our own for agents and DNS.
 //!
 //! [`client`] and [`server`] are state machines without I/O; [`stream`] and [`serve`] are the only asynchronous files and pump gRPC
-//! streams into them. The crate knows no policy: it moves versioned bytes and acknowledgements.
+//! streams into them. [`operators`] is how both ends read the commands in texts. The crate knows no policy: it moves versioned bytes and acknowledgements.
 
 #![warn(missing_docs)]
 
@@ -10,6 +10,7 @@ pub mod agent;
 pub mod client;
 pub mod names;
 pub mod node;
+pub mod operators;
 pub mod serve;
 pub mod server;
 pub mod stream;

@@ -6,10 +6,11 @@
 mod parse;
 mod value;
 
-pub use parse::{Unknown, parse};
+pub use parse::parse;
 
 use super::flags::Flags;
 use http::header::{HeaderMap, HeaderName, HeaderValue};
+use mesh_xds::operators;
 use std::fmt::Write;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, SystemTime};
@@ -31,13 +32,7 @@ pub enum Format {
 }
 
 /// A part of a text.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Piece {
-    /// Itself.
-    Literal(String),
-    /// What it stands for, and at most so many bytes of it.
-    Command(Command, Option<usize>),
-}
+pub type Piece = operators::Piece<Command>;
 
 /// What a command stands for.
 #[derive(Clone, Debug, PartialEq)]
@@ -129,7 +124,7 @@ impl Format {
     /// Adds a line.
     pub fn write(&self, entry: &Entry<'_>, out: &mut String) {
         match self {
-            Self::Text(pieces) => pieces.iter().for_each(|piece| piece.write(entry, out)),
+            Self::Text(pieces) => pieces.iter().for_each(|piece| write(piece, entry, out)),
             Self::Json(members) => {
                 let mut separator = '{';
                 for (name, pieces) in members {
@@ -145,20 +140,18 @@ impl Format {
     }
 }
 
-impl Piece {
-    fn write(&self, entry: &Entry<'_>, out: &mut String) {
-        match self {
-            Self::Literal(text) => out.push_str(text),
-            Self::Command(command, most) => {
-                let start = out.len();
-                if !value::text(command, entry, out) {
-                    out.push('-');
-                }
-                let end = most.map_or(out.len(), |most| start + most);
-                if end < out.len() {
-                    let end = (start..=end).rev().find(|end| out.is_char_boundary(*end)).unwrap_or(start);
-                    out.truncate(end);
-                }
+fn write(piece: &Piece, entry: &Entry<'_>, out: &mut String) {
+    match piece {
+        Piece::Text(text) => out.push_str(text),
+        Piece::Command(command, most) => {
+            let start = out.len();
+            if !value::text(command, entry, out) {
+                out.push('-');
+            }
+            let end = most.map_or(out.len(), |most| start + most);
+            if end < out.len() {
+                let end = (start..=end).rev().find(|end| out.is_char_boundary(*end)).unwrap_or(start);
+                out.truncate(end);
             }
         }
     }

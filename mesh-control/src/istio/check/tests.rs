@@ -71,6 +71,17 @@ fn virtual_services_are_refused_in_istios_words() {
             "spec.http[0].route: Invalid value: 0: total destination weight = 0",
         ),
         (json!({ "route": [{ "destination": {} }] }), "spec.http[0].route[0].destination.host: Required value"),
+        (json!({ "headers": { "request": { "set": { "x": "%REQ(x-user?:path):9% 100%%" } } } }), "ok"),
+        (
+            json!({ "headers": { "request": { "add": { "x-home": "%ENVIRONMENT(HOME)%" } } } }),
+            "spec.http[0].headers.request.add[x-home]: Invalid value: \"%ENVIRONMENT(HOME)%\": header value \"%ENVIRONMENT(HOME)%\": \
+             %ENVIRONMENT(HOME)% is not supported",
+        ),
+        (
+            json!({ "headers": { "response": { "set": { "x-sale": "50% off" } } } }),
+            "spec.http[0].headers.response.set[x-sale]: Invalid value: \"50% off\": header value \"50% off\": a % without its end; write %% for \
+             a percent sign",
+        ),
         (
             json!({ "headers": { "response": { "set": { "host": "x" } } } }),
             "spec.http[0].headers.response.set: Invalid value: \"host\": invalid header \"host\": cannot set Host header",

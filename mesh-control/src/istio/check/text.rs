@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use mesh_xds::operators;
+
 use super::super::problem::{Path, Problems};
 use super::super::virtual_service::Percent;
 
@@ -177,8 +179,9 @@ pub(super) fn changed_header(name: &str, authority: bool) -> Verdict {
     }
 }
 
-/// No control characters.
+/// No control characters, and no operator that proxies do not know: they would refuse the routes of the whole port.
 pub(super) fn header_value(value: &str) -> Verdict {
+    operators::header_value(value).map_err(|unknown| format!("header value {value:?}: {unknown}"))?;
     if value.chars().any(|c| c.is_ascii_control() && c != '\t') {
         Err(format!("header value configuration {} is invalid", value.escape_default()))
     } else {

@@ -2,62 +2,18 @@
 
 use super::{Command, Fact, Name, Piece};
 use http::HeaderName;
-use std::fmt;
-
-/// A command that is not taken.
-#[derive(Debug, Eq, PartialEq)]
-pub struct Unknown(pub String);
-
-impl fmt::Display for Unknown {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "%{}% is not supported", self.0)
-    }
-}
+use mesh_xds::operators::{self, Unknown, alternatives};
 
 /// Reads a text with commands; `%%` is a per cent sign.
 ///
 /// # Errors
 /// Names the first command that is not taken.
 pub fn parse(text: &str) -> Result<Vec<Piece>, Unknown> {
-    let mut pieces = Vec::new();
-    let mut literal = String::new();
-    let mut rest = text;
-    while let Some(at) = rest.find('%') {
-        literal.push_str(&rest[..at]);
-        rest = &rest[at + 1..];
-        if let Some(after) = rest.strip_prefix('%') {
-            literal.push('%');
-            rest = after;
-            continue;
-        }
-        let (inside, after) = rest.split_once('%').ok_or_else(|| Unknown(rest.to_owned()))?;
-        if !literal.is_empty() {
-            pieces.push(Piece::Literal(std::mem::take(&mut literal)));
-        }
-        pieces.push(command(inside).ok_or_else(|| Unknown(inside.to_owned()))?);
-        rest = after;
-    }
-    literal.push_str(rest);
-    if !literal.is_empty() {
-        pieces.push(Piece::Literal(literal));
-    }
-    Ok(pieces)
+    operators::parse(text, command)
 }
 
-/// `NAME`, `NAME(ARGUMENT)`, `NAME(ARGUMENT):LENGTH`.
-fn command(text: &str) -> Option<Piece> {
-    let (name, argument, most) = match text.split_once('(') {
-        None => (text, None, None),
-        Some((name, rest)) => {
-            let (argument, rest) = rest.rsplit_once(')')?;
-            let most = match rest {
-                "" => None,
-                rest => Some(rest.strip_prefix(':')?.parse().ok()?),
-            };
-            (name, Some(argument), most)
-        }
-    };
-    let command = match (name, argument) {
+fn command(name: &str, argument: Option<&str>) -> Option<Command> {
+    Some(match (name, argument) {
         ("REQ", Some(argument)) => {
             let (name, other) = alternatives(argument, request_name)?;
             Command::Request(name, other)
@@ -77,8 +33,7 @@ fn command(text: &str) -> Option<Piece> {
         ) => Command::Nothing,
         (name, None) => Command::Fact(fact(name)?),
         _ => return None,
-    };
-    Some(Piece::Command(command, most))
+    })
 }
 
 fn fact(name: &str) -> Option<Fact> {
@@ -104,13 +59,6 @@ fn fact(name: &str) -> Option<Fact> {
         "UPSTREAM_REQUEST_ATTEMPT_COUNT" => Fact::UpstreamRequestAttemptCount,
         _ => return None,
     })
-}
-
-fn alternatives<T>(argument: &str, read: impl Fn(&str) -> Option<T>) -> Option<(T, Option<T>)> {
-    match argument.split_once('?') {
-        None => Some((read(argument)?, None)),
-        Some((name, other)) => Some((read(name)?, Some(read(other)?))),
-    }
 }
 
 fn request_name(name: &str) -> Option<Name> {

@@ -81,11 +81,11 @@ fn unknown_commands_are_named() {
         ("a %START_TIME(%s)%", "START_TIME("),
         ("%REQ(a b)%", "REQ(a b)"),
         ("%REQ(a):x%", "REQ(a):x"),
-        ("100%", ""),
         ("%DYNAMIC_METADATA(other:key)%", "DYNAMIC_METADATA(other:key)"),
     ] {
-        assert_eq!(parse(text), Err(Unknown(expected.to_owned())), "{text}");
+        assert_eq!(parse(text), Err(operators::Unknown::Command(expected.to_owned())), "{text}");
     }
+    assert_eq!(parse("100%"), Err(operators::Unknown::Open));
 }
 
 #[test]

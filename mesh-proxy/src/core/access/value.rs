@@ -1,6 +1,6 @@
 //! What commands stand for, as text and as JSON.
 
-use super::{Command, Entry, Fact, Name, Piece, header, push};
+use super::{Command, Entry, Fact, Name, Piece, header, push, write};
 use std::net::SocketAddr;
 use std::time::SystemTime;
 
@@ -85,7 +85,7 @@ pub(super) fn json(pieces: &[Piece], entry: &Entry<'_>, out: &mut String) {
         return quoted(&value, out);
     }
     let mut value = String::new();
-    pieces.iter().for_each(|piece| piece.write(entry, &mut value));
+    pieces.iter().for_each(|piece| write(piece, entry, &mut value));
     quoted(&value, out);
 }
 
