@@ -45,7 +45,7 @@ fn start() -> Result<Shop> {
     }
     std::fs::create_dir_all(&pictures).with_context(|| format!("making {}", pictures.display()))?;
     let browser = Browser::start()?;
-    let world = World::start()?;
+    let world = World::start(&["--no-zipkin"])?;
     Ok(Shop { browser, world, pictures })
 }
 

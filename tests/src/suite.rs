@@ -8,16 +8,22 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// What is claimed, and how it is shown.
 pub type Case = (&'static str, fn(&mut World) -> anyhow::Result<()>);
 
-/// Brings a mesh up, runs the cases, ends the mesh.
+/// Brings a mesh up, runs the cases, ends the mesh. There is no Zipkin: nothing is traced.
 #[must_use]
 pub fn run(groups: &[&[Case]]) -> ExitCode {
+    run_with(&["--no-zipkin"], groups)
+}
+
+/// The same with options of `xtask bookinfo`.
+#[must_use]
+pub fn run_with(options: &[&str], groups: &[&[Case]]) -> ExitCode {
     let mut arguments = Arguments::from_args();
     // The cases share a mesh, and some of them break it for a moment.
     arguments.test_threads = Some(1);
     if arguments.list {
         return libtest_mimic::run(&arguments, trials(groups, None)).exit_code();
     }
-    let world = match World::start() {
+    let world = match World::start(options) {
         Ok(world) => Arc::new(Mutex::new(world)),
         Err(error) => {
             let failed =

@@ -22,6 +22,8 @@ pub struct World {
     pub kubeconfig: PathBuf,
     /// `host:port` of Marathon's API.
     pub marathon: String,
+    /// Zipkin's page, if it was posted.
+    pub zipkin: Option<String>,
     binaries: PathBuf,
     command: Child,
 }
@@ -31,13 +33,13 @@ impl World {
     ///
     /// # Errors
     /// With the command's own words if it fails.
-    pub fn start() -> Result<Self> {
+    pub fn start(options: &[&str]) -> Result<Self> {
         ensure!(nix::unistd::geteuid().is_root(), "these tests need root: namespaces, cgroups and eBPF");
         let state = PathBuf::from(format!("/run/mesh-tests-{}", std::process::id()));
         let log = std::env::temp_dir().join(format!("mesh-tests-{}.log", std::process::id()));
         let output = std::fs::File::create(&log)?;
         let mut command = Command::new(tool("xtask")?);
-        command.args(["bookinfo", "--state"]).arg(&state).current_dir(root());
+        command.args(["bookinfo", "--state"]).arg(&state).args(options).current_dir(root());
         command.stdin(Stdio::piped()).stdout(output.try_clone()?).stderr(output);
         // SAFETY: prctl is async-signal-safe, and nothing else happens between fork and exec.
         unsafe {
@@ -55,8 +57,11 @@ impl World {
         .flatten();
         let text =
             |session: &Value, field: &str| Ok::<_, anyhow::Error>(session[field].as_str().context(field.to_owned())?.to_owned());
-        let started = session.and_then(|s| Ok((text(&s, "page")?, text(&s, "kubeconfig")?, text(&s, "marathon")?)));
-        let (page, kubeconfig, marathon) = match started {
+        let started = session.and_then(|s| {
+            let zipkin = s["zipkin"].as_str().map(str::to_owned);
+            Ok((text(&s, "page")?, text(&s, "kubeconfig")?, text(&s, "marathon")?, zipkin))
+        });
+        let (page, kubeconfig, marathon, zipkin) = match started {
             Ok(started) => started,
             Err(error) => {
                 end(&mut command)?;
@@ -67,7 +72,7 @@ impl World {
         let binaries = Path::new("/var/cache/mesh").join(state.to_string_lossy().trim_matches('/').replace('/', "-"));
         std::fs::copy(tool("mesh-echo")?, binaries.join("mesh-echo")).context("placing mesh-echo")?;
         std::fs::remove_file(log)?;
-        Ok(Self { state, page, kubeconfig: kubeconfig.into(), marathon, binaries, command })
+        Ok(Self { state, page, kubeconfig: kubeconfig.into(), marathon, zipkin, binaries, command })
     }
 
     /// Ends the command as Ctrl-C does and waits for it.

@@ -7,6 +7,7 @@ mod sim;
 mod state;
 pub(crate) mod tools;
 mod words;
+mod zipkin;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -25,6 +26,9 @@ pub(crate) struct Args {
     /// Come back when the shop is up, and leave it running.
     #[arg(long)]
     detach: bool,
+    /// Start no Zipkin: the proxies trace nothing then.
+    #[arg(long)]
+    no_zipkin: bool,
     /// Number of simulated nodes.
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=9))]
     nodes: u8,
@@ -67,9 +71,12 @@ fn up(args: &Args, state: &State) -> Result<()> {
         return status(state);
     }
     prepare()?;
+    ebpf::ensure()?;
+    let zipkin = zipkin::Zipkin::fetch(!args.no_zipkin);
     let binaries = build(state)?;
     let sim = sim::Sim::start(state, args, &binaries)?;
     let session = serve(state, args, &binaries).with_context(|| words::where_to_look(state, args.detach))?;
+    let session = Session { zipkin: zipkin.start(state, &binaries, &session.marathon), ..session };
     state.save(&session)?;
     words::welcome(&session);
     if args.detach {
@@ -86,7 +93,6 @@ fn prepare() -> Result<()> {
 }
 
 fn build(state: &State) -> Result<images::Binaries> {
-    ebpf::ensure()?;
     // All of the workspace, as the tests build it: then each dependency is compiled once, with one set of features.
     step("building the binaries", || cargo::show(cargo::cargo().args(["build", "--workspace", "--bins"])))?;
     sim::clear(state)?;
@@ -102,8 +108,8 @@ fn serve(state: &State, args: &Args, binaries: &images::Binaries) -> Result<Sess
     mesh::wait(state, &nodes)?;
     sim::forward(state, binaries, api, "mesh-control", mesh::API_PORT)?;
     mesh::post_pods(&marathon)?;
-    let page = sim::page_port()?;
+    let page = sim::port(9080)?;
     sim::forward(state, binaries, page, "productpage", 9080)?;
     mesh::wait_page(page)?;
-    Ok(Session { page: format!("http://127.0.0.1:{page}/productpage"), kubeconfig, marathon, nodes })
+    Ok(Session { page: format!("http://127.0.0.1:{page}/productpage"), kubeconfig, marathon, nodes, zipkin: None })
 }

@@ -167,6 +167,50 @@ pub(crate) fn envoy() -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Zipkin's server, as the registry of Java packages has it.
+const ZIPKIN: (&str, &str) = ("io.zipkin:zipkin-server:3.6.1:jar:exec", "zipkin-server-3.6.1-exec.jar");
+
+/// Zipkin's server beside the build, and a Java that runs it.
+pub(crate) fn zipkin() -> Result<PathBuf> {
+    if find("java").is_none() {
+        packages(&[Package("default-jre-headless", "runs Zipkin, which shows traces")])?;
+    }
+    let dir = cargo::target().join("tools/zipkin");
+    let path = dir.join(ZIPKIN.1);
+    if path.is_file() {
+        return Ok(path);
+    }
+    if find("mvn").is_none() {
+        packages(&[Package("maven", "fetches Zipkin")])?;
+    }
+    // What is not whole must not look as if it were.
+    let fresh = cargo::target().join("tools/zipkin.new");
+    step("mvn dependency:copy Zipkin 3.6 into target/tools (shows traces; 75 MB)", || {
+        let mut maven = Command::new("mvn");
+        maven.args(["--batch-mode", "--quiet", "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"]);
+        maven.arg(format!("-Dartifact={}", ZIPKIN.0)).arg(format!("-DoutputDirectory={}", fresh.display()));
+        read(&mut maven)?;
+        let _ = std::fs::remove_dir_all(&dir);
+        Ok(std::fs::rename(&fresh, &dir)?)
+    })?;
+    Ok(path)
+}
+
+pub(crate) fn promtool_path() -> PathBuf {
+    cargo::target().join("tools/prometheus/usr/bin/promtool")
+}
+
+/// Debian's promtool, unpacked beside the build: as a package it would come with a server that starts.
+pub(crate) fn promtool() -> Result<PathBuf> {
+    let path = promtool_path();
+    if !path.is_file() {
+        step("unpacking Debian's prometheus (its promtool checks our metrics; not installed)", || {
+            unpack("prometheus", "prometheus")
+        })?;
+    }
+    Ok(path)
+}
+
 /// Downloads a Debian package and lays its files below `target/tools/NAME`.
 fn unpack(package: &str, name: &str) -> Result<()> {
     let tools = cargo::target().join("tools");

@@ -52,5 +52,7 @@ fn install() -> Result<()> {
     install::packages(&install::NODES)?;
     install::packages(&install::TESTS)?;
     install::kubectl()?;
+    install::zipkin()?;
+    install::promtool()?;
     install::cargo_deny()
 }

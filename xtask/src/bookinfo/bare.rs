@@ -31,7 +31,7 @@ impl Bare {
             sim::down(&state)?;
         }
         let binaries = images::place(&state, "release", &images::MESH)?;
-        let args = Args { action: None, detach: false, nodes: NODES, state: dir.to_owned() };
+        let args = Args { action: None, detach: false, no_zipkin: true, nodes: NODES, state: dir.to_owned() };
         let sim = sim::Sim::start(&state, &args, &binaries)?;
         let (marathon, nodes) = sim::ready(&state)?;
         let api = sim::free_port()?;

@@ -15,6 +15,8 @@ use crate::ui::step;
 pub(crate) const PROGRAMS: [&str; 6] = ["bookinfo", "marathon-sim", "mesh-agent", "mesh-control", "mesh-proxy", "walkthrough"];
 /// Without the shop.
 pub(crate) const MESH: [&str; 4] = ["marathon-sim", "mesh-agent", "mesh-control", "mesh-proxy"];
+/// Placed beside the programs.
+pub(crate) const ZIPKIN_JAR: &str = "zipkin.jar";
 const SERVICES: [(&str, &str); 6] =
     [("details", "v1"), ("ratings", "v1"), ("productpage", "v1"), ("reviews", "v1"), ("reviews", "v2"), ("reviews", "v3")];
 
@@ -74,6 +76,9 @@ fn images(dir: &Path) -> Value {
     for program in ["mesh-agent", "mesh-control", "mesh-proxy", "walkthrough"] {
         map.insert(format!("mesh/{program}"), json!([dir.join(program)]));
     }
+    // As the image's own start script does.
+    let java = format!("exec java $JAVA_OPTS -jar {}", dir.join(ZIPKIN_JAR).display());
+    map.insert("openzipkin/zipkin".to_owned(), json!(["/bin/sh", "-c", java]));
     map.into()
 }
 
@@ -98,9 +103,10 @@ mod tests {
             assert_eq!(images[pod["containers"][0]["image"]["id"].as_str().unwrap()][3], version);
         }
         for app in posted("install") {
-            assert!(images[app["container"]["docker"]["image"].as_str().unwrap()].is_array(), "{app}");
+            let image = app["container"]["docker"]["image"].as_str().unwrap();
+            assert!(images[image.split(':').next().unwrap()].is_array(), "{app}");
         }
-        assert_eq!((ours.len(), posted("install").len()), (6, 4));
+        assert_eq!((ours.len(), posted("install").len()), (6, 5));
     }
 
     #[test]

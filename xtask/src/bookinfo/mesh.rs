@@ -85,6 +85,13 @@ pub(crate) fn install(marathon: &str, nodes: u8) -> Result<()> {
     })
 }
 
+/// One that may be missing.
+pub(crate) fn post_app(marathon: &str, app: &str) -> Result<()> {
+    step(&format!("posting install/{app}.json to Marathon"), || {
+        post(marathon, "/v2/apps", &definition(&format!("install/{app}.json"))?)
+    })
+}
+
 pub(crate) fn post_pods(marathon: &str) -> Result<()> {
     step("posting bookinfo/*.json to Marathon", || {
         PODS.iter().try_for_each(|pod| post(marathon, "/v2/pods", &definition(&format!("bookinfo/{pod}.json"))?))

@@ -190,9 +190,9 @@ pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind("127.0.0.1:0").context("no free port on localhost")?.local_addr()?.port())
 }
 
-/// The page's own port if it is free on this machine, since that is the one people expect.
-pub(crate) fn page_port() -> Result<u16> {
-    if TcpListener::bind("127.0.0.1:9080").is_ok() { Ok(9080) } else { free_port() }
+/// The port that people expect, if it is free on this machine.
+pub(crate) fn port(usual: u16) -> Result<u16> {
+    if TcpListener::bind(("127.0.0.1", usual)).is_ok() { Ok(usual) } else { free_port() }
 }
 
 pub(crate) fn last_words(state: &State) -> String {

@@ -19,6 +19,9 @@ pub(crate) struct Session {
     /// `host:port` of Marathon's REST API.
     pub(crate) marathon: String,
     pub(crate) nodes: Vec<String>,
+    /// Zipkin's page, if there is one.
+    #[serde(default)]
+    pub(crate) zipkin: Option<String>,
 }
 
 impl State {
@@ -85,6 +88,7 @@ mod tests {
             kubeconfig: "/x".into(),
             marathon: listener.local_addr().unwrap().to_string(),
             nodes: vec!["node1".into()],
+            zipkin: Some("http://127.0.0.1:9411/zipkin/".into()),
         };
         state.save(&session).unwrap();
         assert_eq!(state.session().unwrap(), session);

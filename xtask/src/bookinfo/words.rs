@@ -9,7 +9,7 @@ pub(crate) fn welcome(session: &Session) {
     say(&format!(
         "
 The shop is open:     {page}
-Marathon:             http://{marathon}
+Marathon:             http://{marathon}{zipkin}
 To use kubectl:       export KUBECONFIG={kubeconfig}
                       alias kubectl={kubectl}      # Debian's 1.20; another kubectl does too
 
@@ -21,6 +21,7 @@ Five commands to try:
   kubectl delete -f bookinfo/vs-all-v1.yaml             # the three versions take turns again
 ",
         page = session.page,
+        zipkin = session.zipkin.as_ref().map_or_else(String::new, |page| format!("\nZipkin, in a moment:  {page}")),
         marathon = session.marathon,
         kubeconfig = session.kubeconfig.display(),
         kubectl = kubectl.display(),

@@ -203,6 +203,7 @@ fn node(context: &Context, package: &str, choose: fn(&str) -> bool, arguments: &
         command
             .env("MESH_KUBECTL", &kubectl)
             .env("MESH_ENVOY", install::envoy_path())
+            .env("MESH_PROMTOOL", install::promtool_path())
             .env("MESH_BIN_DIR", cargo::target().join("debug"));
         total.add(counted(&mut command)?);
     }
