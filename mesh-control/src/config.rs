@@ -1,11 +1,13 @@
 //! The command line. Every flag can also be given by its environment variable.
 
 use crate::core::compile::{AccessLog, DefaultLb, RetryOnDefault, ZipkinAddress};
+use crate::istio::decode::parse_duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::ports;
 use mesh_xds::agent::OutboundPolicy;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Control plane of the mesh: reads Marathon and Istio's rules, tells every node what to do.
 ///
@@ -82,6 +84,10 @@ pub(crate) struct ServeArgs {
     /// Lines that proxies write about requests, on their standard output
     #[arg(long, env = "MESH_ACCESS_LOG", value_enum, default_value_t)]
     pub(crate) access_log: AccessLog,
+    /// How long proxies wait for a client's first bytes on ports of which nobody said what they carry; then the server may speak first.
+    /// 0s: for ever
+    #[arg(long, env = "MESH_PROTOCOL_DETECTION_TIMEOUT", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
+    pub(crate) protocol_detection_timeout: Duration,
     /// Address at which workloads could reach this process, if it is on none of the nodes that run something; its API and xDS ports
     /// there are refused to them
     #[arg(long, env = "MESH_ADVERTISE", value_name = "ADDRESS", value_delimiter = ',')]
@@ -118,6 +124,10 @@ impl From<Outbound> for OutboundPolicy {
 fn percent(text: &str) -> Result<f64, String> {
     let percent = text.parse::<f64>().ok().filter(|percent| (0.0..=100.0).contains(percent));
     percent.ok_or_else(|| "not a percentage from 0 to 100".to_owned())
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    parse_duration(text).ok_or_else(|| "not a duration such as 100ms or 5s".to_owned())
 }
 
 const fn any(port: u16) -> SocketAddr {

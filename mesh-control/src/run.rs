@@ -179,6 +179,7 @@ fn settings(args: &ServeArgs) -> Settings {
         own_addresses,
         protect: args.protect.iter().chain(&fixed).copied().collect(),
         abilities: Abilities::MESH_PROXY,
+        detection_timeout: args.protocol_detection_timeout,
         telemetry: Telemetry { zipkin: args.zipkin_address.clone(), sampling: args.trace_sampling, access_log: args.access_log },
     }
 }

@@ -4,6 +4,7 @@
 mod kit;
 mod one;
 mod one_balance;
+mod open;
 mod three_four;
 mod two;
 
@@ -11,5 +12,5 @@ use mesh_tests::suite;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    suite::run(&[one::CASES, one_balance::CASES, two::CASES, three_four::CASES])
+    suite::run(&[one::CASES, one_balance::CASES, open::CASES, two::CASES, three_four::CASES])
 }

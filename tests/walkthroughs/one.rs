@@ -130,7 +130,16 @@ fn cookie(world: &mut World) -> Result<()> {
 }
 
 /// A server outside, ended with the test.
-struct Outside(Child);
+pub(crate) struct Outside(Child);
+
+impl Outside {
+    /// The one that plays httpbin.org.
+    pub(crate) fn httpbin(world: &World) -> Result<Self> {
+        let program = world.binaries().join("walkthrough").to_string_lossy().into_owned();
+        let mut server = world.in_namespace("outside", &[&program, "serve", "httpbin", "--port", "80"])?;
+        Ok(Self(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
+    }
+}
 
 impl Drop for Outside {
     fn drop(&mut self) {
@@ -142,9 +151,7 @@ impl Drop for Outside {
 fn service_entry(world: &mut World) -> Result<()> {
     const URL: &str = "http://httpbin.org/headers";
     pods(world, &["1/client"])?;
-    let program = world.binaries().join("walkthrough").to_string_lossy().into_owned();
-    let mut server = world.in_namespace("outside", &[&program, "serve", "httpbin", "--port", "80"])?;
-    let _server = Outside(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
+    let _server = Outside::httpbin(world)?;
     let closed = |world: &World| -> Result<()> {
         let output = world.try_exec("client", &["curl", "-s", "-m", "5", URL])?;
         ensure!(!output.status.success(), "an outside host was reached without a rule");

@@ -80,6 +80,8 @@ pub(crate) struct Settings {
     /// What else no workload may dial.
     pub(crate) protect: Vec<SocketAddr>,
     pub(crate) abilities: Abilities,
+    /// How long a client's first bytes are waited for on undeclared ports; zero: for ever.
+    pub(crate) detection_timeout: std::time::Duration,
     pub(crate) telemetry: Telemetry,
 }
 
@@ -88,9 +90,19 @@ fn sees_requests(can: Abilities, port: &Port) -> bool {
     port.mode == Mode::Proxy && has_requests(can, port)
 }
 
+/// Has a rule for requests effect on the port?
+fn routes_requests(can: Abilities, port: &Port) -> bool {
+    sees_requests(can, port) || (port.mode == Mode::Proxy && detects(can, port))
+}
+
 /// Would it, if it carried the port?
 fn has_requests(can: Abilities, port: &Port) -> bool {
     port.protocol == Protocol::Http || (can.http2 && port.protocol.is_http())
+}
+
+/// Would it look at the first bytes of each connection?
+fn detects(can: Abilities, port: &Port) -> bool {
+    port.protocol == Protocol::Undeclared && can.filter_chains
 }
 
 type Resources = Arc<BTreeMap<String, Versioned>>;
@@ -267,11 +279,13 @@ impl Compiler<'_, '_> {
             let ports = service.ports.iter().filter(|((_, transport), _)| *transport == Transport::Tcp);
             let rule = index.virtual_service(service);
             for ((number, _), port) in ports.filter(|(_, port)| is_tcp_proxy(port)) {
-                let tls = matches!(port.protocol, Protocol::Tls | Protocol::Https);
+                let tls = matches!(port.protocol, Protocol::Tls | Protocol::Https | Protocol::Undeclared);
+                let http = detects(can, port).then(|| route::of_service(&service.name, *number));
+                let http = http.map(|routes| listener::detected(&routes, self.settings, &telling));
                 for address in &service.addresses {
                     let dialled = tcp::Dialled { address: *address, port: *number };
                     let chains = tcp::chains(self, rule, dialled, (&service.name, tls));
-                    listeners.insert(format!("{address}_{number}"), listener::tcp(dialled, chains));
+                    listeners.insert(format!("{address}_{number}"), listener::tcp(dialled, chains, http.as_ref()));
                 }
             }
         }
@@ -301,7 +315,12 @@ impl Compiler<'_, '_> {
         let index = self.index;
         let ports = Compiler { index, settings: self.settings, used: BTreeSet::new(), scope: String::new() };
         let ports = ports.http_ports();
-        ports.iter().map(|(port, services)| (port.to_string(), versioned(&route::configuration(self, *port, services)))).collect()
+        let shared = ports.iter().map(|(port, services)| route::configuration(self, *port, services)).collect::<Vec<_>>();
+        let can = self.settings.abilities;
+        let services = index.registry.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+        let detecting = services.filter(|(_, (_, port))| port.mode == Mode::Proxy && detects(can, port));
+        let own: Vec<_> = detecting.map(|(service, ((number, _), _))| route::detected(self, *number, service)).collect();
+        shared.into_iter().chain(own).map(|routes| (routes.name.clone(), versioned(&routes))).collect()
     }
 
     /// The clusters in use that can exist, and whose endpoints they have.

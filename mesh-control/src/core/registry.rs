@@ -200,6 +200,8 @@ pub(crate) enum Protocol {
     Mysql,
     Tcp,
     Udp,
+    /// Nobody said what a TCP port carries: where the proxy has it, the first bytes of each connection say.
+    Undeclared,
 }
 
 impl Protocol {
@@ -230,7 +232,7 @@ impl Protocol {
             Self::Mongo => "MONGO",
             Self::Redis => "REDIS",
             Self::Mysql => "MYSQL",
-            Self::Tcp => "TCP",
+            Self::Tcp | Self::Undeclared => "TCP",
             Self::Udp => "UDP",
         }
     }

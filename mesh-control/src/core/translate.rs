@@ -167,7 +167,7 @@ impl Draft {
             let modes: Vec<_> = port.modes.iter().map(|m| spec::mode_name(*m)).collect();
             self.problem(format!("{service}:{number}: contradicting declarations, protocols {protocols:?}, modes {modes:?}"));
         }
-        let default = if transport == Transport::Udp { Protocol::Udp } else { Protocol::Tcp };
+        let default = if transport == Transport::Udp { Protocol::Udp } else { Protocol::Undeclared };
         let protocol = port.protocols.first().copied().unwrap_or(default);
         let mut mode = port.modes.last().copied().unwrap_or_else(|| protocol.default_mode());
         if transport == Transport::Udp && mode == Mode::Proxy {

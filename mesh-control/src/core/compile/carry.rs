@@ -1,6 +1,6 @@
 //! What proxies serve: the ports that are theirs, those that some kernel may still hand over, and those on standby.
 
-use super::{Abilities, Compiled, has_requests};
+use super::{Abilities, Compiled, detects, has_requests};
 use crate::core::flip::{Carriage, Carried, PortKey};
 use crate::core::registry::{Port, Registry, Service};
 use mesh_xds::agent::{Mode, Transport};
@@ -44,7 +44,7 @@ pub(super) fn carried(carrying: &Registry, registry: &Registry, can: Abilities) 
     let how = ports.map(|(key, port)| {
         let wanted = registry.host(&key.service).and_then(|service| service.tcp_port(key.port));
         let how = match wanted.map(|port| port.mode) {
-            Some(Mode::Proxy) if has_requests(can, port) => Carriage::Http,
+            Some(Mode::Proxy) if has_requests(can, port) || detects(can, port) => Carriage::Http,
             Some(Mode::Proxy) => Carriage::Tcp,
             _ => Carriage::Standby,
         };

@@ -9,6 +9,8 @@ mod http;
 mod secret;
 mod tls;
 
+pub(super) use tls::inspector;
+
 use super::envoy::{self, listener, versioned};
 use super::{Compiler, Labels, Unsupported};
 use crate::istio::gateway::{Gateway, Server, ServerProtocol, ServerTlsMode};
@@ -166,7 +168,7 @@ fn listen(address: SocketAddr, filter_chains: Vec<listener::FilterChain>, tls: b
     listener::Listener {
         name: gateway_listener(address),
         address: Some(envoy::socket_address(address.ip(), address.port())),
-        listener_filters: if tls { vec![tls::inspector()] } else { Vec::new() },
+        listener_filters: if tls { vec![inspector()] } else { Vec::new() },
         filter_chains,
         bind_to_port: Some(envoy::BoolValue { value: true }),
         traffic_direction: envoy::core::TrafficDirection::Outbound.into(),

@@ -122,7 +122,8 @@ impl<'a> Index<'a> {
             if services.peek().is_none() {
                 tell(format!("spec.hosts[{i}]"), &format!("no service is called {resolved}"));
             } else if !rule.spec.http.is_empty()
-                && !services.any(|service| service.ports.values().any(|port| super::sees_requests(self.settings.abilities, port)))
+                && !services
+                    .any(|service| service.ports.values().any(|port| super::routes_requests(self.settings.abilities, port)))
             {
                 let why = format!("{resolved} has no HTTP port that the proxy carries, so the http routes have no effect");
                 tell(format!("spec.hosts[{i}]"), &why);

@@ -1,16 +1,21 @@
 //! Listeners: one per HTTP port for all services of that port, one per VIP and port for opaque TCP.
 
 use super::envoy::{self, Router, cors, fault, hcm, listener, pack_any};
+use super::gateway::inspector as tls_inspector;
 use super::route::{CORS, FAULT};
-use super::tcp::{self, Chain, Dialled};
+use super::tcp::{self, Chain, Dialled, Source};
 use super::telemetry::Telling;
-use super::{Abilities, source};
+use super::{Abilities, Settings, source};
+use envoy_types::pb::envoy::extensions::filters::listener::http_inspector::v3::HttpInspector;
 use envoy_types::pb::google::protobuf::Any;
 use mesh_xds::server::Versioned;
 use std::net::{IpAddr, Ipv4Addr};
 
 /// Envoy's name of the filter.
 const MANAGER: &str = "envoy.filters.network.http_connection_manager";
+
+/// As the HTTP inspector names what it has seen.
+const HTTP_VERSIONS: [&str; 3] = ["http/1.0", "http/1.1", "h2c"];
 
 /// `server` header of answers; Istio's, since clients and tests look for it.
 const SERVER_NAME: &str = "istio-envoy";
@@ -62,17 +67,70 @@ fn manager(stat_prefix: &str, routes: &str, can: Abilities, telling: &Telling) -
     }
 }
 
-/// The listener of a TCP port that the proxy carries: which service is meant says the address.
-pub(super) fn tcp(to: Dialled, chains: Vec<Chain>) -> Versioned {
-    let (name, sources): (_, Vec<_>) = (format!("{}_{}", to.address, to.port), chains.iter().map(|c| c.source.clone()).collect());
-    let chain = |chain: Chain| listener::FilterChain {
-        filter_chain_match: (!chain.names.is_empty()).then(|| tcp::server_names(&chain.names)),
-        filters: vec![filter(tcp::FILTER, chain.filter)],
+/// How connections are served that turn out to carry HTTP.
+pub(super) struct Detected {
+    filter: listener::Filter,
+    timeout: std::time::Duration,
+}
+
+/// The same for requests of a port that nobody has declared.
+pub(super) fn detected(routes: &str, settings: &Settings, telling: &Telling) -> Detected {
+    let manager = manager(&format!("outbound_{routes}"), routes, settings.abilities, telling);
+    Detected { filter: filter(MANAGER, pack_any(manager)), timeout: settings.detection_timeout }
+}
+
+/// The listener of a TCP port that the proxy carries: which service is meant says the address, what is spoken the first bytes, if that is
+/// open.
+pub(super) fn tcp(to: Dialled, chains: Vec<Chain>, http: Option<&Detected>) -> Versioned {
+    let mut listener = captured(format!("{}_{}", to.address, to.port), (to.address, to.port), Vec::new());
+    let matched = |chain: &Chain| (!chain.names.is_empty()).then(|| tcp::server_names(&chain.names));
+    let (mut served, mut sources) = (Vec::new(), Vec::new());
+    if let Some(http) = http {
+        listener.listener_filters = vec![tls_inspector(), http_inspector()];
+        listener.listener_filters_timeout = Some(envoy::duration(http.timeout));
+        // A client that waits for the server's words.
+        listener.continue_on_listener_filters_timeout = true;
+        served.push(listener::FilterChain {
+            filter_chain_match: Some(plain(&HTTP_VERSIONS)),
+            filters: vec![http.filter.clone()],
+            ..Default::default()
+        });
+        sources.push(Source::default());
+    }
+    for chain in chains {
+        let filters = vec![filter(tcp::FILTER, chain.filter.clone())];
+        let found = matched(&chain);
+        // Beside the chain for plain HTTP: the choice by transport comes before that by protocol, and there is no way back.
+        if http.is_some() && found.is_none() {
+            served.push(listener::FilterChain {
+                filter_chain_match: Some(plain(&[])),
+                filters: filters.clone(),
+                ..Default::default()
+            });
+            sources.push(chain.source.clone());
+        }
+        served.push(listener::FilterChain { filter_chain_match: found, filters, ..Default::default() });
+        sources.push(chain.source);
+    }
+    source::versioned(&listener, &served, &sources)
+}
+
+/// Not TLS, and one of these protocols; none is any.
+fn plain(protocols: &[&str]) -> listener::FilterChainMatch {
+    listener::FilterChainMatch {
+        transport_protocol: "raw_buffer".to_owned(),
+        application_protocols: protocols.iter().map(|name| (*name).to_owned()).collect(),
         ..Default::default()
-    };
-    let chains: Vec<_> = chains.into_iter().map(chain).collect();
-    let listener = captured(name, (to.address, to.port), Vec::new());
-    source::versioned(&listener, &chains, &sources)
+    }
+}
+
+/// Looks whether the first bytes are HTTP's.
+fn http_inspector() -> listener::ListenerFilter {
+    listener::ListenerFilter {
+        name: "envoy.filters.listener.http_inspector".to_owned(),
+        config_type: Some(listener::listener_filter::ConfigType::TypedConfig(pack_any(HttpInspector::default()))),
+        ..Default::default()
+    }
 }
 
 /// A network filter.

@@ -78,8 +78,10 @@ fn routes_port(rule: &VirtualService, port: &Port) -> bool {
     if port.protocol.is_http() {
         return !rule.http.is_empty();
     }
-    let tls = matches!(port.protocol, Protocol::Https | Protocol::Tls) && !rule.tls.is_empty();
-    tls || !rule.tcp.is_empty()
+    let undeclared = port.protocol == Protocol::Undeclared;
+    let http = undeclared && !rule.http.is_empty();
+    let tls = (undeclared || matches!(port.protocol, Protocol::Https | Protocol::Tls)) && !rule.tls.is_empty();
+    http || tls || !rule.tcp.is_empty()
 }
 
 /// Does the policy ask for something that happens to connections of the port? Port settings replace those of the host wholesale.

@@ -38,6 +38,24 @@ pub(super) fn configuration(c: &mut Compiler<'_, '_>, port: u16, services: &[&Se
     }
 }
 
+/// The route configuration of a port of a service that detects what is spoken.
+pub(super) fn detected(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route::RouteConfiguration {
+    // The address says which service is meant, whatever the Host header says.
+    let host = route::VirtualHost { domains: vec!["*".to_owned()], ..virtual_host(c, port, service) };
+    route::RouteConfiguration {
+        name: of_service(&service.name, port),
+        virtual_hosts: vec![host],
+        validate_clusters: Some(BoolValue { value: false }),
+        ignore_port_in_host_matching: true,
+        ..Default::default()
+    }
+}
+
+/// The name of that, as Istio has it.
+pub(super) fn of_service(service: &str, port: u16) -> String {
+    format!("{service}:{port}")
+}
+
 fn virtual_host(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route::VirtualHost {
     let routes = for_clients(c, |c| {
         let rule = c.index.virtual_service(service);

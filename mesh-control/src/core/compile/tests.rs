@@ -61,6 +61,7 @@ pub(crate) fn settings() -> Settings {
         retry_on_default: RetryOnDefault::default(),
         system_ca: "/system.pem".to_owned(),
         abilities: Abilities::ALL,
+        detection_timeout: std::time::Duration::from_millis(100),
         telemetry: Telemetry::default(),
     }
 }
@@ -348,6 +349,7 @@ fn service_entries_are_what_nodes_let_out() {
     assert_eq!(told, [("ours", "spec.hosts[0]"), ("ours", "spec.hosts[1]")]);
 }
 
+mod detect;
 mod edge;
 mod http;
 mod net;

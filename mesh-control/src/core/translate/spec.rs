@@ -196,7 +196,9 @@ fn protocol(name: &str, declared: &[&str]) -> (Option<Protocol>, BTreeSet<Transp
     let known = |text: &str| Protocol::parse(text).filter(|p| !matches!(p, Protocol::Tcp | Protocol::Udp));
     let prefix =
         if name.to_ascii_lowercase().starts_with("grpc-web") { "grpc-web" } else { name.split('-').next().unwrap_or(name) };
-    let protocol = known(prefix).or_else(|| declared.iter().find_map(|text| known(text)));
+    // Among Marathon's protocols `tcp` is the transport; in a name it says that there is no more to know.
+    let opaque = prefix.eq_ignore_ascii_case("tcp").then_some(Protocol::Tcp);
+    let protocol = known(prefix).or(opaque).or_else(|| declared.iter().find_map(|text| known(text)));
     let is_udp = |text: &&str| text.eq_ignore_ascii_case("udp");
     let declared: Vec<_> = declared.iter().copied().filter(|text| !text.is_empty()).collect();
     let mut transports = BTreeSet::new();

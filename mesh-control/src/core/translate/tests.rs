@@ -207,7 +207,7 @@ fn modes_and_protocols_by_label_and_name() {
         ("grpc-web-1", json!(null), json!({}), None, (Protocol::Http, Mode::Proxy)),
         ("https-1", json!(["tcp"]), json!({}), None, (Protocol::Https, Mode::Kernel)),
         ("x", json!(["HTTP2"]), json!({}), None, (Protocol::Http2, Mode::Proxy)),
-        ("x", json!(["tcp"]), json!({"mesh.io/mode": "proxy"}), Some("direct"), (Protocol::Tcp, Mode::Proxy)),
+        ("x", json!(["tcp"]), json!({"mesh.io/mode": "proxy"}), Some("direct"), (Protocol::Undeclared, Mode::Proxy)),
         ("http", json!(["tcp"]), json!({}), Some("kernel"), (Protocol::Http, Mode::Kernel)),
         ("http", json!(["tcp"]), json!({"mesh.io/mode": "direct"}), Some("kernel"), (Protocol::Http, Mode::Direct)),
         ("http", json!(["tcp"]), json!({"mesh.io/mode": "kernel"}), Some("proxy"), (Protocol::Http, Mode::Kernel)),

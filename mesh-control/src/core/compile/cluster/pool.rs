@@ -25,7 +25,7 @@ pub(super) fn apply(to: &mut cluster::Cluster, policy: &Policy<'_>, protocol: Pr
         let options = cluster::UpstreamConnectionOptions { tcp_keepalive: Some(probes(keepalive)), ..Default::default() };
         to.upstream_connection_options = Some(options);
     }
-    if protocol.is_http() {
+    if protocol.is_http() || protocol == Protocol::Undeclared {
         to.typed_extension_protocol_options = http_options(policy, protocol, can);
     }
 }
@@ -108,7 +108,9 @@ pub(super) fn speaks_http2(http: Option<&HttpSettings>, protocol: Protocol, can:
 
 /// `None` is HTTP/1.1.
 fn spoken(http: Option<&HttpSettings>, protocol: Protocol, can: Abilities) -> Option<UpstreamProtocolOptions> {
-    let as_client = can.http2 && http.is_some_and(|http| http.use_client_protocol);
+    // Where it is detected what clients speak, endpoints speak the same.
+    let asked = protocol == Protocol::Undeclared || http.is_some_and(|http| http.use_client_protocol);
+    let as_client = can.http2 && asked;
     if as_client {
         return Some(UpstreamProtocolOptions::UseDownstreamProtocolConfig(UseDownstreamHttpConfig {
             http_protocol_options: Some(core::Http1ProtocolOptions::default()),

@@ -11,7 +11,7 @@ use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3 as pb;
 use std::collections::BTreeSet;
 
 /// Looks at the ClientHello, which says the server name.
-pub(super) fn inspector() -> listener::ListenerFilter {
+pub(in super::super) fn inspector() -> listener::ListenerFilter {
     listener::ListenerFilter {
         name: "envoy.filters.listener.tls_inspector".to_owned(),
         config_type: Some(listener::listener_filter::ConfigType::TypedConfig(pack_any(TlsInspector::default()))),
