@@ -2,7 +2,7 @@
 //! except when the stock is empty.
 
 use crate::broker::Client;
-use crate::core::stock::Rate;
+use crate::core::stock::{Rate, Share};
 use crate::limits::{STOCK_AGAIN, STOCK_STOPPING, STOCK_WAIT, STOCK_WAITERS};
 use crate::shared::{PodStatus, Shared};
 use mesh_common::broker::{BATCH, Family};
@@ -67,15 +67,18 @@ impl Stock {
     pub(super) fn wanted(&self, family: Family) {
         let shelf = &self.shelves[index(family)];
         shelf.wanted.set(true);
-        shelf.target.set(self.target(shelf));
+        shelf.target.set(self.target(family));
         self.ask_if_low();
     }
 
-    fn target(&self, shelf: &Shelf) -> usize {
+    fn target(&self, family: Family) -> usize {
         if self.shared.drain.is_begun() {
             return STOCK_STOPPING;
         }
-        shelf.rate.get().target((self.shared.pods.lock().len(), self.threads as usize), self.shared.stock_total)
+        let own = index(family);
+        let (own, other) = (self.shelves[own].rate.get(), self.shelves[1 - own].rate.get());
+        let share = Share::new(family == Family::V4, own, other);
+        own.target((self.shared.pods.lock().len(), self.threads as usize), self.shared.stock_total, share)
     }
 
     /// Looks how much was taken since the last time, asks for what is missing and closes what is too much.
@@ -84,7 +87,7 @@ impl Stock {
             let mut rate = shelf.rate.get();
             rate.look(shelf.taken.take(), since);
             shelf.rate.set(rate);
-            let target = self.target(shelf);
+            let target = self.target(family);
             shelf.target.set(target);
             let surplus = shelf.sockets.borrow().len().saturating_sub(target + BATCH);
             if surplus > 0 {
