@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::core::Core;
 use crate::core::events;
 use crate::core::health::Health;
-use crate::core::instance::{Instance, State};
+use crate::core::instance::{Instance, REGION, State};
 use crate::core::spec::{Kind, Source, Spec, stamp};
 
 /// The parts that `embed=apps.…` adds.
@@ -97,8 +97,8 @@ fn task(instance: &Instance, task: &crate::core::instance::Task) -> Value {
         "servicePorts": service_ports(instance),
         "slaveId": instance.agent_id,
         "localVolumes": local_volumes(instance),
-        "region": "sim",
-        "zone": "sim-a",
+        "region": REGION,
+        "zone": instance.zone(),
         "role": "*",
     });
     if active {

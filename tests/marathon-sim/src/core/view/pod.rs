@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::core::Core;
-use crate::core::instance::{Instance, State, Task};
+use crate::core::instance::{Instance, REGION, State, Task};
 use crate::core::spec::{Container, Network, Spec, stamp};
 
 pub(crate) fn status(core: &Core, spec: &Spec) -> Value {
@@ -53,8 +53,8 @@ pub(crate) fn instance(instance: &Instance) -> Value {
         "conditions": [],
         "agentHostname": instance.hostname,
         "agentId": instance.agent_id,
-        "agentRegion": "sim",
-        "agentZone": "sim-a",
+        "agentRegion": REGION,
+        "agentZone": instance.zone(),
         "resources": {"cpus": 0.1, "mem": 32, "disk": 10, "gpus": 0},
         "networks": networks(instance),
         "containers": containers.map(|(task, spec)| container(instance, task, spec)).collect::<Vec<_>>(),
