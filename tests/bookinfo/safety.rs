@@ -2,14 +2,17 @@
 
 use super::Case;
 use anyhow::{Context, Result, ensure};
+use mesh_tests::eventually;
 use mesh_tests::world::{World, pid_of};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt;
 use std::process::Command;
+use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
     ("safety::a pod that dials the mesh's own listeners is refused at once", own_listeners),
+    ("safety::the capture listeners of IPv4 and IPv6 take nobody who dials them", capture_listeners),
     ("safety::a pod reaches nothing outside that no rule allows", outside),
     ("safety::workloads know nothing of the mesh", nothing_changed),
     ("safety::no iptables or nft rule of ours anywhere", no_netfilter),
@@ -46,6 +49,50 @@ fn own_listeners(world: &mut World) -> Result<()> {
         // A refusal at sendto(): a datagram that is merely not answered would end in EAGAIN, and show nothing.
         let errno = said["errno"].as_i64().and_then(|e| i32::try_from(e).ok()).unwrap_or_default();
         ensure!([libc::ECONNREFUSED, libc::EPERM, libc::EACCES, libc::EHOSTUNREACH].contains(&errno), "{said}");
+    }
+    Ok(())
+}
+
+/// Where the kernel hands captured connections to: whoever dialled there himself would choose his own original destination. That a process of
+/// the node that enters a pod's network is judged as the pod is, mesh-agent's `node_flows` shows.
+fn capture_listeners(world: &mut World) -> Result<()> {
+    let refusals = |world: &World| -> Result<f64> {
+        let mut sum = 0.0;
+        for node in ["node1", "node2"] {
+            let metrics = world.admin(node, "agent", "/metrics")?;
+            let lines = metrics.lines().filter(|l| l.starts_with("mesh_agent_refusals_total") && l.contains("\"mesh_listener\""));
+            sum += lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>();
+        }
+        Ok(sum)
+    };
+    // IPv4 and IPv6, the unspecified address that connect() takes for loopback, and IPv4 through an IPv6 socket.
+    let ways = ["127.0.0.1", "[::1]", "0.0.0.0", "[::]", "[::ffff:127.0.0.1]", "127.9.9.9"].map(|host| format!("{host}:15001"));
+    let before = refusals(world)?;
+    for (pod, pid) in pods(world)? {
+        // There is something to protect: both listen.
+        for (table, loopback) in [("tcp", "0100007F:3A99"), ("tcp6", "00000000000000000000000001000000:3A99")] {
+            let sockets = std::fs::read_to_string(format!("/proc/{pid}/net/{table}"))?;
+            ensure!(sockets.lines().any(|line| line.contains(loopback) && line.contains(" 0A ")), "{pod}: {table}:\n{sockets}");
+        }
+        ways.iter().try_for_each(|to| refused(world, pod.trim_start_matches('/'), to))?;
+    }
+    let asked = ways.len() * pods(world)?.len();
+    eventually("each of them is counted", Duration::from_secs(10), || {
+        let counted = refusals(world)? - before;
+        ensure!(counted as usize >= asked, "{counted} of {asked}");
+        Ok(())
+    })?;
+    // From the pod's node there is no way to them: they listen on the pod's loopback alone.
+    for instance in
+        ["/productpage", "/ratings"].map(|id| world.instances_of(id)).into_iter().collect::<Result<Vec<_>>>()?.concat()
+    {
+        let (node, address) = (instance["node"].as_str().unwrap_or_default(), instance["address"].as_str().unwrap_or_default());
+        for port in [15001, 15053] {
+            let to = format!("{address}:{port}");
+            let output = world.in_namespace(node, &[&world.echo_program(), "dial", &to])?.output()?;
+            let said: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+            ensure!(said["ok"] == false, "{node} reached {to}: {said}");
+        }
     }
     Ok(())
 }
