@@ -1,7 +1,9 @@
 //! The walkthroughs of docs/walkthroughs.md, step by step, by kubectl and curl through the transparent path. Walkthrough 0 is the shop
 //! itself: suite `bookinfo`.
 
+mod edge;
 mod kit;
+mod more;
 mod one;
 mod one_balance;
 mod open;
@@ -12,5 +14,5 @@ use mesh_tests::suite;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    suite::run(&[one::CASES, one_balance::CASES, open::CASES, two::CASES, three_four::CASES])
+    suite::run(&[one::CASES, one_balance::CASES, open::CASES, two::CASES, three_four::CASES, edge::CASES, more::CASES])
 }

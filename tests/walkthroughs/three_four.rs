@@ -37,16 +37,19 @@ fn turns(world: &mut World) -> Result<()> {
 fn source_labels(world: &mut World) -> Result<()> {
     pods(world, &["3/helloworld-v1", "3/helloworld-v2", "3/curl", "3/curl1"])?;
     apply(world, "3/helloworld")?;
+    let see = |world: &World, pod: &str, url: &str, wanted: (u32, u32)| {
+        eventually(&format!("{pod} {url}"), SOON, || {
+            let seen = versions(world, pod, url, 20)?;
+            ensure!(seen == wanted, "{seen:?}, wanted are {wanted:?}");
+            Ok(())
+        })
+    };
     for url in NAMES {
-        let seen = versions(world, "curl", url, 20)?;
-        ensure!(seen == (20, 0), "curl {url}: {seen:?}");
-        let seen = versions(world, "curl1", url, 20)?;
-        ensure!(seen == (10, 10), "curl1 {url}: {seen:?}");
+        see(world, "curl", url, (20, 0))?;
+        see(world, "curl1", url, (10, 10))?;
     }
     delete(world, "3/helloworld")?;
-    let seen = versions(world, "curl", NAMES[0], 20)?;
-    ensure!(seen == (10, 10), "{seen:?}");
-    Ok(())
+    see(world, "curl", NAMES[0], (10, 10))
 }
 
 fn halves(world: &mut World) -> Result<()> {

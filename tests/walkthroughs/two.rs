@@ -19,6 +19,8 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 const HTTPBIN: &str = "http://httpbin:8000/get";
+/// The same, after 50 ms.
+const SLOW: &str = "http://httpbin:8000/delay/0.05";
 const REVIEWS: &str = "http://reviews:9080/reviews/0";
 
 fn breaker(world: &mut World) -> Result<()> {
@@ -29,11 +31,21 @@ fn breaker(world: &mut World) -> Result<()> {
         Ok(())
     })?;
     apply(world, "2/httpbin-circuit-breaker")?;
-    // As in the task: -c 2 -n 20, then -c 3 -n 30, five times each.
+    eventually("the rule is in force", SOON, || {
+        let counts = load(world, "fortio", 8, 16, &[HTTPBIN])?;
+        ensure!(count(&counts, "503") > 0, "{counts:?}");
+        Ok(())
+    })?;
+    // What was in flight before counts no more.
+    ensure!(world.curl("fortio", &["http://httpbin:8000/forget"])?.0 == 200);
+    // As in the task: -c 2 -n 20, then -c 3 -n 30, five times each. Where everybody asks again at once, the outcome says only how much
+    // faster a refusal is than an answer: one client uses up its requests while the others are served, whatever the limit. So here an
+    // answer takes 50 ms and a client waits 30 ms, which the speed of proxy and machine hardly changes: of three requests in 80 ms the
+    // backend takes at most 1.6, and close to half of them are refused.
     let five_times = |world: &World, connections: u32| -> Result<Counts> {
         let mut sum = Counts::new();
         for _ in 0..5 {
-            for (what, count) in load(world, "fortio", connections, connections * 10, &[HTTPBIN])? {
+            for (what, count) in load(world, "fortio", connections, connections * 10, &["--think-ms", "30", SLOW])? {
                 *sum.entry(what).or_default() += count;
             }
         }
@@ -43,8 +55,7 @@ fn breaker(world: &mut World) -> Result<()> {
     println!("two clients: {two:?}; three: {three:?}");
     ensure!(count(&two, "200") + count(&two, "503") == 100 && count(&two, "503") <= 10, "{two:?}");
     ensure!(count(&three, "200") + count(&three, "503") == 150, "{three:?}");
-    // The task sees 30 to 70 %. An unoptimised proxy serves slowly and refuses quickly, which gives up to 70 % here and more on a busy machine.
-    ensure!((45..=135).contains(&count(&three, "503")), "{three:?}");
+    ensure!((45..=105).contains(&count(&three, "503")), "30 to 70 % of 150 are wanted: {three:?}");
     let (_, body) = world.curl("fortio", &[HTTPBIN])?;
     let said: Value = serde_json::from_str(&body)?;
     ensure!(said["mostInFlight"] == 1, "{body}");
@@ -55,10 +66,13 @@ fn ejection(world: &mut World) -> Result<()> {
     pods(world, &["2/httpbin", "2/fortio"])?;
     apply(world, "2/httpbin-circuit-breaker")?;
     // consecutiveErrors counts gateway errors, as in Istio 1.0 to 1.4.
-    let (status, _) = world.curl("fortio", &["http://httpbin:8000/status/502"])?;
-    ensure!(status == 502, "{status}");
-    let (status, body) = world.curl("fortio", &[HTTPBIN])?;
-    ensure!(status == 503 && body == "no healthy upstream", "{status} {body}");
+    eventually("ejected by one error", SOON, || {
+        let (status, _) = world.curl("fortio", &["http://httpbin:8000/status/502"])?;
+        ensure!(status == 502 || status == 503, "{status}");
+        let (status, body) = world.curl("fortio", &[HTTPBIN])?;
+        ensure!(status == 503 && body == "no healthy upstream", "{status} {body}");
+        Ok(())
+    })?;
     delete(world, "2/httpbin-circuit-breaker")?;
     eventually("without the rule nothing is ejected", SOON, || {
         let (status, body) = world.curl("fortio", &[HTTPBIN])?;
@@ -76,11 +90,14 @@ fn timed(world: &World, arguments: &[&str]) -> Result<(u16, String, f64)> {
 fn timeouts(world: &mut World) -> Result<()> {
     world.kubectl(&["apply", "-f", "bookinfo/destination-rule-all.yaml"])?;
     apply(world, "2/request-timeouts")?;
-    let (status, body, took) = timed(world, &[REVIEWS])?;
-    ensure!(status == 504 && body == "upstream request timeout", "{status} {body}");
-    ensure!((0.45..1.5).contains(&took), "{took} s");
-    let (status, page) = world.browse(&[&world.page])?;
-    ensure!(status == 200 && page.contains("Error fetching product reviews"), "{status} {page}");
+    eventually("reviews give up", SOON, || {
+        let (status, body, took) = timed(world, &[REVIEWS])?;
+        ensure!(status == 504 && body == "upstream request timeout", "{status} {body}");
+        ensure!((0.45..1.5).contains(&took), "{took} s");
+        let (status, page) = world.browse(&[&world.page])?;
+        ensure!(status == 200 && page.contains("Error fetching product reviews"), "{status} {page}");
+        Ok(())
+    })?;
     delete(world, "2/request-timeouts")?;
     world.forget_rules()
 }
@@ -101,24 +118,36 @@ fn version(world: &World, user: &str, requests: u32) -> Result<Value> {
 fn routing(world: &mut World) -> Result<()> {
     world.kubectl(&["apply", "-f", "bookinfo/destination-rule-all.yaml"])?;
     apply(world, "2/virtual-service-all-v1")?;
-    ensure!(version(world, "jason", 6)? == serde_json::json!({ "v1": 6 }), "all to v1");
+    let served = |world: &World, user: &str, by: &str| {
+        eventually(&format!("{user} sees {by}"), SOON, || {
+            let seen = version(world, user, 6)?;
+            ensure!(seen == serde_json::json!({ by: 6 }), "{seen}");
+            Ok(())
+        })
+    };
+    served(world, "jason", "v1")?;
     apply(world, "2/virtual-service-reviews-test-v2")?;
-    ensure!(version(world, "jason", 6)? == serde_json::json!({ "v2": 6 }), "jason to v2");
-    ensure!(version(world, "mary", 6)? == serde_json::json!({ "v1": 6 }), "mary to v1");
-    Ok(())
+    served(world, "jason", "v2")?;
+    served(world, "mary", "v1")
 }
 
 fn faults(world: &mut World) -> Result<()> {
     const RATINGS: &str = "http://ratings:9080/ratings/0";
     world.kubectl(&["apply", "-f", "bookinfo/destination-rule-all.yaml"])?;
     apply(world, "2/virtual-service-ratings-test-delay")?;
-    let (status, _, took) = timed(world, &["-H", "end-user: jason", RATINGS])?;
-    ensure!(status == 200 && (7.0..9.0).contains(&took), "{status} after {took} s");
+    eventually("jason waits", SOON, || {
+        let (status, _, took) = timed(world, &["-H", "end-user: jason", RATINGS])?;
+        ensure!(status == 200 && (7.0..9.0).contains(&took), "{status} after {took} s");
+        Ok(())
+    })?;
     let (status, _, took) = timed(world, &["-H", "end-user: mary", RATINGS])?;
     ensure!(status == 200 && took < 3.0, "{status} after {took} s");
     apply(world, "2/virtual-service-ratings-test-abort")?;
-    let (status, body, _) = timed(world, &["-H", "end-user: jason", RATINGS])?;
-    ensure!(status == 500 && body == "fault filter abort", "{status} {body}");
+    eventually("jason gets an error", SOON, || {
+        let (status, body, _) = timed(world, &["-H", "end-user: jason", RATINGS])?;
+        ensure!(status == 500 && body == "fault filter abort", "{status} {body}");
+        Ok(())
+    })?;
     let (status, ..) = timed(world, &[RATINGS])?;
     ensure!(status == 200, "{status}");
     world.forget_rules()
@@ -134,13 +163,22 @@ fn shifting(world: &mut World) -> Result<()> {
         let of = |version: &str| u32::try_from(seen[version].as_u64().unwrap_or_default()).unwrap_or_default();
         Ok((of("v1"), of("v3")))
     };
-    ensure!(shares(world, 40)? == (40, 0), "all to v1");
+    let all = |world: &World, wanted: (u32, u32)| {
+        eventually("all to one", SOON, || {
+            let seen = shares(world, 40)?;
+            ensure!(seen == wanted, "{seen:?}, wanted are {wanted:?}");
+            Ok(())
+        })
+    };
+    all(world, (40, 0))?;
     apply(world, "2/virtual-service-reviews-50-v3")?;
-    let (v1, v3) = shares(world, 400)?;
-    ensure!(v1 + v3 == 400, "{v1} and {v3}");
-    within(v3, 400, 0.5)?;
+    eventually("half and half", SOON, || {
+        let (v1, v3) = shares(world, 400)?;
+        ensure!(v1 + v3 == 400, "{v1} and {v3}");
+        within(v3, 400, 0.5)
+    })?;
     apply(world, "2/virtual-service-reviews-v3")?;
-    ensure!(shares(world, 40)? == (0, 40), "all to v3");
+    all(world, (0, 40))?;
     world.forget_rules()
 }
 

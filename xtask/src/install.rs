@@ -24,11 +24,12 @@ pub(crate) const NODES: [Package; 3] = [
 ];
 
 /// What only the tests need.
-pub(crate) const TESTS: [Package; 6] = [
+pub(crate) const TESTS: [Package; 7] = [
     Package("tcpdump", "shows that no packet gets out"),
     Package("python3", "sends raw packets from inside a pod"),
     Package("nftables", "shows that no rule of ours is in any namespace"),
     Package("redis-server", "a service that is not HTTP, and its client"),
+    Package("openssl", "a TLS connection from outside that is kept, and a server that speaks TLS itself"),
     Package("chromium", "opens the shop's page as people do"),
     Package("chromium-driver", "drives that browser"),
 ];

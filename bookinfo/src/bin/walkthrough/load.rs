@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
+use std::time::Duration;
 use tokio::net::TcpStream;
 use tokio::task::LocalSet;
 
@@ -19,6 +20,8 @@ type Error = Box<dyn std::error::Error>;
 struct Run {
     uri: Uri,
     headers: Vec<(String, String)>,
+    /// Between an answer and the next request.
+    think: Duration,
     /// By status; 0: no answer.
     seen: RefCell<BTreeMap<u16, u32>>,
     /// The word whose values are counted, and the values.
@@ -26,7 +29,13 @@ struct Run {
     values: RefCell<BTreeMap<String, u32>>,
 }
 
-pub(crate) async fn run(url: &str, connections: u32, requests: u32, headers: &[String], word: Option<&str>) -> Result<(), Error> {
+pub(crate) async fn run(
+    url: &str,
+    (connections, requests): (u32, u32),
+    headers: &[String],
+    think: Duration,
+    word: Option<&str>,
+) -> Result<(), Error> {
     let split = |header: &String| {
         let (name, value) = header.split_once(':').ok_or_else(|| format!("-H {header:?}: NAME: VALUE is wanted"))?;
         Ok::<_, Error>((name.trim().to_owned(), value.trim().to_owned()))
@@ -35,6 +44,7 @@ pub(crate) async fn run(url: &str, connections: u32, requests: u32, headers: &[S
     let run = Rc::new(Run {
         uri: url.parse()?,
         headers,
+        think,
         seen: RefCell::default(),
         word: word.map(|word| format!("{word}: ")),
         values: RefCell::default(),
@@ -70,6 +80,7 @@ impl Run {
                 }
             };
             *self.seen.borrow_mut().entry(status).or_default() += 1;
+            tokio::time::sleep(self.think).await;
         }
     }
 

@@ -49,6 +49,9 @@ enum Command {
         /// A header of every request, `NAME: VALUE`; may be repeated.
         #[arg(short = 'H')]
         headers: Vec<String>,
+        /// Milliseconds that each connection waits after an answer before it asks again.
+        #[arg(long, default_value_t = 0)]
+        think_ms: u64,
         /// Count the values of this word in the answers too: of `version: v1`, the word is `version`.
         #[arg(long)]
         count: Option<String>,
@@ -66,7 +69,8 @@ enum Role {
     RetryBackend,
     /// Writes each request to standard output.
     Sniffer,
-    /// `/status/N`, `/delay/SECONDS`, `/headers` and `/get`, like httpbin; each answer says how many requests were in flight at most.
+    /// `/status/N`, `/delay/SECONDS`, `/headers` and `/get`, like httpbin; each answer says how many requests were in flight at most
+    /// (since `/forget`).
     Httpbin,
 }
 
@@ -87,8 +91,9 @@ async fn main() -> std::process::ExitCode {
         Command::Serve { role, version, port, mode, fail_rate } => {
             server::serve(port, roles::Server::new(role, version, mode, fail_rate)).await
         }
-        Command::Load { url, connections, requests, headers, count } => {
-            load::run(&url, connections, requests, &headers, count.as_deref()).await
+        Command::Load { url, connections, requests, headers, think_ms, count } => {
+            let think = std::time::Duration::from_millis(think_ms);
+            load::run(&url, (connections, requests), &headers, think, count.as_deref()).await
         }
     };
     match done {

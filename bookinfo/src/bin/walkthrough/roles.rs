@@ -79,6 +79,9 @@ impl Server {
             "mostInFlight": self.most_in_flight.get(),
         });
         let answer = Answer::ok(format!("{body}\n"));
+        if path == "/forget" {
+            self.most_in_flight.set(self.in_flight.get());
+        }
         match path.split('/').collect::<Vec<_>>()[..] {
             ["", "status", code] => match code.parse() {
                 Ok(status @ 200..=599) => Answer { status, ..answer },
@@ -137,6 +140,10 @@ mod tests {
         server.begin();
         let body: serde_json::Value = serde_json::from_str(&ask(&server, "/get?a=b", 0).body).unwrap();
         assert_eq!((&body["mostInFlight"], &body["path"]), (&json!(2), &json!("/get?a=b")));
+        server.end();
+        ask(&server, "/forget", 0);
+        let body: serde_json::Value = serde_json::from_str(&ask(&server, "/get", 0).body).unwrap();
+        assert_eq!(body["mostInFlight"], json!(1));
     }
 
     #[test]
