@@ -6,7 +6,7 @@ mod common;
 use common::{Mesh, Ns, Pair, at, port, tcp, udp};
 use mesh_agent::balance::{Balance, sweep};
 use mesh_agent::core::desired::{Desired, Port};
-use mesh_agent::core::reconcile::Op;
+use mesh_agent::core::reconcile::{Op, reconcile};
 use mesh_common::abi::{Backend, BackendKey, Dest, Endpoint, Service, choice, maps, mode};
 use mesh_common::decide::l4::{TCP, UDP};
 use mesh_common::reason::Reason;
@@ -276,6 +276,51 @@ fn datagrams_go_on_elsewhere_when_their_backend_is_gone() {
         assert_eq!(ask(&bound, None).expect("served"), B);
         assert_eq!(sweep(&mesh.kernel, &namespaces).unwrap_or_else(|error| panic!("{error}")), 0);
     });
+}
+
+/// 10,000 services with 50,000 backends of their own.
+#[test]
+fn a_mesh_of_50_000_backends_fits_and_a_change_of_one_is_a_few_writes() {
+    let mesh = Mesh::new();
+    serve(&mesh.pair.world, "9.0.1.1:8080");
+    let at =
+        |base: u32, n: u32| Dest { addr: mesh_common::abi::Addr::v4((base + n).to_be_bytes()), port: 80, proto: TCP, pad: 0 };
+    let backends = |n: u32| (n * 5..n * 5 + 5).map(|n| (at(0x0964_0000, n), 1)).collect();
+    let port = |n: u32| Port { mode: mode::KERNEL, backends: backends(n), ..Port::default() };
+    let mut desired = one(choice::LEAST, &[("9.0.1.1:8080", 1)]);
+    mesh.write(&desired);
+    let alone = median_connect(&mesh);
+    desired.services.extend((0..10_000).map(|n| (at(0x0b64_0000, n), port(n))));
+    mesh.write(&desired);
+    let actual = mesh.kernel.maps().read().expect("readable");
+    assert_eq!((actual.services.len(), actual.backends.len(), actual.endpoints.len()), (10_001, 50_001, 50_001));
+    assert_eq!(mesh.pair.pod.run(|| exchange("TCP", V4)).expect("served"), "9.0.1.1:8080");
+    println!("connect() to a VIP: {alone:?} among none, {:?} among 10,000", median_connect(&mesh));
+
+    let one_of_many = &mut desired.services.get_mut(&at(0x0b64_0000, 5000)).expect("there").backends;
+    one_of_many.remove(&at(0x0964_0000, 25_002));
+    one_of_many.insert(at(0x0964_0000, 70_000), 1);
+    let ops = reconcile(&desired, &actual);
+    assert!((1..=4).contains(&ops.len()), "{ops:?}");
+    mesh.kernel.maps().write(&ops).expect("written");
+    assert_eq!(reconcile(&desired, &mesh.kernel.maps().read().expect("readable")), []);
+}
+
+/// For the log only: what it is worth depends on what else the machine does.
+fn median_connect(mesh: &Mesh) -> Duration {
+    mesh.pair.pod.run(|| {
+        let to = SockAddr::from(at(V4));
+        let mut took: Vec<Duration> = (0..1000)
+            .map(|_| {
+                let socket = Socket::new(Domain::IPV4, Type::STREAM.nonblocking(), None).expect("made");
+                let start = std::time::Instant::now();
+                let _ = socket.connect(&to);
+                start.elapsed()
+            })
+            .collect();
+        took.sort_unstable();
+        took[500]
+    })
 }
 
 /// As if somebody else had filled the tables: the next entry is refused with the table's name, and what is there works.
