@@ -6,6 +6,9 @@ use mesh_common::broker::SOCKET;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+/// Where agents find it in their containers too. A reboot ends every bypass, unless the file is elsewhere.
+const BYPASS_FILE: &str = "/run/mesh/bypass";
+
 /// The node's kernel half of the mesh.
 ///
 /// Runs as root, once on each Mesos agent's node. Loads the eBPF programs that judge every connection of the node's pods, keeps their
@@ -32,6 +35,46 @@ pub enum Command {
     Dump(Dump),
     /// Show what would happen to a flow now, which rule or service decides, and who carries it.
     Explain(Explain),
+    /// Take one pod, or all of this node, out of the mesh at once: nothing is judged, handed to the proxy or asked of the mesh's DNS. VIPs go
+    /// on. Holds, also over restarts, until `bypass --end`.
+    Bypass(Bypass),
+    /// Take programs and tables out of the kernel, after the agent has stopped: no VIPs, no policy.
+    Uninstall(Uninstall),
+}
+
+/// `mesh-agent bypass`.
+#[derive(Args, Clone, Debug)]
+pub struct Bypass {
+    /// The pod: Marathon's instance id or path, or an address. Default: all pods of this node, those to come too.
+    pub pod: Option<String>,
+
+    /// End the bypass of this pod, or every bypass.
+    #[arg(long)]
+    pub end: bool,
+
+    /// Where it is written down; the agent's has the same flag.
+    #[arg(long, env = "MESH_BYPASS_FILE", value_name = "FILE", default_value = BYPASS_FILE)]
+    pub bypass_file: PathBuf,
+
+    /// The BPF file system in which the agent has pinned.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// The agent's admin socket, for names. Without an agent, give an address.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
+    pub admin_socket: PathBuf,
+}
+
+/// `mesh-agent uninstall`.
+#[derive(Args, Clone, Debug)]
+pub struct Uninstall {
+    /// The BPF file system in which the agent has pinned.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// The agent's admin socket: while it answers, nothing is done.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
+    pub admin_socket: PathBuf,
 }
 
 /// `mesh-agent explain`.
@@ -112,6 +155,10 @@ pub struct Run {
     /// sockets of this process. Numbers and ranges (80,443,8000-8099); empty for none. Never a port of the mesh.
     #[arg(long, env = "MESH_GATEWAY_PORTS", value_name = "PORTS", default_value = gateway::DEFAULT)]
     pub gateway_ports: gateway::Ports,
+
+    /// The pods that `mesh-agent bypass` has taken out of the mesh.
+    #[arg(long, env = "MESH_BYPASS_FILE", value_name = "FILE", default_value = BYPASS_FILE)]
+    pub bypass_file: PathBuf,
 
     /// On SIGTERM, take programs and tables out of the kernel. For uninstalling: pods are outside the mesh at once, unprotected.
     #[arg(long, env = "MESH_DETACH_ON_EXIT")]

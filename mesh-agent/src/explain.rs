@@ -128,7 +128,7 @@ fn contains((base, bits, port, proto): Cell, dest: &Dest) -> bool {
 }
 
 /// By Marathon's id or path, by address, or by slot.
-fn find_pod(wanted: &str, maps: &Maps, names: &Names) -> Result<(Pod, String)> {
+pub(crate) fn find_pod(wanted: &str, maps: &Maps, names: &Names) -> Result<(Pod, String)> {
     let pods = maps.pods()?;
     let address = wanted.parse::<IpAddr>().ok().map(|ip| addr(ip.to_canonical()));
     let named = names.pods.iter().find(|(_, id, app)| id == wanted || app == wanted || app.trim_start_matches('/') == wanted);
@@ -167,7 +167,7 @@ fn destination(text: &str, maps: &Maps, names: &Names) -> Result<SocketAddr> {
 }
 
 /// Without an agent there are no names, and everything else works.
-fn ask_agent(socket: &Path) -> Names {
+pub(crate) fn ask_agent(socket: &Path) -> Names {
     let ask = || -> Result<Names> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(Duration::from_secs(5)))?;

@@ -302,6 +302,26 @@ fn attach_hook(object: &mut Ebpf, name: &'static str, root: &File, pin: &Path) -
     link::pin(link, pin)
 }
 
+/// Takes a pod out of the mesh by its pins, without an agent: first its verdicts, then what only serves them.
+///
+/// # Errors
+/// If bpffs or a table refuse.
+pub fn abandon(bpffs: &Path, cookie: u64) -> Result<(), Error> {
+    let pins = bpffs.join("mesh");
+    let kernel = Kernel { maps: Mutex::new(Maps::pinned(bpffs)?), pins };
+    kernel.maps().remove_pod(cookie)?;
+    kernel.unguard(cookie)?;
+    kernel.unsteer(cookie)
+}
+
+/// Takes everything out of the kernel, without an agent. Fine if nothing is there.
+///
+/// # Errors
+/// If bpffs refuses.
+pub fn uninstall(bpffs: &Path) -> Result<(), Error> {
+    remove_pins(&bpffs.join("mesh"))
+}
+
 /// Do the pinned maps, if any, speak this build's ABI?
 fn is_current(pins: &Path) -> bool {
     match Maps::pinned_abi(pins) {

@@ -7,6 +7,7 @@
 mod admin;
 pub mod balance;
 mod broker;
+pub mod bypass;
 pub mod cgroup;
 pub mod cli;
 pub mod core;

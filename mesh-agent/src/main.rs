@@ -29,6 +29,8 @@ fn obey(command: Command) -> Result<()> {
             runtime.block_on(async { tokio::spawn(mesh_agent::run::run(*config)).await? })
         }
         Command::Explain(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::explain::explain(&config)?)?),
+        Command::Bypass(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::bypass::bypass(&config)?)?),
+        Command::Uninstall(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::bypass::uninstall(&config)?)?),
         Command::Dump(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::dump::dump(&config)?)?),
     }
 }

@@ -65,6 +65,8 @@ pub struct Metrics {
     pub enrolled: Gauge,
     /// Pods of which no veth is guarded.
     pub unguarded: Gauge,
+    /// Pods that would be in the mesh but for the operator.
+    pub bypassed: Gauge,
 }
 
 impl Metrics {
@@ -85,6 +87,8 @@ impl Metrics {
             corrected.clone(),
         );
         let (wanted, enrolled, unguarded) = (Gauge::default(), Gauge::default(), Gauge::default());
+        let bypassed = Gauge::default();
+        registry.register("pods_bypassed", "Pods that mesh-agent bypass has taken out of the mesh", bypassed.clone());
         registry.register("pods_unguarded", "Pods whose veth has no guard against raw packets", unguarded.clone());
         registry.register("broker_connections_ended", "Broker connections that ended, by reason", Family::clone(&ends));
         registry.register("brokered_sockets", "Sockets made in pods for mesh-proxy", brokered.clone());
@@ -112,6 +116,7 @@ impl Metrics {
             wanted,
             enrolled,
             unguarded,
+            bypassed,
         }
     }
 

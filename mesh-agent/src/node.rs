@@ -1,6 +1,7 @@
 //! This node's state and how it follows: deliveries into the kernel's tables, containers into enrolled pods.
 
 use crate::balance::{self, Balance};
+use crate::bypass;
 use crate::core::desired::{self, Desired};
 use crate::core::enrol::{self, Plan, Step};
 use crate::core::reconcile::{Actual, Op, reconcile};
@@ -21,7 +22,7 @@ use mesh_xds::client::Delivery;
 use mesh_xds::node::Node as NodeId;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
@@ -52,6 +53,7 @@ pub(crate) struct Node {
     held: BTreeMap<u64, (Pod, Workload)>,
     failures: BTreeMap<String, String>,
     balance: Balance,
+    bypass_file: PathBuf,
     /// A UDP backend is gone: sockets may be connected to it.
     stuck: bool,
 }
@@ -83,9 +85,16 @@ impl Node {
             held: BTreeMap::new(),
             failures: BTreeMap::new(),
             balance: Balance::default(),
+            bypass_file: PathBuf::new(),
             // Of a former agent's time.
             stuck: true,
         }
+    }
+
+    /// Has it follow this file (`bypass.rs`).
+    pub(crate) fn heeding(mut self, bypass_file: PathBuf) -> Self {
+        self.bypass_file = bypass_file;
+        self
     }
 
     pub(crate) fn containers(&self) -> &Path {
@@ -154,6 +163,19 @@ impl Node {
         Ok(())
     }
 
+    /// What the operator says. A file that cannot be read leaves everything as it is.
+    fn heed_bypass(&mut self) {
+        match bypass::read(&self.bypass_file) {
+            Ok(bypass) if bypass != self.world.bypass => {
+                self.world.bypass = bypass;
+                let out: Vec<&str> = self.world.bypassed(&self.ours).map(|w| w.id.as_str()).collect();
+                warn!(pods = out.join(", "), "who is out of the mesh by `mesh-agent bypass` has changed");
+            }
+            Ok(_) => {}
+            Err(error) => warn!(file = %self.bypass_file.display(), %error, "the bypass file cannot be read"),
+        }
+    }
+
     /// Moves what hangs on backends that are gone, and has the counts of connections agree with the kernel's list of sockets.
     fn rebalance(&mut self, audit: bool) {
         let namespaces = self.places.namespaces();
@@ -191,6 +213,7 @@ impl Node {
             return false;
         }
         self.rebalance(audit);
+        self.heed_bypass();
         let known = match self.kernel.maps().pods() {
             Ok(known) => known,
             Err(error) => {
@@ -270,20 +293,24 @@ impl Node {
     }
 
     fn report(&mut self, plan: &Plan) {
-        let wished = self.world.workloads.values().filter(|w| w.enrol && self.ours.contains(&w.node));
-        let (wanted, host): (Vec<&Workload>, Vec<&Workload>) = wished.partition(|w| w.is_wanted(&self.ours));
+        let wanted: Vec<&Workload> = self.world.wanted(&self.ours).collect();
+        let host = self.world.workloads.values().filter(|w| w.enrol && w.host_network && self.ours.contains(&w.node));
+        let host: Vec<String> = host.map(|w| w.id.clone()).collect();
+        let bypassed: Vec<String> = self.world.bypassed(&self.ours).map(|w| w.id.clone()).collect();
         self.failures.retain(|id, _| wanted.iter().any(|w| w.id == *id));
         let pending: BTreeMap<&str, &str> = plan.pending.iter().map(|(id, reason)| (id.as_str(), *reason)).collect();
         let pods: Vec<PodStatus> = wanted.iter().map(|w| self.pod_status(w, &pending)).collect();
         let enrolled = pods.iter().filter(|pod| pod.enrolled).count();
         self.metrics.wanted.set(pods.len() as i64);
+        self.metrics.bypassed.set(bypassed.len() as i64);
         self.metrics.enrolled.set(enrolled as i64);
         self.metrics.unguarded.set(self.held.keys().filter(|cookie| !self.kernel.is_guarded(**cookie)).count() as i64);
         self.status.update(|status| {
             status.wanted = pods.len();
             status.enrolled = enrolled;
             status.pods = pods;
-            status.not_enrollable = host.iter().map(|w| w.id.clone()).collect();
+            status.not_enrollable = host;
+            status.bypassed = bypassed;
             status.tables_filled = self.filled;
             status.tables_error.clone_from(&self.tables_error);
         });

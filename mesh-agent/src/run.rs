@@ -79,7 +79,8 @@ pub async fn run(config: Run) -> Result<()> {
     };
     tokio::spawn(Arc::new(broker).serve(broker_socket));
 
-    let node = Node::new(Arc::clone(&kernel), roster, metrics, status, book, places, &connection.node);
+    let node =
+        Node::new(Arc::clone(&kernel), roster, metrics, status, book, places, &connection.node).heeding(config.bypass_file);
     let updates = mesh_xds::stream::start(connection, &[wire::MESH, wire::WORKLOAD, wire::SERVICE, wire::EGRESS]);
     follow(node, updates, &gateway).await?;
 

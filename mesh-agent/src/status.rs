@@ -28,6 +28,8 @@ pub struct Status {
     pub pods: Vec<PodStatus>,
     /// Workloads that wish to be in the mesh and use the node's own network namespace, where pods cannot be told apart yet.
     pub not_enrollable: Vec<String>,
+    /// Workloads that would be in the mesh, and that `mesh-agent bypass` has taken out.
+    pub bypassed: Vec<String>,
     /// Sizes of what the control plane has sent.
     pub resources: BTreeMap<&'static str, usize>,
     /// Each resource type's last delivery.
@@ -88,6 +90,7 @@ impl Shared {
             enrolled: 0,
             pods: Vec::new(),
             not_enrollable: Vec::new(),
+            bypassed: Vec::new(),
             resources: BTreeMap::new(),
             xds: BTreeMap::new(),
             conflicts: Vec::new(),

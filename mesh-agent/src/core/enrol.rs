@@ -55,7 +55,7 @@ pub fn plan(
         return plan;
     }
     let mut wanted: BTreeMap<u64, (&Place, &Workload)> = BTreeMap::new();
-    for workload in world.workloads.values().filter(|w| w.is_wanted(ours)) {
+    for workload in world.wanted(ours) {
         plan.wanted += 1;
         match place_of(workload, places, &wanted) {
             Ok(place) => drop(wanted.insert(place.cookie, (place, workload))),

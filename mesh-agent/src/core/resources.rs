@@ -1,5 +1,6 @@
 //! The control plane's resources, read into types that cannot be wrong. What does not parse is refused with resource and field named.
 
+use super::bypass::Bypass;
 use super::egress::{Rule, rule};
 use mesh_common::abi::{Dest, choice, egress, mode};
 use mesh_common::decide::l4::{TCP, UDP};
@@ -20,6 +21,8 @@ pub struct World {
     pub services: BTreeMap<String, Service>,
     /// By name.
     pub egress: BTreeMap<String, Rule>,
+    /// Who is taken out of the mesh for the time being: not the control plane's word, the operator's.
+    pub bypass: Bypass,
     /// Types of which a first delivery has come.
     pub(super) seen: BTreeSet<&'static str>,
 }
@@ -119,6 +122,16 @@ impl Workload {
 }
 
 impl World {
+    /// The workloads that should be in the mesh on this node.
+    pub fn wanted<'a>(&'a self, ours: &'a [String]) -> impl Iterator<Item = &'a Workload> {
+        self.workloads.values().filter(|w| w.is_wanted(ours) && !self.bypass.covers(w))
+    }
+
+    /// Those that should, but for the bypass.
+    pub fn bypassed<'a>(&'a self, ours: &'a [String]) -> impl Iterator<Item = &'a Workload> {
+        self.workloads.values().filter(|w| w.is_wanted(ours) && self.bypass.covers(w))
+    }
+
     /// Takes a delivery: what is valid is in force, what is not leaves the former version as it was and is returned.
     pub fn apply(&mut self, delivery: &Delivery) -> Vec<Invalid> {
         match delivery.type_url.as_str() {
