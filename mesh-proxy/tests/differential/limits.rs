@@ -109,7 +109,8 @@ fn retries(n: usize, rng: &mut SmallRng, backends: &[SocketAddr]) -> Limited {
 /// Errors one after another until nobody is left to ask.
 fn outliers(n: usize, rng: &mut SmallRng, backends: &[SocketAddr]) -> Limited {
     let mut fields: BTreeSet<&'static str> = ["baseEjectionTime", "interval", "maxEjectionPercent"].into();
-    let count = rng.random_range(1..=3);
+    // Not three: once one of them is gone, whose turn it is depends on where the turns began, which is a lot in both proxies.
+    let count = rng.random_range(1..=2);
     let mut pooled = hosts(&format!("limited-{n}"), &backends[..count]);
     let mut detection = cluster::OutlierDetection {
         interval: millis(10_000),
