@@ -13,7 +13,7 @@ use std::time::Duration;
 
 const NAME: &str = "fuzzed";
 /// Fields that are one of several: the generated types have another name for the choice.
-const CHOICES: [&str; 7] = [
+const CHOICES: [&str; 11] = [
     "type",
     "cluster_type",
     "round_robin_lb_config",
@@ -21,6 +21,10 @@ const CHOICES: [&str; 7] = [
     "ring_hash_lb_config",
     "maglev_lb_config",
     "original_dst_lb_config",
+    "tls_certificate",
+    "session_ticket_keys",
+    "validation_context",
+    "generic_secret",
 ];
 
 /// Panics if a conversion breaks one of the promises.

@@ -4,7 +4,7 @@ use super::*;
 use crate::core::matching::{HeaderKey, HeaderTest, Pattern};
 use http::HeaderMap;
 use proptest::prelude::*;
-use rand::{SeedableRng, rngs::SmallRng};
+use rand::{Rng, SeedableRng, rngs::SmallRng};
 use std::collections::BTreeMap;
 
 fn prefix(text: &str) -> When {
@@ -149,6 +149,28 @@ fn weights_hold_within_four_standard_deviations() {
         let p = f64::from(*weight) / 100.0;
         let error = 4.0 * (100_000.0 * p * (1.0 - p)).sqrt();
         assert!((f64::from(seen) - 100_000.0 * p).abs() <= error, "{weight}: {seen}");
+    }
+}
+
+#[test]
+fn fractions_of_requests_hold_within_four_standard_deviations() {
+    let headers = HeaderMap::new();
+    let request = view("h", "/", &headers);
+    for (numerator, denominator) in [(0, 100), (30, 100), (50, 100), (77, 10_000), (1234, 1_000_000), (100, 100)] {
+        let part = |name| route(name, When { share: Some(PerMillion::new(numerator, denominator)), ..prefix("/") });
+        let routes = vec![part("part"), part("again"), route("rest", prefix("/"))];
+        let table = RouteTable::new("t".to_owned(), vec![host(&["*".to_owned()], routes)], Ports::Ignored).expect("distinct");
+        let mut rng = SmallRng::seed_from_u64(11);
+        let mut seen = BTreeMap::<String, u32>::new();
+        for _ in 0..100_000 {
+            let (_, route) = table.find(&request, &BTreeMap::new(), rng.random()).expect("some");
+            *seen.entry(route.name.to_string()).or_default() += 1;
+        }
+        let p = f64::from(numerator) / f64::from(denominator);
+        let error = 4.0 * (100_000.0 * p * (1.0 - p)).sqrt();
+        let taken = f64::from(seen.get("part").copied().unwrap_or_default());
+        assert!((taken - 100_000.0 * p).abs() <= error, "{numerator}/{denominator}: {seen:?}");
+        assert_eq!(seen.get("again"), None, "the dice are thrown once for all routes");
     }
 }
 
