@@ -16,9 +16,34 @@ use std::net::SocketAddr;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// Marks a request that said its length in two ways. By the time it comes here the parser has forgotten one of them.
+/// Marks a request whose framing could be read otherwise by somebody else.
 #[derive(Clone, Copy)]
-pub(super) struct TwoLengths;
+pub(super) enum Misframed {
+    /// It said its length in two ways. By the time it comes here the parser has forgotten one of them.
+    TwoLengths,
+    /// Its body is encoded in a way that we do not know, inside of the chunks.
+    Coding,
+}
+
+impl Misframed {
+    /// What is wrong with a request by HTTP/1.
+    pub(super) fn find(two_lengths: bool, headers: &HeaderMap) -> Option<Self> {
+        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+        let coded = codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+        match (two_lengths, coded || codings.next().is_some()) {
+            (true, _) => Some(Self::TwoLengths),
+            (false, true) => Some(Self::Coding),
+            (false, false) => None,
+        }
+    }
+
+    fn local(self) -> Local {
+        match self {
+            Self::TwoLengths => Local::new(StatusCode::BAD_REQUEST, "Bad Request", Flags::DOWNSTREAM_PROTOCOL),
+            Self::Coding => Local::new(StatusCode::NOT_IMPLEMENTED, "Not Implemented", Flags::DOWNSTREAM_PROTOCOL),
+        }
+    }
+}
 
 /// A request that may be routed.
 pub(super) struct Admitted {
@@ -59,8 +84,8 @@ pub(super) fn admit(
     connection: &Connection,
 ) -> Result<Admitted, Local> {
     let version = parts.version;
-    if parts.extensions.get::<TwoLengths>().is_some() {
-        return Err(Local::new(StatusCode::BAD_REQUEST, "Bad Request", Flags::DOWNSTREAM_PROTOCOL));
+    if let Some(misframed) = parts.extensions.get::<Misframed>() {
+        return Err(misframed.local());
     }
     if parts.headers.len() > options.downstream.headers {
         return Err(Local::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request Header Fields Too Large", Flags::default()));

@@ -237,6 +237,8 @@ pub struct ResponseBody {
     record: Option<Record>,
     /// On its client's connection.
     active: Option<Active>,
+    /// It ended before the request's body was asked for.
+    unasked: bool,
 }
 
 enum Kind {
@@ -257,13 +259,24 @@ impl ResponseBody {
     /// Made here.
     #[must_use]
     pub fn full(bytes: Bytes, record: Record) -> Self {
-        Self { kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())), record: Some(record), active: None }
+        Self {
+            kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
+            record: Some(record),
+            active: None,
+            unasked: false,
+        }
     }
 
     /// None, of an answer that ends no request.
     #[must_use]
     pub fn nothing() -> Self {
-        Self { kind: Kind::Full(None), record: None, active: None }
+        Self { kind: Kind::Full(None), record: None, active: None, unasked: false }
+    }
+
+    /// Its request's body was not asked for, and does not come any more.
+    pub(super) fn leaves_request(&self) -> bool {
+        let gate = self.record.as_ref().and_then(|record| record.body.as_ref()?.gate());
+        self.unasked || gate.is_some_and(|gate| !gate.is_open())
     }
 
     /// Its request is under way on its connection until all of it is sent.
@@ -277,7 +290,7 @@ impl ResponseBody {
         let deadline = terms.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         let silence = terms.pulse.as_ref().map(Pulse::silence);
         let kind = Kind::Upstream { incoming, lease: Some(lease), deadline, silence };
-        let mut body = Self { kind, record: Some(record), active: None };
+        let mut body = Self { kind, record: Some(record), active: None, unasked: false };
         if body.is_end_stream() {
             body.finish();
         }
@@ -290,7 +303,8 @@ impl ResponseBody {
         {
             let gate = self.record.as_ref().and_then(|record| record.body.as_ref()?.gate());
             // An endpoint that still waits for a body cannot have another request.
-            if gate.is_none_or(|gate| !gate.refuse()) {
+            self.unasked = gate.is_some_and(|gate| gate.refuse());
+            if !self.unasked {
                 lease.complete();
             }
         }

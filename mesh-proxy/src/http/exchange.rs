@@ -116,8 +116,7 @@ impl<'a> Exchange<'a> {
             return dress.local(Local::redirect(StatusCode::MOVED_PERMANENTLY, &location), record);
         }
         let Some(mut decision) = self.decide(&parts) else {
-            let reply = if self.passes(None) { Local::no_route() } else { Local::refused_upgrade() };
-            return dress.local(reply, record);
+            return dress.local(Local::no_route(), record);
         };
         record.route = Some(Arc::clone(&decision.route.name));
         record.cluster_name = decision.target.map(|target| Arc::clone(&target.cluster));

@@ -70,14 +70,18 @@ impl Gate {
         self.0.asked.say(&self.0.asked.open);
     }
 
+    /// Was the body asked for?
+    pub(super) fn is_open(&self) -> bool {
+        self.0.asked.open.load(Ordering::Acquire)
+    }
+
     /// The answer is complete and nobody asked: the body is not sent any more. False if it was asked for.
     #[must_use]
     pub(super) fn refuse(&self) -> bool {
-        let asked = &self.0.asked;
-        if asked.open.load(Ordering::Acquire) {
+        if self.is_open() {
             return false;
         }
-        asked.say(&asked.refused);
+        self.0.asked.say(&self.0.asked.refused);
         true
     }
 

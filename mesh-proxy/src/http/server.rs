@@ -1,6 +1,6 @@
 //! A client's connection from its first bytes to its end: which protocol, within which limits, and when it ends.
 
-use super::admit::TwoLengths;
+use super::admit::Misframed;
 use super::body::ResponseBody;
 use super::life::{Life, wait};
 use super::rewind::Rewind;
@@ -176,14 +176,16 @@ async fn answer(
     {
         return Ok(response);
     }
-    if ambiguous {
-        parts.extensions.insert(TwoLengths);
+    let misframed = if is_http1 { Misframed::find(ambiguous, &parts.headers) } else { None };
+    if let Some(misframed) = misframed {
+        parts.extensions.insert(misframed);
     }
     let mut response = exchange::handle(&connection, Request::from_parts(parts, body)).await;
     response.body_mut().hold(active);
     let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success());
     let shared = &connection.guest.pod().shared;
-    if is_http1 && !stays && (ambiguous || shared.drain.is_begun() || life.ends(&connection.options.downstream)) {
+    let last = misframed.is_some() || response.body().leaves_request() || life.ends(&connection.options.downstream);
+    if is_http1 && !stays && (last || shared.drain.is_begun()) {
         response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response)

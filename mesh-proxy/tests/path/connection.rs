@@ -115,6 +115,13 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused_and_its_connection_
         assert!(answer.starts_with("http/1.1 400 ") && answer.contains("\r\nconnection: close\r\n"), "{framing:?}: {answer}");
         assert_eq!(answer.matches("http/1.1 ").count(), 1, "{framing:?}: {answer}");
     }
+    // Chunks of something else are no body of ours to pass on.
+    for coding in ["gzip, chunked", "chunked\r\ntransfer-encoding: chunked"] {
+        let mut client = Raw::to(world.port).await;
+        client.say(format!("{ours}transfer-encoding: {coding}\r\n\r\n0\r\n\r\n")).await;
+        let answer = client.rest().await;
+        assert!(answer.starts_with("HTTP/1.1 501 ") && answer.ends_with("\r\n\r\nNot Implemented"), "{coding}: {answer}");
+    }
     assert_eq!(backend.connections.load(Ordering::SeqCst), 0);
     // Later on a connection it is found as well.
     let mut client = Raw::to(world.port).await;

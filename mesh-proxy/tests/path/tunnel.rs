@@ -94,6 +94,19 @@ async fn any_protocol_passes_that_is_allowed_and_an_endpoint_may_decline() {
     assert!(head.starts_with("http/1.1 200 ") && body == "no", "{head}");
 }
 
+#[tokio::test]
+async fn without_a_route_there_is_nothing_to_refuse() {
+    let mut world = World::new("0.0.0.0:0");
+    world.nothing();
+    world.routes(Vec::new());
+    let upgrade = "GET / HTTP/1.1\r\nhost: a\r\nconnection: upgrade, close\r\nupgrade: other\r\n\r\n";
+    for request in [upgrade, "CONNECT a:80 HTTP/1.1\r\nhost: a:80\r\nconnection: close\r\n\r\n"] {
+        let mut client = Raw::to(world.port).await;
+        client.say(request).await;
+        assert!(client.head().await.starts_with("http/1.1 404 "), "{request}");
+    }
+}
+
 fn connects(endpoint: std::net::SocketAddr) -> World {
     let mut world = World::new("0.0.0.0:0");
     world.cluster(V1, &[endpoint]);
