@@ -89,7 +89,8 @@ impl<'a> Views<'a> {
             hosts.any(|host| views.differs(scope, &host, home(&host)))
                 || registry.hosts().any(|host| views.differs(scope, &host.name, &host.namespace))
         };
-        let mut apart: Vec<String> = views.by_scope.keys().filter(|scope| has_pods(scope) && differs(scope)).cloned().collect();
+        let others = views.by_scope.keys().filter(|scope| *scope != DEFAULT && has_pods(scope));
+        let mut apart: Vec<String> = others.filter(|scope| differs(scope)).cloned().collect();
         apart.sort_by_key(|scope| std::cmp::Reverse(views.by_scope.get(scope).map_or(0, |(clients, _)| clients.labels.len())));
         views.apart = apart;
         views
