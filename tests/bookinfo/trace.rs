@@ -15,7 +15,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Zipkin starts beside the other cases and has mostly done so by now; a Java on a busy machine takes its time.
-const START: Duration = Duration::from_secs(240);
+const START: Duration = Duration::from_secs(150);
 /// Proxies send what they have each second.
 const SHOWN: Duration = Duration::from_secs(20);
 const HOST: &str = "details.marathon.l4lb.thisdcos.directory";
@@ -38,6 +38,7 @@ fn traces(world: &World, query: &str) -> Result<Vec<Vec<Value>>> {
 
 /// Asks by `ask`, which gets an id for its request, until Zipkin shows a trace of one that is as wanted.
 fn shown(world: &World, ask: impl Fn(&str) -> Result<()>, wanted: impl Fn(&[Value]) -> Result<()>) -> Result<()> {
+    ensure!(world.zipkin.is_some(), "bookinfo posted no Zipkin; `cargo xtask bookinfo` says why");
     let mut turn = 0;
     eventually("Zipkin shows it", START, || {
         traces(world, "error").context("is it up?")?;

@@ -186,7 +186,7 @@ pub(crate) fn zipkin() -> Result<PathBuf> {
     }
     // What is not whole must not look as if it were.
     let fresh = cargo::target().join("tools/zipkin.new");
-    step("mvn dependency:copy Zipkin 3.6 into target/tools (shows traces; 75 MB)", || {
+    step("mvn dependency:copy Zipkin 3.6 into target/tools (shows traces; 135 MB)", || {
         let mut maven = Command::new("mvn");
         maven.args(["--batch-mode", "--quiet", "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"]);
         maven.arg(format!("-Dartifact={}", ZIPKIN.0)).arg(format!("-DoutputDirectory={}", fresh.display()));

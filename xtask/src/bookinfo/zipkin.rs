@@ -50,7 +50,7 @@ fn fetched(fetching: JoinHandle<Result<PathBuf>>) -> Result<PathBuf> {
 
 fn post(jar: &Path, state: &State, binaries: &Binaries, marathon: &str) -> Result<String> {
     let placed = binaries.path(super::images::ZIPKIN_JAR);
-    // Of 75 MB, and mostly on the same file system.
+    // Of 135 MB, and mostly on the same file system.
     if std::fs::hard_link(jar, &placed).is_err() {
         std::fs::copy(jar, &placed).with_context(|| format!("cannot place {}", placed.display()))?;
     }
