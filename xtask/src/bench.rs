@@ -1,9 +1,10 @@
-//! `cargo xtask bench`: measurements of the real binaries on simulated nodes, beside what others do, in one run.
+//! `cargo xtask bench`: measurements beside what others do, in one run: of the real binaries on simulated nodes, and of the proxy alone.
 
 mod cpu;
 mod envoy;
 mod path;
 mod profile;
+mod proxy;
 mod report;
 mod stage;
 mod wrk;
@@ -23,10 +24,13 @@ pub(crate) struct Args {
 enum What {
     /// Requests a second and latency from pod to pod: no mesh, kernel mode, our proxy, Envoy behind iptables.
     Path(path::Args),
+    /// The proxy alone, beside HAProxy, nginx and Envoy: requests per CPU-second, latency, memory.
+    Proxy(proxy::Args),
 }
 
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Path(args) => path::run(args),
+        What::Proxy(args) => proxy::run(args),
     }
 }

@@ -41,6 +41,14 @@ pub(crate) const BENCH: [Package; 3] = [
     Package("linux-perf", "the profiler of --profile"),
 ];
 
+/// What the measurements of the proxy alone need besides.
+pub(crate) const LOADS: [Package; 4] = [
+    Package("wrk", "the load of the measurements, HTTP/1"),
+    Package("nghttp2-client", "h2load: HTTP/2, gRPC, and HTTP/1 at a pace"),
+    Package("liblua5.3-0", "HAProxy links against it"),
+    Package("libopentracing-c-wrapper0", "HAProxy links against it"),
+];
+
 /// Installs those of `packages` that dpkg does not know as installed.
 pub(crate) fn packages(packages: &[Package]) -> Result<()> {
     let missing: Vec<&Package> = packages.iter().filter(|package| !installed(package.0)).collect();
@@ -142,6 +150,15 @@ pub(crate) fn nginx() -> Result<PathBuf> {
     let path = cargo::target().join("tools/nginx/usr/sbin/nginx");
     if !path.is_file() {
         step("unpacking Debian's nginx (the measured server; not installed)", || unpack("nginx", "nginx"))?;
+    }
+    Ok(path)
+}
+
+/// Debian's HAProxy, unpacked beside the build: as a package it would start a service.
+pub(crate) fn haproxy() -> Result<PathBuf> {
+    let path = cargo::target().join("tools/haproxy/usr/sbin/haproxy");
+    if !path.is_file() {
+        step("unpacking Debian's HAProxy (what the proxy is compared with; not installed)", || unpack("haproxy", "haproxy"))?;
     }
     Ok(path)
 }

@@ -45,7 +45,8 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     let samples = measure(&stage, rounds, seconds);
     stage.end()?;
     let command = if args.quick { "cargo xtask bench path --quick" } else { "cargo xtask bench path" };
-    report::publish(&samples?, &report::Conditions::of_this_machine(command, rounds, seconds)?)?;
+    let conditions = report::Conditions::of_this_machine(command, rounds, seconds)?;
+    report::publish("path", &report::section(&samples?, &conditions))?;
     Ok(ExitCode::SUCCESS)
 }
 

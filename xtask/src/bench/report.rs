@@ -1,4 +1,4 @@
-//! Medians, spread and ratios of the samples, as a section of docs/benchmarks.md. Pure but for the last function.
+//! Medians, spread and ratios of `bench path`, and the sections of docs/benchmarks.md. Pure but for the last function.
 
 use std::fmt::Write;
 use std::process::Command;
@@ -9,9 +9,6 @@ use super::stage::{Place, Variant};
 use super::wrk::Measured;
 use crate::cargo::{self, read};
 use crate::ui::{note, say};
-
-const BEGIN: &str = "<!-- bench path: begin -->";
-const END: &str = "<!-- bench path: end -->";
 
 pub(super) struct Sample {
     pub(super) variant: Variant,
@@ -46,23 +43,32 @@ impl Conditions {
             load: file("/proc/loadavg")?.split(' ').nth(2).unwrap_or_default().to_owned(),
         })
     }
+
+    /// How a section begins.
+    pub(super) fn sentence(&self) -> String {
+        let Self { command, rounds, seconds, cores, kernel, date, load } = self;
+        format!(
+            "`{command}`, {date}, {cores} cores, Linux {kernel}, load average over 15 minutes at the end {load}. {rounds} rounds of {seconds} s, \
+             variants taking turns"
+        )
+    }
 }
 
 /// Smallest, middle, largest.
-fn spread(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
+pub(super) fn spread(values: impl IntoIterator<Item = f64>) -> (f64, f64, f64) {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
     let at = |index: usize| values.get(index).copied().unwrap_or(f64::NAN);
     (at(0), at(values.len() / 2), at(values.len().saturating_sub(1)))
 }
 
-fn section(samples: &[Sample], conditions: &Conditions) -> String {
-    let Conditions { command, rounds, seconds, cores, kernel, date, load } = conditions;
+/// The section of `bench path`.
+pub(super) fn section(samples: &[Sample], conditions: &Conditions) -> String {
     let mut out = format!(
-        "`{command}`, {date}, {cores} cores, Linux {kernel}, load average over 15 minutes at the end {load}. {rounds} rounds of {seconds} s, \
-         variants taking turns; medians, with smallest and largest in brackets. nginx (one process) serves 1 KiB to wrk (one thread), \
+        "{}; medians, with smallest and largest in brackets. nginx (one process) serves 1 KiB to wrk (one thread), \
          HTTP/1.1 keep-alive, client and server in pods of their own; Envoy has one thread. CPU is user and system time per request of \
-         each process; the kernel's own threads are in nobody's account.\n"
+         each process; the kernel's own threads are in nobody's account.\n",
+        conditions.sentence()
     );
     let mut cells: Vec<(Place, u32)> = samples.iter().map(|sample| (sample.place, sample.connections)).collect();
     cells.sort_by_key(|(place, connections)| (place.name(), *connections));
@@ -101,21 +107,22 @@ fn row(name: &str, samples: &[&Sample], base: &[&Sample]) -> String {
     )
 }
 
-/// The page with the section in place of the one it has; without one, at its end.
-fn replace(page: &str, section: &str) -> String {
-    let marked = format!("{BEGIN}\n{section}{END}");
-    match page.split_once(BEGIN).and_then(|(before, rest)| Some((before, rest.split_once(END)?.1))) {
+/// The page with the section of this name in place of the one it has; without one, at its end.
+fn replace(page: &str, name: &str, section: &str) -> String {
+    let (begin, end) = (format!("<!-- bench {name}: begin -->"), format!("<!-- bench {name}: end -->"));
+    let marked = format!("{begin}\n{section}{end}");
+    match page.split_once(&begin).and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1))) {
         Some((before, after)) => format!("{before}{marked}{after}"),
         None => format!("{}\n\n{marked}\n", page.trim_end()),
     }
 }
 
-pub(super) fn publish(samples: &[Sample], conditions: &Conditions) -> Result<()> {
-    let section = section(samples, conditions);
-    say(&section);
+/// Prints a section and puts it into docs/benchmarks.md.
+pub(super) fn publish(name: &str, section: &str) -> Result<()> {
+    say(section);
     let file = cargo::root().join("docs/benchmarks.md");
     let page = std::fs::read_to_string(&file).unwrap_or_else(|_| "# Benchmarks\n".to_owned());
-    std::fs::write(&file, replace(&page, &section)).with_context(|| format!("cannot write {}", file.display()))?;
+    std::fs::write(&file, replace(&page, name, section)).with_context(|| format!("cannot write {}", file.display()))?;
     note("written to docs/benchmarks.md");
     Ok(())
 }
@@ -140,9 +147,10 @@ mod tests {
 
     #[test]
     fn a_section_takes_the_place_of_the_last_one() {
-        let first = replace("# Benchmarks\n", "one\n");
-        assert_eq!(first, format!("# Benchmarks\n\n{BEGIN}\none\n{END}\n"));
+        let first = replace("# Benchmarks\n", "path", "one\n");
+        assert_eq!(first, "# Benchmarks\n\n<!-- bench path: begin -->\none\n<!-- bench path: end -->\n");
         let page = format!("{first}\nmore\n");
-        assert_eq!(replace(&page, "two\n"), page.replace("one", "two"));
+        assert_eq!(replace(&page, "path", "two\n"), page.replace("one", "two"));
+        assert!(replace(&page, "proxy", "two\n").starts_with(page.trim_end()), "another's section stays");
     }
 }

@@ -135,7 +135,9 @@ impl Stage {
     }
 
     pub(super) fn wrk(&self, variant: Variant, place: Place, connections: u32, seconds: u32) -> Result<wrk::Measured> {
-        wrk::run(self.mesh.exec(variant.client()), &self.url(variant, place)?, connections, seconds)
+        let mut exec = self.mesh.exec(variant.client());
+        exec.arg("wrk");
+        wrk::run(exec, &self.url(variant, place)?, connections, seconds, &[])
     }
 
     /// Used so far.

@@ -1,4 +1,4 @@
-//! One run of wrk inside a pod, and what it printed. One thread; HTTP/1.1 keep-alive, as wrk does.
+//! One run of wrk, and what it printed. One thread; HTTP/1.1, keep-alive unless a header says otherwise.
 
 use std::process::Command;
 
@@ -18,9 +18,12 @@ pub(super) struct Measured {
     pub(super) cpu: f64,
 }
 
-/// `exec` runs a command in the client's pod.
-pub(super) fn run(mut exec: Command, url: &str, connections: u32, seconds: u32) -> Result<Measured> {
-    exec.args(["wrk", "--threads", "1", "--latency", "--timeout", "5s"]);
+/// `exec` is wrk where it shall run, without arguments.
+pub(super) fn run(mut exec: Command, url: &str, connections: u32, seconds: u32, headers: &[&str]) -> Result<Measured> {
+    exec.args(["--threads", "1", "--latency", "--timeout", "5s"]);
+    for header in headers {
+        exec.args(["--header", header]);
+    }
     exec.args(["--connections", &connections.to_string(), "--duration", &format!("{seconds}s"), url]);
     let before = cpu::children()?;
     let said = read(&mut exec)?;
