@@ -1,6 +1,7 @@
 //! From a request to the one route that decides its fate: virtual host by name, then the first route that matches.
 
 mod host;
+mod paths;
 #[cfg(test)]
 mod tests;
 
@@ -15,6 +16,7 @@ use super::timeouts::Timeouts;
 use bytes::Bytes;
 pub use host::{DuplicateDomain, Ports};
 use http::{HeaderValue, StatusCode};
+use paths::Paths;
 use rand::{Rng, RngCore};
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +28,10 @@ pub struct RouteTable {
     pub name: String,
     hosts: host::Index,
     virtual_hosts: Vec<VirtualHost>,
+    /// Of each virtual host with more than a few routes.
+    paths: Vec<Option<Paths>>,
+    /// A virtual host wants TLS.
+    any_tls: bool,
 }
 
 /// A host and its routes.
@@ -165,20 +171,32 @@ impl RouteTable {
     /// If a domain occurs twice.
     pub fn new(name: String, virtual_hosts: Vec<VirtualHost>, ports: Ports) -> Result<Self, DuplicateDomain> {
         let hosts = host::Index::new(virtual_hosts.iter().map(|host| host.domains.as_slice()), ports)?;
-        Ok(Self { name, hosts, virtual_hosts })
+        let paths = virtual_hosts.iter().map(|host| Paths::new(host.routes.iter().map(|route| &route.when.path))).collect();
+        let any_tls = virtual_hosts.iter().any(|host| host.require_tls);
+        Ok(Self { name, hosts, virtual_hosts, paths, any_tls })
     }
 
     /// The route for a request; `None`: 404. `labels` are those of the pod that asks; `dice` is one throw for all routes, as in Envoy.
     #[must_use]
     pub fn find(&self, request: &RequestView<'_>, labels: &dyn Labels, dice: u64) -> Option<(&VirtualHost, &Route)> {
-        let host = &self.virtual_hosts[self.hosts.find(request.authority)?];
-        let route = host.routes.iter().find(|route| route.when.holds(request, labels, dice))?;
-        Some((host, route))
+        let position = self.hosts.find(request.authority)?;
+        let host = &self.virtual_hosts[position];
+        let holds = |route: &Route| route.when.holds(request, labels, dice);
+        let found = self.paths[position].as_ref().map(|paths| paths.first(request.path, |at| holds(&host.routes[at])));
+        let route = match found {
+            Some(Ok(found)) => found.map(|at| &host.routes[at]),
+            // Few, or nested too deeply.
+            None | Some(Err(())) => host.routes.iter().find(|route| holds(route)),
+        };
+        Some((host, route?))
     }
 
     /// Where a request must go instead, before any route is looked at, because its virtual host wants TLS.
     #[must_use]
     pub fn to_tls(&self, request: &RequestView<'_>) -> Option<String> {
+        if !self.any_tls {
+            return None;
+        }
         let host = &self.virtual_hosts[self.hosts.find(request.authority)?];
         let query = request.query.map(|query| format!("?{query}")).unwrap_or_default();
         let insecure = host.require_tls && request.scheme != "https";
