@@ -5,10 +5,10 @@ mod listener;
 mod pool;
 
 use crate::core::balance::Balancer;
+use crate::core::table::Table;
 pub use http::{CorsFilter, Downstream, HttpOptions, ServerHeader, StripPort, upgrade_passes};
 pub use listener::{Chain, Http, Inbound, Inspect, Listener, Serve, Tcp, Tls};
 pub use pool::{Http2, Keepalive, PoolSettings, Protocol};
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ pub struct Config {
     /// Counts the snapshots of this process.
     pub generation: u64,
     /// For captured connections, by original destination; port wildcards under the unspecified address.
-    pub listeners: HashMap<SocketAddr, Arc<Listener>>,
+    pub listeners: Table<SocketAddr, Arc<Listener>>,
     /// For the gateway's ports, by where they listen.
-    pub gateway: HashMap<SocketAddr, Arc<Listener>>,
+    pub gateway: Table<SocketAddr, Arc<Listener>>,
     /// By name.
-    pub clusters: HashMap<Arc<str>, Arc<Cluster>>,
+    pub clusters: Table<Arc<str>, Arc<Cluster>>,
 }
 
 impl Config {
@@ -70,7 +70,7 @@ mod tests {
             (address, Arc::new(listener))
         };
         let listeners = ["11.0.0.1:80", "0.0.0.0:80", "[::]:81", "0.0.0.0:81"].map(listener);
-        let config = Config { listeners: listeners.into(), ..Config::default() };
+        let config = Config { listeners: listeners.into_iter().collect(), ..Config::default() };
         for (destination, expected) in [
             ("11.0.0.1:80", Some("11.0.0.1:80")),
             ("11.0.0.2:80", Some("0.0.0.0:80")),

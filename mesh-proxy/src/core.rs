@@ -22,5 +22,6 @@ pub mod rewrite;
 pub mod route;
 pub mod sni;
 pub mod stock;
+pub mod table;
 pub mod timeouts;
 pub mod trace;

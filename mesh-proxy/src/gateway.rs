@@ -111,7 +111,9 @@ mod tests {
             chains: Vec::new(),
             default: None,
         };
-        shared.config.store(Arc::new(Config { gateway: [(address, Arc::new(listener))].into(), ..Config::default() }));
+        shared
+            .config
+            .store(Arc::new(Config { gateway: [(address, Arc::new(listener))].into_iter().collect(), ..Config::default() }));
         gateway.follow(&shared, &client);
         gateway.follow(&shared, &client);
         gateway.ask_again();

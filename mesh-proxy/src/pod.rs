@@ -6,6 +6,7 @@ pub mod upstream;
 use crate::broker::Client;
 use crate::config::Cluster;
 use crate::core::balance::Cursor;
+use crate::core::table::Table;
 use crate::shared::{PodStatus, Shared};
 use crate::spread::Share;
 use crate::telemetry::pod::Known;
@@ -13,7 +14,7 @@ use mesh_common::broker::{Family, Workload};
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -37,7 +38,7 @@ pub struct Pod {
     /// Counters of its requests.
     pub known: Known,
     stock: Stock,
-    upstreams: RefCell<HashMap<Arc<str>, Rc<Upstream>>>,
+    upstreams: RefCell<Table<Arc<str>, Rc<Upstream>>>,
     rng: RefCell<SmallRng>,
     /// How many threads own it.
     threads: u32,
@@ -166,7 +167,7 @@ impl Pod {
     }
 
     /// Closes connections that idled too long or lead to what is no longer in the configuration.
-    pub fn sweep(&self, clusters: &HashMap<Arc<str>, Arc<Cluster>>) {
+    pub fn sweep(&self, clusters: &Table<Arc<str>, Arc<Cluster>>) {
         self.upstreams.borrow_mut().retain(|name, upstream| {
             let cluster = clusters.get(name);
             upstream.sweep(cluster.map(Arc::as_ref));

@@ -130,7 +130,7 @@ pub(super) mod tests {
             pool: Arc::new(PoolSettings { limits, ..PoolSettings::default() }),
             balancer: Balancer::new(settings, members, None, Duration::ZERO),
         };
-        let config = Config { clusters: [(NAME.into(), Arc::new(cluster))].into(), ..Config::default() };
+        let config = Config { clusters: [(NAME.into(), Arc::new(cluster))].into_iter().collect(), ..Config::default() };
         let host = |active, ejected_by| SeenHost {
             stats: HostStats { cx_active: active, rq_total: 7, ..HostStats::default() },
             ejected_by,

@@ -14,6 +14,7 @@ use crate::config::Cluster;
 use crate::core::balance::{Ask, Cursor, Picking, Reduced};
 use crate::core::budget::Limits;
 use crate::core::outlier::Report;
+use crate::core::table::Table;
 pub use bytes::TcpLease;
 pub use counts::{Counted, Counts, HostCounts, HostStats, Stats, count};
 use detection::Detection;
@@ -23,7 +24,6 @@ pub use lease::{Lease, NoLease, Wanted};
 use rand::RngCore;
 pub use seen::{Seen, SeenHost};
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::rc::Rc;
 
@@ -32,7 +32,7 @@ pub struct Upstream {
     cursor: RefCell<Cursor>,
     /// What is left to choose from while some are ejected.
     reduced: RefCell<Reduced>,
-    endpoints: RefCell<HashMap<SocketAddr, Rc<Endpoint>>>,
+    endpoints: RefCell<Table<SocketAddr, Rc<Endpoint>>>,
     detection: Detection,
     /// Threads that own the pod: each has its part of the limits.
     threads: u32,

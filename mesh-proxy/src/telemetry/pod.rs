@@ -4,10 +4,10 @@ use super::edges::{Edge, Edges, Labels};
 use crate::config::Config;
 use crate::core::flags::Flags;
 use crate::core::peer::{Peer, UNKNOWN};
+use crate::core::table::Table;
 use mesh_common::broker::Workload;
 use mesh_xds::names::ClusterName;
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub struct Kind {
 /// See the module.
 #[derive(Debug, Default)]
 pub struct Known {
-    edges: RefCell<HashMap<Kind, Arc<Edge>>>,
+    edges: RefCell<Table<Kind, Arc<Edge>>>,
 }
 
 impl Known {

@@ -1,8 +1,8 @@
 //! Which virtual host a `Host` names: exact, then the longest `*suffix`, then the longest `prefix*`, then `*`.
 
 use crate::core::rewrite::split_port;
+use crate::core::table::Table;
 use std::borrow::Cow;
-use std::collections::HashMap;
 
 /// Two virtual hosts claim the same domain.
 #[derive(Debug, thiserror::Error)]
@@ -12,7 +12,7 @@ pub struct DuplicateDomain(pub String);
 /// Domains to positions.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    exact: HashMap<String, usize>,
+    exact: Table<String, usize>,
     /// Without the star, longest first.
     suffixes: Vec<(String, usize)>,
     /// Without the star, longest first.
