@@ -22,6 +22,7 @@ use hyper::{Request, Response};
 use std::cell::Cell;
 use std::error::Error;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -86,8 +87,10 @@ impl Call<'_> {
     pub(super) async fn run(self, record: &mut Record) -> Result<Answer, Local> {
         let (upstream, cluster, pod, deadline) = (self.upstream, self.cluster, self.pod, self.deadline);
         let waiting = Cell::new(None);
-        let Some(deadline) = deadline else { return self.attempts(record, &waiting).await };
-        let result = timeout_at(deadline, self.attempts(record, &waiting)).await;
+        // In one place: a future that is awaited here or there is copied on the way, and this one is large.
+        let attempts = pin!(self.attempts(record, &waiting));
+        let Some(deadline) = deadline else { return attempts.await };
+        let result = timeout_at(deadline, attempts).await;
         result.unwrap_or_else(|_elapsed| {
             count(&upstream.counts.rq_timeout);
             if let Some(address) = waiting.get() {
@@ -112,10 +115,12 @@ impl Call<'_> {
                 self.parts.headers.insert("x-envoy-attempt-count", (retries + 1).into());
             }
             waiting.set(Some(address));
-            let attempt = self.attempt(address, stale);
-            let result = match self.policy.and_then(|policy| policy.per_try_timeout) {
-                Some(limit) => timeout(limit, attempt).await.unwrap_or(Err(Failure::PerTryTimeout)),
-                None => attempt.await,
+            let result = {
+                let attempt = pin!(self.attempt(address, stale));
+                match self.policy.and_then(|policy| policy.per_try_timeout) {
+                    Some(limit) => timeout(limit, attempt).await.unwrap_or(Err(Failure::PerTryTimeout)),
+                    None => attempt.await,
+                }
             };
             waiting.set(None);
             if matches!(result, Err(Failure::Stale)) {
@@ -217,7 +222,12 @@ impl Call<'_> {
             self.pod.with_rng(|rng| self.upstream.report(self.cluster, address, Report::Connected, rng));
         }
         let mut error = match lease.send(self.request(lease.is_http2())).await {
-            Ok(response) => return Ok((response, lease)),
+            Ok(response) => {
+                if self.body.as_ref().is_some_and(|body| !body.is_complete()) {
+                    lease.goes_both_ways();
+                }
+                return Ok((response, lease));
+            }
             Err(error) => error,
         };
         let unsent = error.take_message().is_some();

@@ -332,14 +332,16 @@ impl Body for ResponseBody {
         let this = self.get_mut();
         let frame = match &mut this.kind {
             Kind::Full(bytes) => bytes.take().map(|bytes| Ok(Frame::data(bytes))),
-            Kind::Upstream { incoming, deadline, silence, .. } => {
+            Kind::Upstream { incoming, lease, deadline, silence } => {
                 if let Some(deadline) = deadline
                     && deadline.as_mut().poll(cx).is_ready()
                 {
                     this.fail(Flags::TIMEOUT);
                     return Poll::Ready(Some(Err("upstream request timeout".into())));
                 }
-                let frame = Pin::new(incoming).poll_frame(cx);
+                // The lease is there until the body has ended.
+                let Some(lease) = lease else { return Poll::Ready(None) };
+                let frame = lease.poll_body(cx, incoming);
                 if let Some(silence) = silence {
                     match &frame {
                         Poll::Ready(_) => silence.pulse.beat(),

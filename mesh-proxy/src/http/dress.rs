@@ -15,6 +15,7 @@ use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Response, StatusCode, Version};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::time::Instant;
 
 const SERVICE_TIME: HeaderName = HeaderName::from_static("x-envoy-upstream-service-time");
@@ -50,7 +51,7 @@ impl Dress<'_> {
         // The reason phrase and other marks of the upstream's connection do not concern the client's.
         parts.extensions.clear();
         remove_hop_by_hop(&mut parts.headers);
-        parts.headers.insert(SERVICE_TIME, u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX).into());
+        parts.headers.insert(SERVICE_TIME, millis(began.elapsed()));
         self.finish(parts.status, &mut parts.headers, &record);
         record.answered(parts.status.as_u16(), &parts.headers, true);
         Response::from_parts(parts, ResponseBody::upstream(incoming, lease, terms, record))
@@ -131,6 +132,14 @@ impl Dress<'_> {
             cors.stamp(origin, headers);
         }
     }
+}
+
+/// Of most answers without an allocation.
+fn millis(time: Duration) -> HeaderValue {
+    const SHORT: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
+    let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let short = usize::try_from(millis).ok().and_then(|millis| SHORT.get(millis));
+    short.map_or_else(|| millis.into(), |text| HeaderValue::from_static(text))
 }
 
 /// gRPC's mapping of statuses that are not its own.

@@ -31,6 +31,7 @@ use hyper::{Request, Response};
 use std::borrow::Cow;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
@@ -227,7 +228,8 @@ impl<'a> Exchange<'a> {
             && let Some(client) = client.take()
         {
             let ask = Ask { hash: self.hash(&parts, forward, cluster).hash, original: self.connection.destination };
-            return tunnel::connect((cluster, &upstream, ask), client, pod, dress, record).await;
+            // Rare, and large: in a box it does not make every request's future larger.
+            return Box::pin(tunnel::connect((cluster, &upstream, ask), client, pod, dress, record)).await;
         }
         let hashed = self.hash(&parts, forward, cluster);
         let envoy = self.admitted.client.envoy;
@@ -265,7 +267,10 @@ impl<'a> Exchange<'a> {
             http2,
         };
         let overdue = overdue(record.body.clone(), self.http.options.request_timeout);
-        let result = bounded(call.run(&mut record), pulse.as_ref(), overdue).await;
+        let result = {
+            let call = pin!(call.run(&mut record));
+            bounded(call, pulse.as_ref(), overdue).await
+        };
         match result.map(|answer| keep_at_host(answer, &hashed)) {
             Err(_blamed) if record.body.as_ref().is_some_and(Replay::is_broken) => dress.local(Local::bad_body(), record),
             Err(reply) => dress.local(reply, record),
@@ -374,7 +379,7 @@ async fn overdue(body: Option<Replay>, limit: Option<Duration>) {
 
 /// The stream's pulse and the request's own time, while the answer is waited for.
 async fn bounded(
-    call: impl Future<Output = Result<Answer, Local>>,
+    call: Pin<&mut impl Future<Output = Result<Answer, Local>>>,
     pulse: Option<&Pulse>,
     overdue: impl Future<Output = ()>,
 ) -> Result<Answer, Local> {

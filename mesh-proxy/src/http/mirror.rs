@@ -14,8 +14,8 @@ use crate::pod::Pod;
 use bytes::Bytes;
 use http::header::{self, HeaderValue};
 use http::request::Parts;
-use http_body_util::BodyExt;
 use std::cell::Cell;
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -186,9 +186,9 @@ async fn copy(pod: &Rc<Pod>, cluster: &Arc<Cluster>, original: SocketAddr, parts
         deadline: None,
         http2: false,
     };
-    let Ok((response, lease)) = call.run(&mut record).await else { return pod.shared.metrics.mirror_lost("mirror_failed") };
+    let Ok((response, mut lease)) = call.run(&mut record).await else { return pod.shared.metrics.mirror_lost("mirror_failed") };
     let mut incoming = response.into_body();
-    while let Some(Ok(_frame)) = incoming.frame().await {}
+    while let Some(Ok(_frame)) = poll_fn(|cx| lease.poll_body(cx, &mut incoming)).await {}
     lease.complete();
 }
 

@@ -6,6 +6,7 @@ mod detection;
 mod dial;
 mod endpoint;
 mod lease;
+mod link;
 mod pool;
 mod seen;
 

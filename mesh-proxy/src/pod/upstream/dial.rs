@@ -2,6 +2,7 @@
 //! `connect_timeout`.
 
 use super::counts::{Counts, count};
+use super::link::Link;
 use super::pool::{Key, Many, One, Open};
 use crate::config::{Http2, Keepalive, PoolSettings, Protocol};
 use crate::http::body::RequestBody;
@@ -30,7 +31,7 @@ pub enum Transport {
 }
 
 pub(super) enum Dialled {
-    One(One),
+    One(Box<One>),
     Many(Many),
 }
 
@@ -97,9 +98,9 @@ pub(super) async fn dial(
     }
     count(&counts.cx_http1_total);
     let (sender, connection) = http1::handshake(io).await.map_err(broken)?;
-    drive(connection.with_upgrades(), Rc::clone(open), address);
     let now = Instant::now();
-    Ok(Dialled::One(One { sender, open: Rc::downgrade(open), since: now, used: 0, idle_since: now }))
+    let link = Link::new(connection, Rc::clone(open), address);
+    Ok(Dialled::One(Box::new(One { sender, link, since: now, used: 0, idle_since: now })))
 }
 
 fn builder(settings: &Http2) -> http2::Builder<Local> {

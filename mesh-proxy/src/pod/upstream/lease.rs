@@ -7,17 +7,22 @@ use super::Upstream;
 use super::counts::{Counted, HostCounts, count};
 use super::dial::{self, Dialled};
 use super::endpoint::Endpoint;
+use super::link;
 use super::pool::{Grant, Key, One, Open, Pool, Stream};
 use crate::config::{Cluster, Protocol};
 use crate::core::outlier::Report;
 use crate::http::body::RequestBody;
 use crate::limits::PENDING;
 use crate::pod::{ConnectError, Pod};
+use bytes::Bytes;
+use http_body::{Body, Frame};
 use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::{Request, Response};
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -60,13 +65,13 @@ pub struct Lease {
 
 enum Carrier {
     Nothing,
-    One(One),
+    One(Box<One>),
     Many(Stream),
 }
 
 /// What can be had at once.
 enum Now {
-    One(One),
+    One(Box<One>),
     Many(Stream),
     Dial(Rc<Open>),
     Wait(oneshot::Receiver<Grant>, Counted),
@@ -129,9 +134,11 @@ impl Upstream {
                     }
                 };
                 let mut lease = lease(counted);
-                // At once, but where its last exchange is still being cleared away. An error shows when it is used.
-                let _ = one.sender.ready().await;
-                lease.open = one.open.upgrade();
+                // At once, but where its last exchange is still being cleared away.
+                if !one.sender.is_ready() {
+                    link::ready(&mut one.link, &mut one.sender).await;
+                }
+                lease.open = Some(Rc::clone(one.link.open()));
                 lease.carrier = Carrier::One(one);
                 Ok(lease)
             }
@@ -143,7 +150,8 @@ impl Upstream {
             Grant::Slot(open) => {
                 let mut lease = lease(request()?);
                 lease.reused = false;
-                lease.carrier = self.dial(wanted, &key, &pool, &open).await.map_err(NoLease::Connect)?;
+                // Rare, and large: in a box it does not make every request's future larger.
+                lease.carrier = Box::pin(self.dial(wanted, &key, &pool, &open)).await.map_err(NoLease::Connect)?;
                 lease.open = Some(open);
                 Ok(lease)
             }
@@ -260,7 +268,7 @@ impl Lease {
         count(&self.pool.counts().rq_total);
         count(&self.endpoint.counts.rq_total);
         match &mut self.carrier {
-            Carrier::One(one) => one.sender.try_send_request(request).await,
+            Carrier::One(one) => one.send(request).await,
             Carrier::Many(stream) => {
                 let mut sender = stream.connection.sender.clone();
                 sender.try_send_request(request).await
@@ -281,7 +289,7 @@ impl Lease {
         one.idle_since = Instant::now();
         if self.most_requests.is_some_and(|most| one.used >= most) {
             count(&self.pool.counts().cx_max_requests);
-            return;
+            return one.close();
         }
         if !self.endpoint.is_retired() && !one.sender.is_closed() {
             self.pool.give(one);
@@ -290,8 +298,23 @@ impl Lease {
 
     /// The connection is one for bytes from now on. It counts as long as the lease lives.
     pub fn became_a_tunnel(&mut self) {
-        if matches!(self.carrier, Carrier::One(_)) {
-            self.carrier = Carrier::Nothing;
+        if let Carrier::One(one) = std::mem::replace(&mut self.carrier, Carrier::Nothing) {
+            one.close();
+        }
+    }
+
+    /// The request's body goes on while the response's is read, each at the pace of its reader: the connection gets a task of its own.
+    pub fn goes_both_ways(&mut self) {
+        if let Carrier::One(one) = &mut self.carrier {
+            one.link.detach();
+        }
+    }
+
+    /// The next of the response's body.
+    pub fn poll_body(&mut self, cx: &mut Context<'_>, body: &mut Incoming) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.carrier {
+            Carrier::One(one) => one.link.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx)),
+            Carrier::Many(_) | Carrier::Nothing => Pin::new(body).poll_frame(cx),
         }
     }
 }

@@ -3,15 +3,21 @@
 
 use super::counts::{Counted, Counts, HostCounts, count};
 use super::dial::Http2Connection;
+use super::link::{Bell, Link};
 use crate::config::{PoolSettings, Protocol};
 use crate::http::body::RequestBody;
 use crate::limits::IDLE_CONNECTIONS;
 use crate::pod::ConnectError;
-use hyper::client::conn::{http1, http2};
+use hyper::body::Incoming;
+use hyper::client::conn::{TrySendError, http1, http2};
+use hyper::{Request, Response};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
+use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
+use std::task::Waker;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -32,16 +38,18 @@ pub(super) struct Pool {
     pub(super) opening: Cell<u32>,
     /// Negotiated: what the endpoint chose last.
     pub(super) speaks: Cell<Protocol>,
-    idle: RefCell<Vec<One>>,
+    #[expect(clippy::vec_box, reason = "they go from request to request, and are not copied on the way")]
+    idle: RefCell<Vec<Box<One>>>,
     shared: RefCell<Vec<Rc<Many>>>,
     waiters: RefCell<VecDeque<Waiter>>,
+    /// Told of what happens to those that are idle.
+    bell: Waker,
 }
 
 /// An HTTP/1 connection that nobody else uses now.
 pub(super) struct One {
     pub(super) sender: http1::SendRequest<RequestBody>,
-    /// Held by who drives the connection.
-    pub(super) open: Weak<Open>,
+    pub(super) link: Link,
     pub(super) since: Instant,
     /// Requests that it carried.
     pub(super) used: u32,
@@ -69,7 +77,7 @@ pub(super) struct Open {
 
 /// What a waiting request is given.
 pub(super) enum Grant {
-    One(One),
+    One(Box<One>),
     Many(Stream),
     /// It may open a connection.
     Slot(Rc<Open>),
@@ -91,7 +99,8 @@ pub(super) struct Stream {
 
 impl Pool {
     pub(super) fn new(settings: Arc<PoolSettings>, counts: Rc<Counts>, host: Rc<HostCounts>) -> Rc<Self> {
-        Rc::new(Self {
+        let bell = Arc::new(Bell::default());
+        let pool = Rc::new(Self {
             settings: RefCell::new(settings),
             counts,
             host,
@@ -101,7 +110,10 @@ impl Pool {
             idle: RefCell::default(),
             shared: RefCell::default(),
             waiters: RefCell::default(),
-        })
+            bell: Waker::from(Arc::clone(&bell)),
+        });
+        tokio::task::spawn_local(watch(Rc::downgrade(&pool), bell));
+        pool
     }
 
     pub(super) fn counts(&self) -> &Counts {
@@ -135,16 +147,19 @@ impl Pool {
     }
 
     /// The most recently used connection that may carry a request at once; the others rest and time out.
-    pub(super) fn take_idle(&self) -> Option<One> {
+    pub(super) fn take_idle(&self) -> Option<Box<One>> {
         let settings = self.settings.borrow();
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|one| one.is_usable(&settings));
-        let position = idle.iter().rposition(|one| one.sender.is_ready())?;
-        Some(idle.remove(position))
+        let position = idle.iter().rposition(|one| one.sender.is_ready() && one.is_usable(&settings));
+        if position.is_none() {
+            // They would stand in the way of another.
+            clear(&mut idle, |one| one.is_usable(&settings));
+        }
+        Some(idle.remove(position?))
     }
 
     /// One that will be ready as soon as its last exchange is cleared away.
-    pub(super) fn take_unready(&self) -> Option<One> {
+    pub(super) fn take_unready(&self) -> Option<Box<One>> {
         self.idle.borrow_mut().pop()
     }
 
@@ -161,12 +176,24 @@ impl Pool {
     }
 
     /// A connection is free: for the next who waits, else it rests.
-    pub(super) fn give(&self, one: One) {
+    pub(super) fn give(&self, mut one: Box<One>) {
+        if !one.link.rest(&self.bell) {
+            return;
+        }
         let Some(Grant::One(one)) = self.hand(Grant::One(one)) else { return };
         let mut idle = self.idle.borrow_mut();
         if idle.len() < IDLE_CONNECTIONS {
             idle.push(one);
+        } else {
+            one.close();
         }
+    }
+
+    /// Looks after connections that rest: mostly the endpoint has closed one.
+    fn look(&self) {
+        let mut resting = std::mem::take(&mut *self.idle.borrow_mut());
+        resting.retain_mut(|one| one.link.rest(&self.bell));
+        self.idle.borrow_mut().splice(..0, resting);
     }
 
     /// A new HTTP/2 connection; the place on it is the caller's. Those who wait get the rest.
@@ -215,7 +242,7 @@ impl Pool {
     pub(super) fn sweep(&self, keep: bool) -> bool {
         let settings = self.settings.borrow();
         let mut idle = self.idle.borrow_mut();
-        idle.retain(|one| keep && one.is_usable(&settings));
+        clear(&mut idle, |one| keep && one.is_usable(&settings));
         let mut shared = self.shared.borrow_mut();
         shared.retain(|many| many.streams.get() > 0 || (keep && many.is_usable(&settings)));
         self.open.get() == 0 && self.waiters.borrow().iter().all(|waiter| waiter.grant.is_closed())
@@ -237,6 +264,29 @@ impl Pool {
     fn closed(self: &Rc<Self>) {
         self.open.set(self.open.get().saturating_sub(1));
         self.open_more();
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        // The watch finds that there is nothing left.
+        self.bell.wake_by_ref();
+    }
+}
+
+async fn watch(pool: Weak<Pool>, bell: Arc<Bell>) {
+    loop {
+        bell.rung().await;
+        let Some(pool) = pool.upgrade() else { return };
+        pool.look();
+    }
+}
+
+/// Keeps some, in their order, and closes the others.
+#[expect(clippy::vec_box, reason = "as they are kept")]
+fn clear(idle: &mut Vec<Box<One>>, keep: impl Fn(&One) -> bool) {
+    for other in idle.extract_if(.., |one| !keep(one)) {
+        other.close();
     }
 }
 
@@ -266,6 +316,24 @@ impl Drop for Open {
 }
 
 impl One {
+    /// Sends a request and waits for its response's head.
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+        let Self { sender, link, .. } = self;
+        let sent = link.quietly(|| sender.try_send_request(request));
+        let mut sent = pin!(sent);
+        poll_fn(|cx| link.poll(cx, |cx| sent.as_mut().poll(cx))).await
+    }
+
+    /// It carries no more requests, and ends in order.
+    pub(super) fn close(self) {
+        let Self { sender, mut link, .. } = self;
+        drop(sender);
+        link.detach();
+    }
+
     /// May it carry one more request, as far as one can know?
     pub(super) fn is_usable(&self, settings: &PoolSettings) -> bool {
         !self.sender.is_closed()
