@@ -71,6 +71,9 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
     };
     let cases: Vec<&Case> = CASES.iter().filter(wanted).collect();
     ensure!(!cases.is_empty(), "no case has that in its name; they are: {}", CASES.map(|case| case.name).join("; "));
+    // First: what loads leave in an allocator would hide what connections take.
+    let idle = stand.rivals().iter().filter(|_| all).map(|rival| Ok((*rival, idle::measure(&stand, *rival, IDLE)?)));
+    let memory = idle.collect::<Result<Vec<_>>>()?;
     let mut samples = Vec::new();
     for case in cases {
         for round in 0..rounds {
@@ -89,8 +92,6 @@ pub(super) fn run(args: &Args) -> Result<ExitCode> {
         }
         note(&format!("round {} of {rounds} at {PACE} requests a second", round + 1));
     }
-    let memory = stand.rivals().iter().map(|rival| Ok((*rival, idle::measure(&stand, *rival, IDLE)?)));
-    let memory = memory.collect::<Result<Vec<_>>>()?;
     let conditions = Conditions::of_this_machine("cargo xtask bench proxy", rounds, seconds)?;
     publish("proxy", &table::all(&samples, &paced, &memory, &conditions))?;
     Ok(ExitCode::SUCCESS)
