@@ -1,7 +1,7 @@
 //! What runs, independent of who told us: services with their endpoints, and workloads.
 
 use super::flip::PortKey;
-use mesh_xds::agent::{Mode, Transport};
+use mesh_xds::agent::{Balance, Mode, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -91,6 +91,8 @@ impl Service {
 pub(crate) struct Port {
     pub(crate) protocol: Protocol,
     pub(crate) mode: Mode,
+    /// How the kernel picks one of the endpoints, where it does.
+    pub(crate) balance: Balance,
     /// Sorted by address, then workload.
     pub(crate) endpoints: Vec<Endpoint>,
 }

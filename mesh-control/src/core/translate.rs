@@ -18,7 +18,7 @@ use crate::istio::{Resource, ServiceEntry};
 use crate::marathon::types::View;
 use instance::Running;
 use mesh_common::vip;
-use mesh_xds::agent::{Mode, Transport};
+use mesh_xds::agent::{Balance, Mode, Transport};
 use spec::{Declared, Owner, Spec};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -30,6 +30,8 @@ const NAMESPACE: &str = "istio.io/namespace";
 const INJECT: &str = "sidecar.istio.io/inject";
 /// Label of an app, a pod or a port: who carries its connections.
 const MODE: &str = "mesh.io/mode";
+/// Label of the same: how the kernel picks a backend.
+const BALANCE: &str = "mesh.io/balance";
 
 /// Translates everything. `before` is the last allotment of VIPs; the new one is returned beside the registry.
 pub(crate) fn translate(
@@ -89,6 +91,7 @@ struct DraftService {
 struct DraftPort {
     protocols: BTreeSet<Protocol>,
     modes: BTreeSet<Mode>,
+    balances: BTreeSet<Balance>,
     endpoints: BTreeSet<Endpoint>,
 }
 
@@ -108,6 +111,7 @@ impl Draft {
                     let port = service.ports.entry((*port, *transport)).or_default();
                     port.protocols.extend(declared.protocol_over(*transport));
                     port.modes.extend(declared.mode);
+                    port.balances.extend(declared.balance);
                 }
             }
         }
@@ -160,12 +164,16 @@ impl Draft {
     }
 
     /// Where declarations of one port contradict each other, the choice must not depend on their order: the protocol that tells most
-    /// (HTTP before TCP) and the mode that does most (proxy before kernel before direct) win.
+    /// (HTTP before TCP), the mode that does most (proxy before kernel before direct) and the balance that binds most (source before random
+    /// before least connections) win.
     fn settle(&mut self, service: &str, (number, transport): (u16, Transport), port: DraftPort) -> Port {
-        if port.protocols.len() > 1 || port.modes.len() > 1 {
+        if port.protocols.len() > 1 || port.modes.len() > 1 || port.balances.len() > 1 {
             let protocols: Vec<_> = port.protocols.iter().map(|p| p.as_str()).collect();
             let modes: Vec<_> = port.modes.iter().map(|m| spec::mode_name(*m)).collect();
-            self.problem(format!("{service}:{number}: contradicting declarations, protocols {protocols:?}, modes {modes:?}"));
+            let balances: Vec<_> = port.balances.iter().map(|b| spec::balance_name(*b)).collect();
+            self.problem(format!(
+                "{service}:{number}: contradicting declarations, protocols {protocols:?}, modes {modes:?}, balances {balances:?}"
+            ));
         }
         let default = if transport == Transport::Udp { Protocol::Udp } else { Protocol::Undeclared };
         let protocol = port.protocols.first().copied().unwrap_or(default);
@@ -174,7 +182,8 @@ impl Draft {
             self.problem(format!("{service}:{number}: UDP cannot be carried by the proxy, so the kernel carries it"));
             mode = Mode::Kernel;
         }
-        let port = Port { protocol, mode, endpoints: port.endpoints.into_iter().collect() };
+        let balance = port.balances.last().copied().unwrap_or_default();
+        let port = Port { protocol, mode, balance, endpoints: port.endpoints.into_iter().collect() };
         if port.panics() {
             self.problem(format!("{service}:{number}: every instance is unhealthy, so connections go to all of them"));
         }

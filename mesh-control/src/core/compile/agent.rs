@@ -82,7 +82,7 @@ fn message(service: &Service, backends: impl Fn(&crate::core::registry::Port) ->
         mode: port.mode.into(),
         protocol: port.protocol.as_str().to_owned(),
         backends: backends(port),
-        balance: agent::Balance::LeastConnections.into(),
+        balance: port.balance.into(),
     });
     agent::Service {
         name: service.name.clone(),

@@ -8,7 +8,7 @@ use super::{Draft, DraftService};
 use crate::core::registry::{Endpoint, Health, Locality, Port, Protocol, Registry, Service, Workload};
 use crate::istio::Resource;
 use crate::istio::service_entry::{ServiceEntry, ServicePort, WorkloadEntry};
-use mesh_xds::agent::{Mode, Transport};
+use mesh_xds::agent::{Balance, Mode, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -114,7 +114,7 @@ pub(super) fn outside(entries: &[Arc<Resource<ServiceEntry>>], registry: &mut Re
                 // Admission has seen both.
                 let (Ok(number), Some(protocol)) = (u16::try_from(port.number), protocol) else { continue };
                 if protocol != Protocol::Udp {
-                    let plain = || Port { protocol, mode: Mode::Kernel, endpoints: Vec::new() };
+                    let plain = || Port { protocol, mode: Mode::Kernel, balance: Balance::default(), endpoints: Vec::new() };
                     let known = host.ports.entry((number, Transport::Tcp)).or_insert_with(plain);
                     known.protocol = known.protocol.min(protocol);
                 }

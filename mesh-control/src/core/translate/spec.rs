@@ -1,10 +1,10 @@
 //! Apps and pods, old and new, in one form: which ports they declare, and of which services these are.
 
-use super::{INJECT, MODE, NAMESPACE};
+use super::{BALANCE, INJECT, MODE, NAMESPACE};
 use crate::core::registry::Protocol;
 use crate::marathon::types::{App, Labels, Network, Pod, PodEndpoint, PortMapping};
 use mesh_common::vip;
-use mesh_xds::agent::{Mode, Transport};
+use mesh_xds::agent::{Balance, Mode, Transport};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -44,6 +44,7 @@ pub(super) struct Declared {
     /// What the TCP side of it speaks, where that is said.
     protocol: Option<Protocol>,
     pub(super) mode: Option<Mode>,
+    pub(super) balance: Option<Balance>,
     pub(super) services: BTreeSet<(Owner, u16)>,
 }
 
@@ -161,6 +162,15 @@ fn declare(spec: &mut Spec, raw: Raw<'_>) {
         }
         mode
     });
+    let balance_label = raw.labels.get(BALANCE).or_else(|| spec.labels.get(BALANCE));
+    let balance = balance_label.and_then(|value| {
+        let balance = parse_balance(value);
+        if balance.is_none() {
+            spec.problems
+                .push(format!("{}: label {BALANCE}={value:?} is none of least-connections, random, source; ignored", spec.id));
+        }
+        balance
+    });
     let mut services = BTreeSet::new();
     for (key, value) in raw.labels.iter().filter(|(key, _)| vip::is_vip_label(key)) {
         match vip::parse(value) {
@@ -183,6 +193,7 @@ fn declare(spec: &mut Spec, raw: Raw<'_>) {
         transports,
         protocol,
         mode,
+        balance,
         services,
     });
 }
@@ -213,6 +224,18 @@ fn protocol(name: &str, declared: &[&str]) -> (Option<Protocol>, BTreeSet<Transp
 
 fn parse_mode(value: &str) -> Option<Mode> {
     [Mode::Direct, Mode::Kernel, Mode::Proxy].into_iter().find(|mode| mode_name(*mode) == value)
+}
+
+fn parse_balance(value: &str) -> Option<Balance> {
+    [Balance::LeastConnections, Balance::Random, Balance::Source].into_iter().find(|balance| balance_name(*balance) == value)
+}
+
+pub(super) const fn balance_name(balance: Balance) -> &'static str {
+    match balance {
+        Balance::LeastConnections => "least-connections",
+        Balance::Random => "random",
+        Balance::Source => "source",
+    }
 }
 
 pub(super) const fn mode_name(mode: Mode) -> &'static str {

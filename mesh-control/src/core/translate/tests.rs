@@ -232,6 +232,29 @@ fn modes_and_protocols_by_label_and_name() {
 }
 
 #[test]
+fn the_kernels_choice_by_label_of_the_port_or_the_pod() {
+    for (port_label, pod_label, want, problems) in [
+        (None, None, Balance::LeastConnections, 0),
+        (None, Some("random"), Balance::Random, 0),
+        (Some("source"), Some("random"), Balance::Source, 0),
+        (None, Some("fairly"), Balance::LeastConnections, 1),
+    ] {
+        let mut labels = json!({"VIP_0": "/reviews:9080"});
+        if let Some(balance) = port_label {
+            labels["mesh.io/balance"] = json!(balance);
+        }
+        let endpoint = json!({"name": "redis", "containerPort": 1, "protocol": ["tcp"], "labels": labels});
+        let mut spec = spec("/r", "v1", &json!({"mode": "container", "name": "dcos"}), &endpoint);
+        if let Some(balance) = pod_label {
+            spec["labels"]["mesh.io/balance"] = json!(balance);
+        }
+        let registry = registry(&view(&[], &[pod(&spec, &[])], &[]));
+        assert_eq!(registry.services[REVIEWS].ports[&(9080, Transport::Tcp)].balance, want);
+        assert_eq!(registry.problems.len(), problems);
+    }
+}
+
+#[test]
 fn what_is_wrong_is_left_out_and_named() {
     let apps: Vec<_> = ["nonsense", "/:80", "/a:0"]
         .iter()
