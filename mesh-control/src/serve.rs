@@ -113,6 +113,26 @@ impl Publisher {
         true
     }
 
+    /// A client holds all that its task's snapshot has of this type.
+    fn is_held(&self, state: &mut State, node: &Node, type_url: &str) {
+        let Some(client) = state.clients.get_mut(node) else { return };
+        let offer = client.answers();
+        let part = Part::ALL.into_iter().find(|part| type_of(*part) == type_url);
+        let place = state.nodes.entry(node.address).or_default();
+        let told = Told::ALL.into_iter().find(|part| told_by(*part) == type_url);
+        match (node.role, part, told) {
+            (Role::Agent, _, Some(part)) => {
+                place.agent_acked(part, offer);
+                self.settle(state);
+            }
+            (Role::Node, Some(part), _) => {
+                place.proxy_holds(part, offer);
+                state.offer_agents(node.address);
+            }
+            _ => {}
+        }
+    }
+
     /// Says which ports linger, if that changed.
     fn settle(&self, state: &State) {
         let linger = flip::lingering(state.nodes.values(), &state.compiled.modes);
@@ -258,24 +278,13 @@ impl Source for Publisher {
             answered.acks += 1;
             answered.last_nack = None;
         }
-        if !answer.in_sync {
-            return;
+        if answer.in_sync {
+            self.is_held(&mut state, node, answer.type_url);
         }
-        let offer = client.answers();
-        let part = Part::ALL.into_iter().find(|part| type_of(*part) == answer.type_url);
-        let place = state.nodes.entry(node.address).or_default();
-        let told = Told::ALL.into_iter().find(|part| told_by(*part) == answer.type_url);
-        match (node.role, part, told) {
-            (Role::Agent, _, Some(part)) => {
-                place.agent_acked(part, offer);
-                self.settle(&state);
-            }
-            (Role::Node, Some(part), _) => {
-                place.proxy_holds(part, offer);
-                state.offer_agents(node.address);
-            }
-            _ => {}
-        }
+    }
+
+    fn holds(&self, node: &Node, type_url: &'static str) {
+        self.is_held(&mut self.state.lock(), node, type_url);
     }
 
     fn disconnected(&self, node: &Node) {

@@ -3,6 +3,7 @@
 //! Each client has a task, a session and a place in memory of its own: one that reads slowly or refuses everything delays nobody else,
 //! since snapshots are coalesced (only the newest is ever sent) and one response per type is in flight.
 
+use crate::names::PUSH_ORDER;
 use crate::node::Node;
 use crate::server::{Request, Session, Snapshot};
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
@@ -32,6 +33,11 @@ pub trait Source: Send + Sync + 'static {
     fn watch(&self, node: &Node) -> watch::Receiver<Arc<Snapshot>>;
     /// A client answered. Called for every ACK (`error` is `None`) and NACK.
     fn answered(&self, node: &Node, answer: Answer<'_>);
+    /// A snapshot that took the place of another has nothing of this type that the client does not hold, so that no answer will come. A
+    /// change that was taken back before it was sent ends so.
+    fn holds(&self, node: &Node, type_url: &'static str) {
+        let _ = (node, type_url);
+    }
     /// The client's stream is gone.
     fn disconnected(&self, node: &Node);
 }
@@ -170,12 +176,20 @@ impl ClientTask {
         responses: &Responses,
     ) -> Result<(), Status> {
         self.handle(&first)?;
+        let mut looked_at: Option<Arc<Snapshot>> = None;
         loop {
             let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
             while let Some(response) = self.session.poll_response(&snapshot) {
                 if responses.send(Ok(response)).await.is_err() {
                     return Ok(());
                 }
+            }
+            if looked_at.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &snapshot)) {
+                // What is in flight, or due behind it, will be answered.
+                for type_url in PUSH_ORDER.iter().filter(|type_url| self.session.holds_all(type_url, &snapshot)) {
+                    self.source.holds(&self.node, type_url);
+                }
+                looked_at = Some(snapshot);
             }
             tokio::select! {
                 request = requests.message() => match request? {

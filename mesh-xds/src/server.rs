@@ -149,6 +149,13 @@ impl Session {
             .all(|(name, r)| subscription.held.get(name) == Some(&r.version))
     }
 
+    /// The same for all that the snapshot has of this type: what the client has yet to subscribe counts as missing.
+    #[must_use]
+    pub fn holds_all(&self, type_url: &str, snapshot: &Snapshot) -> bool {
+        let Some(subscription) = self.types.get(type_url) else { return false };
+        snapshot.all(type_url).keys().all(|name| subscription.wants(name)) && self.in_sync(type_url, snapshot)
+    }
+
     fn send(&mut self, type_url: &'static str, resources: Vec<pb::Resource>, removed: Vec<String>) -> pb::DeltaDiscoveryResponse {
         self.nonces += 1;
         let nonce = self.nonces.to_string();

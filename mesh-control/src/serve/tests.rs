@@ -121,6 +121,28 @@ fn a_mode_flips_in_the_safe_order() {
     assert!(!listens());
 }
 
+#[test]
+fn a_change_that_was_taken_back_unsent_needs_no_answer() {
+    let publisher = publisher();
+    let (agent, proxy) = (node("agent~10.0.0.1~a~mesh"), node("node~10.0.0.1~a~mesh"));
+    let ack = |who: &Node, type_url| publisher.answered(who, Answer { type_url, error: None, in_sync: true });
+    put(&publisher, &in_mode(Mode::Proxy));
+    let (kernel, _proxied) = (publisher.watch(&agent), publisher.watch(&proxy));
+    [CLUSTER, LISTENER, ROUTE].into_iter().for_each(|type_url| ack(&proxy, type_url));
+    [SERVICE, EGRESS].into_iter().for_each(|type_url| ack(&agent, type_url));
+    put(&publisher, &in_mode(Mode::Kernel));
+    ack(&agent, SERVICE);
+    // The service goes and comes again before the proxy has heard of either: it holds what it should, and nothing is sent.
+    put(&publisher, &reviews(&[]));
+    ack(&agent, SERVICE);
+    put(&publisher, &in_mode(Mode::Proxy));
+    assert_eq!(told(&kernel), None, "it could be on its way");
+    publisher.holds(&proxy, CLUSTER);
+    assert_eq!(told(&kernel), None);
+    publisher.holds(&proxy, LISTENER);
+    assert_eq!(told(&kernel), Some(Mode::Proxy));
+}
+
 /// An answer that the server judged by a snapshot which was replaced a moment before we hear of it must not count for the new one. The
 /// publisher relies on the server's task holding that snapshot meanwhile.
 struct Racing {
@@ -144,6 +166,10 @@ impl Source for Racing {
             assert!(answer.in_sync && self.publisher.publish(&next));
         }
         self.publisher.answered(node, answer);
+    }
+
+    fn holds(&self, node: &Node, type_url: &'static str) {
+        self.publisher.holds(node, type_url);
     }
 
     fn disconnected(&self, node: &Node) {
