@@ -3,6 +3,7 @@
 mod dns;
 mod egress;
 mod explain;
+mod flips;
 mod kernel;
 mod life;
 mod load;
@@ -13,5 +14,5 @@ use mesh_tests::suite;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    suite::run(&[egress::CASES, kernel::CASES, explain::CASES, life::CASES, restarts::CASES, dns::CASES])
+    suite::run(&[egress::CASES, kernel::CASES, explain::CASES, flips::CASES, life::CASES, restarts::CASES, dns::CASES])
 }

@@ -14,7 +14,8 @@ pub(crate) struct Target {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) path: String,
-    pub(crate) fresh: bool,
+    /// Requests for each connection; none: as many as there are.
+    pub(crate) each: Option<u32>,
 }
 
 #[derive(Default)]
@@ -49,13 +50,14 @@ pub(crate) fn run(target: &Target, rate: u32, connections: u32, limit: Duration)
 }
 
 fn one(target: &Target, pause: Duration, until: Instant, stop: &AtomicBool, seen: &Mutex<Seen>) {
-    let mut connection: Option<TcpStream> = None;
+    let (mut connection, mut asked): (Option<TcpStream>, u32) = (None, 0);
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) && Instant::now() < until {
         let started = Instant::now();
         let answer = ask(target, &mut connection);
         record(answer, started.elapsed(), seen);
-        if target.fresh {
+        asked += 1;
+        if target.each.is_some_and(|each| asked % each == 0) {
             connection = None;
         }
         due += pause;

@@ -2,6 +2,7 @@
 //! plain blocking sockets, as an application would.
 
 mod load;
+mod record;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
@@ -75,9 +76,25 @@ enum Command {
         /// A new connection for each request.
         #[arg(long)]
         fresh: bool,
+        /// A new connection after this many requests.
+        #[arg(long, conflicts_with = "fresh")]
+        each: Option<u32>,
         /// Never longer than this.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
+    },
+    /// GET the URL again and again, each on a connection of its own, until standard input ends. Print for each, when it is over: begin and
+    /// end (ns since the epoch), the status code or 0, when the name was found and when it was connected, and the error.
+    Record {
+        /// HTTP host to dial and name.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Path.
+        path: String,
+        /// Milliseconds between two.
+        #[arg(long, default_value_t = 2)]
+        pause_ms: u64,
     },
     /// GET the URL a number of times on one connection; print JSON: how often each value of one JSON field was seen.
     Count {
@@ -101,9 +118,11 @@ fn main() -> anyhow::Result<()> {
         Command::Probe { host, port, path, text, good, seconds } => {
             probe(&host, port, &path, &text, good, Duration::from_secs(seconds))
         }
-        Command::Load { host, port, path, rate, connections, fresh, seconds } => {
-            load::run(&load::Target { host, port, path, fresh }, rate, connections, Duration::from_secs(seconds))
+        Command::Load { host, port, path, rate, connections, fresh, each, seconds } => {
+            let each = if fresh { Some(1) } else { each };
+            load::run(&load::Target { host, port, path, each }, rate, connections, Duration::from_secs(seconds))
         }
+        Command::Record { host, port, path, pause_ms } => record::run(&host, port, &path, Duration::from_millis(pause_ms)),
         Command::Count { host, port, path, times, field } => count(&host, port, &path, times, &field),
     }
 }
@@ -233,9 +252,13 @@ fn read_chunks(reader: &mut impl BufRead, body: &mut Vec<u8>) -> anyhow::Result<
     }
 }
 
+/// By the clock that all processes of the machine share.
+fn now() -> u128 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos())
+}
+
 fn probe(host: &str, port: u16, path: &str, text: &str, good: u32, limit: Duration) -> anyhow::Result<()> {
     let started = Instant::now();
-    let now = || SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     let (mut in_a_row, mut total, mut last_other) = (0, 0u64, 0u128);
     while in_a_row < good {
         anyhow::ensure!(started.elapsed() < limit, "{total} answers in {limit:?}, never {good} in a row with {text:?}");
