@@ -10,31 +10,24 @@ use crate::logging::LogLevel;
 use crate::pod::upstream::Seen;
 use crate::privilege::Report;
 use crate::shared::{PodStatus, Shared};
+use crate::unix_http::{self, JSON, TEXT};
 use crate::worker::Command;
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_common::exposition;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-/// A client that sends no request within this time is disconnected.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// For all threads' answers together. One is busy for milliseconds at most; beyond, half the numbers would mislead.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The longest planned stop that may be asked for.
 const DRAIN_MOST: u64 = 3600;
 
-const TEXT: &str = "text/plain; charset=utf-8";
-const JSON: &str = "application/json";
 const KNOWN: &str = "GET /ready, /metrics, /stats, /stats/prometheus, /status, /config_dump, /clusters, /logging\n\
     POST /logging?level=LEVEL, /drain_listeners?time=SECONDS\n";
 
@@ -63,37 +56,17 @@ fn wrong(status: StatusCode, why: impl std::fmt::Display) -> Answer {
 impl Admin {
     /// Serves for ever.
     pub async fn serve(self: Arc<Self>, listener: UnixListener) {
-        loop {
-            let stream = match listener.accept().await {
-                Ok((stream, _peer)) => stream,
-                Err(error) => {
-                    tracing::warn!(%error, "cannot accept an admin connection");
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
-                    continue;
-                }
-            };
+        unix_http::serve(listener, move |request| {
             let admin = Arc::clone(&self);
-            tokio::spawn(async move {
-                let service = hyper::service::service_fn(|request| {
-                    let admin = Arc::clone(&admin);
-                    async move { Ok::<_, Infallible>(admin.respond(&request).await) }
-                });
-                let mut http = hyper::server::conn::http1::Builder::new();
-                http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-                if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                    tracing::debug!(%error, "an admin connection broke");
-                }
-            });
-        }
+            async move { admin.respond(&request).await }
+        })
+        .await;
     }
 
     async fn respond<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
         let query = request.uri().query().unwrap_or_default();
         let (status, kind, body) = self.answer(request.method(), request.uri().path(), query).await;
-        let mut response = Response::new(Full::new(Bytes::from(body)));
-        *response.status_mut() = status;
-        response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-        response
+        unix_http::response(status, kind, body)
     }
 
     async fn answer(&self, method: &Method, path: &str, query: &str) -> Answer {

@@ -29,6 +29,7 @@ pub mod stream;
 pub mod tcp;
 pub mod telemetry;
 pub mod tls;
+mod unix_http;
 pub mod upstream_tls;
 pub mod worker;
 pub mod xds;

@@ -2,23 +2,16 @@
 
 use super::pods::Pods;
 use super::server::Server;
+use crate::unix_http::{self, JSON, TEXT, response};
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode};
 use http_body_util::Full;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use mesh_common::exposition;
 use serde_json::json;
-use std::convert::Infallible;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::UnixListener;
-
-/// A client that sends no request within this time is disconnected.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a failed accept.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// What is reported about.
 #[derive(Clone, Debug)]
@@ -40,33 +33,11 @@ pub(super) fn bind(path: &Path) -> io::Result<std::os::unix::net::UnixListener> 
 
 /// Serves for ever.
 pub(super) async fn serve(listener: UnixListener, admin: Admin) {
-    loop {
-        let stream = match listener.accept().await {
-            Ok((stream, _peer)) => stream,
-            Err(error) => {
-                tracing::warn!(%error, "cannot accept an admin connection");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-                continue;
-            }
-        };
-        let admin = admin.clone();
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(|request| {
-                let response = admin.respond(&request);
-                async { Ok::<_, Infallible>(response) }
-            });
-            let mut http = hyper::server::conn::http1::Builder::new();
-            http.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            if let Err(error) = http.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(%error, "an admin connection broke");
-            }
-        });
-    }
+    unix_http::serve(listener, move |request| std::future::ready(admin.respond(&request))).await;
 }
 
 impl Admin {
     fn respond<B>(&self, request: &Request<B>) -> Response<Full<Bytes>> {
-        const TEXT: &str = "text/plain; charset=utf-8";
         if request.method() != Method::GET {
             return response(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET\n".to_owned());
         }
@@ -76,7 +47,7 @@ impl Admin {
                 Err(why) => response(StatusCode::SERVICE_UNAVAILABLE, TEXT, format!("{why}\n")),
             },
             "/metrics" => response(StatusCode::OK, exposition::TYPE, self.metrics()),
-            "/status" => response(StatusCode::OK, "application/json", format!("{:#}\n", self.status())),
+            "/status" => response(StatusCode::OK, JSON, format!("{:#}\n", self.status())),
             _ => response(StatusCode::NOT_FOUND, TEXT, "there are /ready, /metrics and /status\n".to_owned()),
         }
     }
@@ -122,13 +93,6 @@ impl Admin {
             "cache": {"entries": cached, "bytes": bytes},
         })
     }
-}
-
-fn response(status: StatusCode, kind: &'static str, body: String) -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from(body)));
-    *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
-    response
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use crate::dns::upstream::Upstreams;
 use hickory_proto::op::Message;
 use hickory_proto::rr::RecordType;
 use mesh_common::broker::{Listener, Workload};
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UdpSocket, UnixStream};
 
