@@ -32,8 +32,9 @@ pub const MIRRORS: usize = 1024;
 pub const MIRROR_TIMEOUT: Duration = Duration::from_secs(15);
 /// Bytes of a request's body that are kept for a retry. Beyond: the request is sent once and not repeated.
 pub const RETRY_BODY: usize = 64 * 1024;
-/// Idle connections kept per pod and endpoint. Beyond: closed after use.
-pub const IDLE_CONNECTIONS: usize = 64;
+/// Idle connections kept per pod and endpoint: as many as Envoy lets a cluster open if nobody says otherwise (Envoy itself keeps all). Fewer than
+/// are in flight at a time would have every burst dial anew. Beyond: closed after use.
+pub const IDLE_CONNECTIONS: usize = 1024;
 /// Requests of a pod that may wait for a connection to a cluster, whatever the cluster says. Beyond: 503, flag UO. As many as the pod may have
 /// connections, so that only HTTP/2 clients can get here.
 pub const PENDING: u32 = 10_000;

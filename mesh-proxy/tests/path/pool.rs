@@ -302,3 +302,21 @@ async fn a_connection_is_used_so_often_and_so_long() {
         assert_eq!(gate.connections.load(Ordering::SeqCst), expected, "case {index}");
     }
 }
+
+#[tokio::test]
+async fn what_a_burst_has_opened_is_there_for_the_next() {
+    const BURST: usize = 100;
+    let gate = Gate::new().await;
+    let mut world = World::new("0.0.0.0:0");
+    world.cluster_with(V1, &[gate.address], |_| {});
+    world.routes(vec![to("/", action(V1))]);
+    for _ in 0..3 {
+        let asked: Vec<_> = (0..BURST).map(|_| ask(world.port, "/")).collect();
+        gate.until(BURST).await;
+        gate.tickets.add_permits(BURST);
+        for asked in asked {
+            assert_eq!(asked.await.expect("no panic").status, 200);
+        }
+    }
+    assert_eq!(gate.connections.load(Ordering::SeqCst), BURST, "no burst but the first needs a connection");
+}
