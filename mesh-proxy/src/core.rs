@@ -11,6 +11,7 @@ pub mod flags;
 pub mod format;
 pub mod forwarded;
 pub mod framing;
+pub mod h1;
 pub mod hash;
 pub mod headers;
 pub mod matching;

@@ -38,6 +38,8 @@ pub struct Metrics {
     pub retries: Counter,
     /// `mesh_proxy_mirrors_lost_total`
     pub mirrors_lost: Family<ReasonLabel, Counter>,
+    /// `mesh_proxy_responses_malformed_total`
+    pub malformed: Family<ReasonLabel, Counter>,
     /// `mesh_proxy_stale_total`
     pub stale: Counter,
     /// `mesh_proxy_sockets_received_total`
@@ -76,6 +78,8 @@ impl Metrics {
             "Copies of requests that no mirror answered, by reason",
             self.mirrors_lost.clone(),
         );
+        let malformed = "Responses of endpoints that were no HTTP/1, by what was wrong";
+        registry.register("mesh_proxy_responses_malformed", malformed, self.malformed.clone());
         let stale = "Requests sent again since an idle connection was closed by its endpoint";
         registry.register("mesh_proxy_stale", stale, self.stale.clone());
         registry.register("mesh_proxy_sockets_received", "Brokered sockets received", self.sockets_received.clone());
@@ -94,6 +98,11 @@ impl Metrics {
     /// Counts a copy that was not made or not answered.
     pub fn mirror_lost(&self, reason: &'static str) {
         self.mirrors_lost.get_or_create(&ReasonLabel { reason }).inc();
+    }
+
+    /// Counts a response that was no HTTP.
+    pub fn malformed(&self, reason: &'static str) {
+        self.malformed.get_or_create(&ReasonLabel { reason }).inc();
     }
 
     /// Counts a refused connection.

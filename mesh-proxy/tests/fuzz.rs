@@ -6,6 +6,8 @@ mod convert;
 mod detect;
 #[path = "../fuzz/checks/matching.rs"]
 mod matching;
+#[path = "../fuzz/checks/response.rs"]
+mod response;
 #[path = "../fuzz/checks/sni.rs"]
 mod sni;
 
@@ -58,6 +60,11 @@ fn detect() {
 #[test]
 fn matching() {
     replay("matching", matching::check);
+}
+
+#[test]
+fn response() {
+    replay("response", response::check);
 }
 
 #[test]

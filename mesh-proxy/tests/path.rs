@@ -16,6 +16,8 @@ mod gateway;
 mod h2;
 #[path = "path/h2c.rs"]
 mod h2c;
+#[path = "path/http1.rs"]
+mod http1;
 #[path = "path/link.rs"]
 mod link;
 #[path = "path/outlier.rs"]

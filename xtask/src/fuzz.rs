@@ -13,8 +13,9 @@ use crate::install::{self, Package};
 use crate::ui::{note, step};
 
 /// The targets, what each reads, and its longest input in bytes: beyond it nothing new can happen, and short inputs are fast.
-const TARGETS: [(&str, &str, u32); 4] = [
+const TARGETS: [(&str, &str, u32); 5] = [
     ("detect", "first bytes of a connection", 64),
+    ("response", "responses of endpoints, whole and in pieces", 512),
     ("sni", "TLS ClientHellos", 1024),
     ("matching", "route tables and requests, beside a naive model", 768),
     ("convert", "xDS resources", 4096),
@@ -39,7 +40,7 @@ const PULSE: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// detect, sni, matching or convert; all of them if none is named.
+    /// detect, response, sni, matching or convert; all of them if none is named.
     targets: Vec<String>,
     /// Inputs for each target.
     #[arg(long, default_value_t = 10_000_000)]

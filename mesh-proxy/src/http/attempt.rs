@@ -13,11 +13,10 @@ use crate::core::balance::Ask;
 use crate::core::flags::Flags;
 use crate::core::outlier::{Report, of_grpc};
 use crate::core::retry::{Outcome, RetryPolicy};
-use crate::pod::upstream::{Lease, NoLease, Upstream, Wanted, count};
+use crate::pod::upstream::{Broken, Inflow, Lease, NoLease, Upstream, Wanted, count};
 use crate::pod::{ConnectError, Pod};
 use http::request::Parts;
 use http::{HeaderMap, Uri, Version, header, uri};
-use hyper::body::Incoming;
 use hyper::{Request, Response};
 use std::cell::Cell;
 use std::error::Error;
@@ -27,7 +26,7 @@ use std::rc::Rc;
 use tokio::time::{Instant, timeout, timeout_at};
 
 /// The endpoint's answer and its connection, which the body gives back.
-pub(super) type Answer = (Response<Incoming>, Lease);
+pub(super) type Answer = (Response<Inflow>, Lease);
 
 /// What stays the same over all attempts.
 pub(super) struct Call<'a> {
@@ -191,18 +190,20 @@ impl Call<'_> {
         self.pod.with_rng(|rng| self.upstream.report(self.cluster, address, report, rng));
     }
 
-    fn request(&self, http2: bool) -> Request<RequestBody> {
-        let body = self.body.as_ref().map_or(RequestBody::Empty, |replay| RequestBody::Replay(replay.clone(), 0));
+    fn body(&self) -> RequestBody {
+        self.body.as_ref().map_or(RequestBody::Empty, |replay| RequestBody::Replay(replay.clone(), 0))
+    }
+
+    /// The request as HTTP/2 has it.
+    fn http2(&self) -> Request<RequestBody> {
         let mut parts = self.parts.clone();
-        if http2 {
-            if let Some(gate) = self.body.as_ref().and_then(Replay::gate) {
-                // The library does not tell when the endpoint asks: the client is asked here.
-                parts.headers.remove(header::EXPECT);
-                gate.open();
-            }
-            for_http2(&mut parts, self.cluster.pool.tls.is_some());
+        if let Some(gate) = self.body.as_ref().and_then(Replay::gate) {
+            // The library does not tell when the endpoint asks: the client is asked here.
+            parts.headers.remove(header::EXPECT);
+            gate.open();
         }
-        Request::from_parts(parts, body)
+        for_http2(&mut parts, self.cluster.pool.tls.is_some());
+        Request::from_parts(parts, self.body())
     }
 
     /// May it be sent twice without harm?
@@ -221,17 +222,17 @@ impl Call<'_> {
         if !lease.is_reused() {
             self.pod.with_rng(|rng| self.upstream.report(self.cluster, address, Report::Connected, rng));
         }
-        let mut error = match lease.send(self.request(lease.is_http2())).await {
-            Ok(response) => {
-                if self.body.as_ref().is_some_and(|body| !body.is_complete()) {
-                    lease.goes_both_ways();
-                }
-                return Ok((response, lease));
-            }
-            Err(error) => error,
+        let sent = if lease.is_http2() {
+            let sent = lease.send_http2(self.http2()).await;
+            sent.map_err(|mut error| (self.failure(error.error()), error.take_message().is_some()))
+        } else {
+            let sent = lease.send(&self.parts, self.body()).await;
+            sent.map_err(|(broken, unsent)| (self.broken(&broken), unsent))
         };
-        let unsent = error.take_message().is_some();
-        let failure = self.failure(error.error());
+        let (failure, unsent) = match sent {
+            Ok(response) => return Ok((response, lease)),
+            Err(failed) => failed,
+        };
         let again = match failure {
             // What has been read of the body and is not kept cannot be sent to anybody else.
             Failure::Stale => self.body.as_ref().is_none_or(Replay::repeatable),
@@ -245,7 +246,20 @@ impl Call<'_> {
         }
     }
 
-    /// Why hyper gave no response.
+    /// Why there is no response by HTTP/1.
+    fn broken(&self, broken: &Broken) -> Failure {
+        tracing::debug!(%broken, cluster = %self.cluster.name, "no response");
+        let kind = match broken {
+            Broken::Malformed(malformed) => {
+                self.pod.shared.metrics.malformed(malformed.label());
+                Reset::Protocol
+            }
+            Broken::Closed(_) | Broken::Body(_) => Reset::Connection,
+        };
+        Failure::Reset { kind, safe: kind == Reset::Connection && self.is_safe() }
+    }
+
+    /// Why there is none by HTTP/2.
     fn failure(&self, error: &hyper::Error) -> Failure {
         let kind = match error.source().and_then(|source| source.downcast_ref::<h2::Error>()) {
             // The endpoint says that it did nothing with streams after those that it names, of which this is one.
@@ -255,7 +269,6 @@ impl Call<'_> {
             Some(h2) if h2.is_io() => Reset::Connection,
             Some(h2) if h2.is_go_away() && h2.is_remote() => Reset::Connection,
             Some(_) => Reset::Protocol,
-            None if error.is_parse() => Reset::Protocol,
             None => Reset::Connection,
         };
         Failure::Reset { kind, safe: kind == Reset::Connection && self.is_safe() }

@@ -7,7 +7,7 @@ use super::pulse::{Pulse, Silence};
 use super::record::Record;
 use crate::core::flags::Flags;
 use crate::limits::RETRY_BODY;
-use crate::pod::upstream::Lease;
+use crate::pod::upstream::{Broken, Inflow, Lease};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -195,6 +195,17 @@ impl Source {
     }
 }
 
+impl RequestBody {
+    /// The endpoint asks for it.
+    pub fn asked(&self) {
+        if let Self::Replay(replay, _) = self
+            && let Some(gate) = replay.gate()
+        {
+            gate.open();
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BoxError;
@@ -243,7 +254,7 @@ pub struct ResponseBody {
 
 enum Kind {
     Full(Option<Bytes>),
-    Upstream { incoming: Incoming, lease: Option<Lease>, deadline: Option<Pin<Box<Sleep>>>, silence: Option<Silence> },
+    Upstream { incoming: Inflow, lease: Option<Lease>, deadline: Option<Pin<Box<Sleep>>>, silence: Option<Silence> },
 }
 
 /// How long an upstream's answer may take.
@@ -286,7 +297,7 @@ impl ResponseBody {
 
     /// From an endpoint.
     #[must_use]
-    pub fn upstream(incoming: Incoming, lease: Lease, terms: Terms, record: Record) -> Self {
+    pub fn upstream(incoming: Inflow, lease: Lease, terms: Terms, record: Record) -> Self {
         let deadline = terms.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         let silence = terms.pulse.as_ref().map(Pulse::silence);
         let kind = Kind::Upstream { incoming, lease: Some(lease), deadline, silence };
@@ -352,12 +363,17 @@ impl Body for ResponseBody {
                         Poll::Pending => {}
                     }
                 }
-                ready!(frame).map(|frame| frame.map_err(BoxError::from))
+                ready!(frame)
             }
         };
         match &frame {
             None => this.finish(),
-            Some(Err(_)) => this.fail(Flags::TERMINATED),
+            Some(Err(error)) => {
+                if let (Some(Broken::Malformed(malformed)), Some(record)) = (error.downcast_ref(), &this.record) {
+                    record.malformed(*malformed);
+                }
+                this.fail(Flags::TERMINATED);
+            }
             Some(Ok(frame)) => {
                 if let Some(record) = &mut this.record {
                     record.bytes += frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -249,7 +249,7 @@ impl<'a> Exchange<'a> {
         let pulse = forward.idle_timeout.unwrap_or(self.http.options.stream_idle_timeout).map(Pulse::new);
         let body = self.body(forward, &parts, incoming, limits, policy.as_deref(), pulse.clone());
         if let Some(body) = body.as_ref().filter(|_| self.admitted.waits) {
-            body.wait_at(Gate::new(&mut parts));
+            body.wait_at(Gate::new());
         }
         record.body.clone_from(&body);
         let began = Instant::now();

@@ -1,9 +1,6 @@
 //! `Expect: 100-continue`, end to end: the body waits until the endpoint asks for it, and because nobody reads it before, the client is not
 //! asked either. An endpoint that answers finally without asking gets no body. One that does neither gets it after a while, as from a client.
 
-use http::StatusCode;
-use http::request::Parts;
-use hyper::Request;
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -24,8 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub(super) struct Gate(Rc<Inner>);
 
 struct Inner {
-    /// Told by the connection to the endpoint.
-    asked: Arc<Asked>,
+    asked: Asked,
     waiting: RefCell<Option<Waiting>>,
 }
 
@@ -50,22 +46,13 @@ pub(super) enum Passage {
 }
 
 impl Gate {
-    /// For a request that is about to be sent as `parts`, by whichever attempt.
+    /// For a request that is about to be sent, by whichever attempt.
     #[must_use]
-    pub(super) fn new(parts: &mut Parts) -> Self {
-        let asked = Arc::<Asked>::default();
-        let told = Arc::clone(&asked);
-        let mut carrier = Request::new(());
-        hyper::ext::on_informational(&mut carrier, move |response| {
-            if response.status() == StatusCode::CONTINUE {
-                told.say(&told.open);
-            }
-        });
-        parts.extensions.extend(std::mem::take(carrier.extensions_mut()));
-        Self(Rc::new(Inner { asked, waiting: RefCell::default() }))
+    pub(super) fn new() -> Self {
+        Self(Rc::new(Inner { asked: Asked::default(), waiting: RefCell::default() }))
     }
 
-    /// Where nobody can be asked.
+    /// The endpoint has asked, or nobody can be asked.
     pub(super) fn open(&self) {
         self.0.asked.say(&self.0.asked.open);
     }

@@ -8,6 +8,7 @@ use super::body::Replay;
 use crate::config::HttpOptions;
 use crate::core::access::Entry;
 use crate::core::flags::Flags;
+use crate::core::h1::Malformed;
 use crate::core::peer::Peer;
 use crate::core::trace::{self, Context, Decision, Facts, Incoming};
 use crate::pod::Pod;
@@ -148,6 +149,11 @@ impl Record {
             let status = status.to_str().ok().and_then(|status| status.parse().ok()).filter(|status| *status <= 16);
             self.grpc_status = Some(status.unwrap_or(2));
         }
+    }
+
+    /// What came from the endpoint is no HTTP.
+    pub fn malformed(&self, malformed: Malformed) {
+        self.pod.shared.metrics.malformed(malformed.label());
     }
 
     /// Ends.

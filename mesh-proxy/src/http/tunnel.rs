@@ -7,6 +7,7 @@ use super::body::ResponseBody;
 use super::dress::Dress;
 use super::local::Local;
 use super::record::Record;
+use super::rewind::Rewind;
 use crate::config::Cluster;
 use crate::core::balance::Ask;
 use crate::core::flags::Flags;
@@ -44,21 +45,23 @@ pub(super) fn agreed((response, _lease): &Answer) -> bool {
 
 /// The answer that makes the two ends one. The request is over with it; both connections count until they end.
 pub(super) fn open(
-    (mut response, mut lease): Answer,
+    (response, mut lease): Answer,
     client: OnUpgrade,
     pod: &Rc<Pod>,
     mut record: Record,
 ) -> Response<ResponseBody> {
-    let server = hyper::upgrade::on(&mut response);
-    // It is no connection for requests any more.
-    lease.became_a_tunnel();
+    // It is no connection for requests any more. HTTP/2 has no such answer.
+    let server = lease.became_a_tunnel();
     // The client's connection is no longer the one that was counted. At the limit it goes on all the same.
     let guest = Guest::enter(pod);
     let pod = Rc::clone(pod);
     tokio::task::spawn_local(async move {
-        let copied = match tokio::try_join!(client, server) {
-            Ok((client, server)) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut TokioIo::new(server)).await,
-            Err(error) => Err(std::io::Error::other(error)),
+        let copied = match (client.await, server) {
+            (Ok(client), Some((first, server))) => {
+                tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut Rewind::new(first, server)).await
+            }
+            (Ok(_), None) => Ok((0, 0)),
+            (Err(error), _) => Err(std::io::Error::other(error)),
         };
         tracing::debug!(pod = pod.workload().id, ?copied, "upgraded connection ended");
         drop((guest, lease));

@@ -1,12 +1,13 @@
 //! What one pod knows of one cluster: whose turn it is, connections, requests in flight, whom it avoids.
 
+mod answer;
 mod bytes;
 mod counts;
 mod detection;
 mod dial;
 mod endpoint;
+mod http1;
 mod lease;
-mod link;
 mod pool;
 mod seen;
 
@@ -16,11 +17,13 @@ use crate::core::balance::{Ask, Cursor, Picking, Reduced};
 use crate::core::budget::Limits;
 use crate::core::outlier::Report;
 use crate::core::table::Table;
+pub use answer::Inflow;
 pub use bytes::TcpLease;
 pub use counts::{Counted, Counts, HostCounts, HostStats, Stats, count};
 use detection::Detection;
 pub use dial::Transport;
 use endpoint::Endpoint;
+pub use http1::Broken;
 pub use lease::{Lease, NoLease, Wanted};
 use rand::RngCore;
 pub use seen::{Seen, SeenHost};

@@ -2,25 +2,29 @@
 //! `connect_timeout`.
 
 use super::counts::{Counts, count};
-use super::link::Link;
+use super::http1::Http1;
 use super::pool::{Key, Many, One, Open};
 use crate::config::{Http2, Keepalive, PoolSettings, Protocol};
 use crate::http::body::RequestBody;
 use crate::pod::{ConnectError, Pod};
 use crate::upstream_tls::Inside;
-use hyper::client::conn::{http1, http2};
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Shutdown, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 use tokio_rustls::client::TlsStream;
+
+/// How long an endpoint may take for the end of TLS.
+const CLOSING: Duration = Duration::from_secs(1);
 
 /// Bytes to and from an endpoint.
 pub enum Transport {
@@ -85,9 +89,9 @@ pub(super) async fn dial(
         Protocol::Http2 => true,
         Protocol::Negotiated => transport.negotiated_http2(),
     };
-    let io = TokioIo::new(transport);
-    let broken = |error: hyper::Error| ConnectError::Failed(io::Error::other(error));
     if http2 {
+        let io = TokioIo::new(transport);
+        let broken = |error: hyper::Error| ConnectError::Failed(io::Error::other(error));
         count(&counts.cx_http2_total);
         let (sender, connection) = builder(&settings.http2).handshake(io).await.map_err(broken)?;
         let connection = Rc::new(RefCell::new(Some(connection)));
@@ -97,10 +101,8 @@ pub(super) async fn dial(
         return Ok(Dialled::Many(Many { sender, connection, since: now, streams, used, idle_since }));
     }
     count(&counts.cx_http1_total);
-    let (sender, connection) = http1::handshake(io).await.map_err(broken)?;
     let now = Instant::now();
-    let link = Link::new(connection, Rc::clone(open), address);
-    Ok(Dialled::One(Box::new(One { sender, link, since: now, used: 0, idle_since: now })))
+    Ok(Dialled::One(Box::new(One { http1: Http1::new(transport), open: Rc::clone(open), since: now, used: 0, idle_since: now })))
 }
 
 fn builder(settings: &Http2) -> http2::Builder<Local> {
@@ -158,6 +160,32 @@ fn keep_alive(stream: &TcpStream, keepalive: Keepalive) {
 }
 
 impl Transport {
+    /// May there be something to read? What TLS keeps it tells only who reads.
+    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_read_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Ends both directions for all who hold it.
+    pub(super) fn cut(&self) {
+        let stream = match self {
+            Self::Plain(stream) => stream,
+            Self::Tls(stream) => stream.get_ref().0,
+        };
+        // Else it has ended already.
+        let _ = socket2::SockRef::from(stream).shutdown(Shutdown::Both);
+    }
+
+    /// Ends a connection in order: in TLS that is said first. Nobody waits for it.
+    pub(super) fn close(mut self) {
+        if matches!(self, Self::Tls(_)) {
+            // An endpoint that does not take it is left alone.
+            tokio::task::spawn_local(async move { drop(tokio::time::timeout(CLOSING, self.shutdown()).await) });
+        }
+    }
+
     fn negotiated_http2(&self) -> bool {
         match self {
             Self::Plain(_) => false,

@@ -4,21 +4,23 @@
 //! both, so that of five requests at once with limits 1/1 between one and two succeed there; here always two.
 
 use super::Upstream;
+use super::answer::{Inflow, Split};
 use super::counts::{Counted, HostCounts, count};
-use super::dial::{self, Dialled};
+use super::dial::{self, Dialled, Transport};
 use super::endpoint::Endpoint;
-use super::link;
+use super::http1::Broken;
 use super::pool::{Grant, Key, One, Open, Pool, Stream};
 use crate::config::{Cluster, Protocol};
 use crate::core::outlier::Report;
-use crate::http::body::RequestBody;
+use crate::http::body::{BoxError, RequestBody};
 use crate::limits::PENDING;
 use crate::pod::{ConnectError, Pod};
 use bytes::Bytes;
+use http::request::Parts;
 use http_body::{Body, Frame};
-use hyper::body::Incoming;
 use hyper::client::conn::TrySendError;
 use hyper::{Request, Response};
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -66,6 +68,8 @@ pub struct Lease {
 enum Carrier {
     Nothing,
     One(Box<One>),
+    /// The same while the request goes on beside the response.
+    Split(Split),
     Many(Stream),
 }
 
@@ -125,7 +129,7 @@ impl Upstream {
         };
         match grant {
             Grant::Failed(error) => Err(NoLease::Connect(error)),
-            Grant::One(mut one) => {
+            Grant::One(one) => {
                 let counted = match request() {
                     Ok(counted) => counted,
                     Err(refused) => {
@@ -134,11 +138,7 @@ impl Upstream {
                     }
                 };
                 let mut lease = lease(counted);
-                // At once, but where its last exchange is still being cleared away.
-                if !one.sender.is_ready() {
-                    link::ready(&mut one.link, &mut one.sender).await;
-                }
-                lease.open = Some(Rc::clone(one.link.open()));
+                lease.open = Some(Rc::clone(&one.open));
                 lease.carrier = Carrier::One(one);
                 Ok(lease)
             }
@@ -178,12 +178,9 @@ impl Upstream {
             }
             count(&self.counts.cx_overflow);
         }
-        if !shared && let Some(one) = pool.take_unready() {
-            if !wanted.fresh {
-                return Ok(Now::One(one));
-            }
-            // Makes room: its end is what is waited for.
-            drop(one);
+        if !shared && wanted.fresh {
+            // Its end is what is waited for.
+            pool.close_idle();
         }
         if self.counts.rq_pending_active.get() >= u64::from(limits.pending.min(PENDING)) {
             count(&self.counts.rq_pending_overflow);
@@ -257,24 +254,48 @@ impl Lease {
         matches!(self.carrier, Carrier::Many(_))
     }
 
-    /// Sends the request.
+    /// Sends the request by HTTP/1, as it is; true with an error if nothing of it was sent.
+    ///
+    /// # Errors
+    /// Says how the exchange ended.
+    pub async fn send(&mut self, parts: &Parts, body: RequestBody) -> Result<Response<Inflow>, (Broken, bool)> {
+        self.sent();
+        let Carrier::One(one) = &mut self.carrier else { unreachable!("a lease for HTTP/1 has a connection of its own") };
+        let http1 = &mut one.http1;
+        // What was closed while it rested is found before anything is sent.
+        if self.reused && poll_fn(|cx| Poll::Ready(http1.is_over(cx))).await {
+            return Err((Broken::Closed(None), true));
+        }
+        http1.begin(parts, body);
+        let head = poll_fn(|cx| http1.poll_head(cx)).await.map_err(|broken| (broken, http1.is_unsent()))?;
+        let mut response = Response::new(Inflow::Http1(http1.receiving().left()));
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        if !http1.is_sent()
+            && let Carrier::One(one) = std::mem::replace(&mut self.carrier, Carrier::Nothing)
+        {
+            self.carrier = Carrier::Split(Split::new(one));
+        }
+        Ok(response)
+    }
+
+    /// Sends the request by HTTP/2.
     ///
     /// # Errors
     /// With the request, if nothing of it was sent.
-    pub async fn send(
+    pub async fn send_http2(
         &mut self,
         request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
+    ) -> Result<Response<Inflow>, TrySendError<Request<RequestBody>>> {
+        self.sent();
+        let Carrier::Many(stream) = &self.carrier else { unreachable!("a lease for HTTP/2 has a place on a connection") };
+        let mut sender = stream.connection.sender.clone();
+        Ok(sender.try_send_request(request).await?.map(Inflow::Http2))
+    }
+
+    fn sent(&self) {
         count(&self.pool.counts().rq_total);
         count(&self.endpoint.counts.rq_total);
-        match &mut self.carrier {
-            Carrier::One(one) => one.send(request).await,
-            Carrier::Many(stream) => {
-                let mut sender = stream.connection.sender.clone();
-                sender.try_send_request(request).await
-            }
-            Carrier::Nothing => unreachable!("a lease is handed out with a connection"),
-        }
     }
 
     /// Its response has begun.
@@ -284,38 +305,51 @@ impl Lease {
 
     /// The exchange is complete: the connection may serve the next one.
     pub fn complete(mut self) {
-        let Carrier::One(mut one) = std::mem::replace(&mut self.carrier, Carrier::Nothing) else { return };
+        let mut one = match std::mem::replace(&mut self.carrier, Carrier::Nothing) {
+            Carrier::One(one) => one,
+            Carrier::Split(split) => match split.complete() {
+                Some(one) => one,
+                None => return,
+            },
+            Carrier::Many(_) | Carrier::Nothing => return,
+        };
         one.used += 1;
         one.idle_since = Instant::now();
         if self.most_requests.is_some_and(|most| one.used >= most) {
             count(&self.pool.counts().cx_max_requests);
             return one.close();
         }
-        if !self.endpoint.is_retired() && !one.sender.is_closed() {
+        if !self.endpoint.is_retired() {
             self.pool.give(one);
         }
     }
 
-    /// The connection is one for bytes from now on. It counts as long as the lease lives.
-    pub fn became_a_tunnel(&mut self) {
-        if let Carrier::One(one) = std::mem::replace(&mut self.carrier, Carrier::Nothing) {
-            one.close();
-        }
-    }
-
-    /// The request's body goes on while the response's is read, each at the pace of its reader: the connection gets a task of its own.
-    pub fn goes_both_ways(&mut self) {
-        if let Carrier::One(one) = &mut self.carrier {
-            one.link.detach();
+    /// The connection is one for bytes from now on: those that came already, and it. It counts as long as the lease lives.
+    #[must_use]
+    pub fn became_a_tunnel(&mut self) -> Option<(Bytes, Transport)> {
+        match std::mem::replace(&mut self.carrier, Carrier::Nothing) {
+            Carrier::One(one) => Some(one.http1.into_stream()),
+            Carrier::Split(_) | Carrier::Many(_) | Carrier::Nothing => None,
         }
     }
 
     /// The next of the response's body.
-    pub fn poll_body(&mut self, cx: &mut Context<'_>, body: &mut Incoming) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        match &mut self.carrier {
-            Carrier::One(one) => one.link.poll(cx, |cx| Pin::new(&mut *body).poll_frame(cx)),
-            Carrier::Many(_) | Carrier::Nothing => Pin::new(body).poll_frame(cx),
-        }
+    pub fn poll_body(&mut self, cx: &mut Context<'_>, body: &mut Inflow) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let left = match body {
+            Inflow::Http2(incoming) => return Pin::new(incoming).poll_frame(cx).map_err(BoxError::from),
+            Inflow::Http1(left) => left,
+        };
+        let mut poll = |one: &mut One| {
+            let frame = one.http1.poll_body(cx);
+            *left = one.http1.receiving().left();
+            frame
+        };
+        let frame = match &mut self.carrier {
+            Carrier::One(one) => Some(poll(one)),
+            Carrier::Split(split) => split.with(poll),
+            Carrier::Many(_) | Carrier::Nothing => None,
+        };
+        frame.unwrap_or(Poll::Ready(None)).map_err(BoxError::from)
     }
 }
 

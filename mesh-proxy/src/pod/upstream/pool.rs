@@ -3,22 +3,18 @@
 
 use super::counts::{Counted, Counts, HostCounts, count};
 use super::dial::Http2Connection;
-use super::link::{Bell, Link};
+use super::http1::Http1;
 use crate::config::{PoolSettings, Protocol};
 use crate::http::body::RequestBody;
 use crate::limits::IDLE_CONNECTIONS;
 use crate::pod::ConnectError;
-use hyper::body::Incoming;
-use hyper::client::conn::{TrySendError, http1, http2};
-use hyper::{Request, Response};
+use hyper::client::conn::http2;
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::{Future, poll_fn};
-use std::pin::pin;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
-use std::task::Waker;
-use tokio::sync::oneshot;
+use std::task::{Context, Wake, Waker};
+use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
 /// Connections under one key are interchangeable.
@@ -48,8 +44,9 @@ pub(super) struct Pool {
 
 /// An HTTP/1 connection that nobody else uses now.
 pub(super) struct One {
-    pub(super) sender: http1::SendRequest<RequestBody>,
-    pub(super) link: Link,
+    pub(super) http1: Http1,
+    /// It counts until dropped.
+    pub(super) open: Rc<Open>,
     pub(super) since: Instant,
     /// Requests that it carried.
     pub(super) used: u32,
@@ -146,11 +143,11 @@ impl Pool {
         receiver
     }
 
-    /// The most recently used connection that may carry a request at once; the others rest and time out.
+    /// The most recently used connection that may carry a request; the others rest and time out.
     pub(super) fn take_idle(&self) -> Option<Box<One>> {
         let settings = self.settings.borrow();
         let mut idle = self.idle.borrow_mut();
-        let position = idle.iter().rposition(|one| one.sender.is_ready() && one.is_usable(&settings));
+        let position = idle.iter().rposition(|one| one.is_usable(&settings));
         if position.is_none() {
             // They would stand in the way of another.
             clear(&mut idle, |one| one.is_usable(&settings));
@@ -158,9 +155,11 @@ impl Pool {
         Some(idle.remove(position?))
     }
 
-    /// One that will be ready as soon as its last exchange is cleared away.
-    pub(super) fn take_unready(&self) -> Option<Box<One>> {
-        self.idle.borrow_mut().pop()
+    /// Makes room for another.
+    pub(super) fn close_idle(&self) {
+        if let Some(one) = self.idle.borrow_mut().pop() {
+            one.close();
+        }
     }
 
     /// A place on a connection that has room.
@@ -177,7 +176,7 @@ impl Pool {
 
     /// A connection is free: for the next who waits, else it rests.
     pub(super) fn give(&self, mut one: Box<One>) {
-        if !one.link.rest(&self.bell) {
+        if !one.http1.rest() || one.http1.is_over(&mut Context::from_waker(&self.bell)) {
             return;
         }
         let Some(Grant::One(one)) = self.hand(Grant::One(one)) else { return };
@@ -192,7 +191,8 @@ impl Pool {
     /// Looks after connections that rest: mostly the endpoint has closed one.
     fn look(&self) {
         let mut resting = std::mem::take(&mut *self.idle.borrow_mut());
-        resting.retain_mut(|one| one.link.rest(&self.bell));
+        let mut cx = Context::from_waker(&self.bell);
+        resting.retain_mut(|one| !one.http1.is_over(&mut cx));
         self.idle.borrow_mut().splice(..0, resting);
     }
 
@@ -274,9 +274,23 @@ impl Drop for Pool {
     }
 }
 
+/// Rings when something happens to a connection that rests.
+#[derive(Debug, Default)]
+struct Bell(Notify);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.0.notify_one();
+    }
+}
+
 async fn watch(pool: Weak<Pool>, bell: Arc<Bell>) {
     loop {
-        bell.rung().await;
+        bell.0.notified().await;
         let Some(pool) = pool.upgrade() else { return };
         pool.look();
     }
@@ -316,28 +330,14 @@ impl Drop for Open {
 }
 
 impl One {
-    /// Sends a request and waits for its response's head.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> Result<Response<Incoming>, TrySendError<Request<RequestBody>>> {
-        let Self { sender, link, .. } = self;
-        let sent = link.quietly(|| sender.try_send_request(request));
-        let mut sent = pin!(sent);
-        poll_fn(|cx| link.poll(cx, |cx| sent.as_mut().poll(cx))).await
-    }
-
     /// It carries no more requests, and ends in order.
     pub(super) fn close(self) {
-        let Self { sender, mut link, .. } = self;
-        drop(sender);
-        link.detach();
+        self.http1.into_stream().1.close();
     }
 
     /// May it carry one more request, as far as one can know?
-    pub(super) fn is_usable(&self, settings: &PoolSettings) -> bool {
-        !self.sender.is_closed()
-            && settings.max_connection_duration.is_none_or(|most| self.since.elapsed() < most)
+    fn is_usable(&self, settings: &PoolSettings) -> bool {
+        settings.max_connection_duration.is_none_or(|most| self.since.elapsed() < most)
             && settings.idle_timeout.is_none_or(|limit| self.idle_since.elapsed() < limit)
     }
 }
