@@ -38,7 +38,7 @@ pub(super) struct Call<'a> {
     pub(super) policy: Option<&'a RetryPolicy>,
     /// The upstream sees the number of the attempt.
     pub(super) attempt_count: bool,
-    pub(super) parts: Parts,
+    pub(super) parts: &'a mut Parts,
     pub(super) body: Option<Replay>,
     /// Of all attempts together, up to the response's head.
     pub(super) deadline: Option<Instant>,
@@ -101,7 +101,7 @@ impl Call<'_> {
     }
 
     /// `waiting`: the endpoint that is being waited for.
-    async fn attempts(mut self, record: &mut Record, waiting: &Cell<Option<SocketAddr>>) -> Result<Answer, Local> {
+    async fn attempts(self, record: &mut Record, waiting: &Cell<Option<SocketAddr>>) -> Result<Answer, Local> {
         let mut tried: Vec<SocketAddr> = Vec::new();
         let (mut retries, mut stale, mut counted) = (0, 0, None);
         loop {
@@ -226,7 +226,7 @@ impl Call<'_> {
             let sent = lease.send_http2(self.http2()).await;
             sent.map_err(|mut error| (self.failure(error.error()), error.take_message().is_some()))
         } else {
-            let sent = lease.send(&self.parts, self.body()).await;
+            let sent = lease.send(self.parts, self.body()).await;
             sent.map_err(|(broken, unsent)| (self.broken(&broken), unsent))
         };
         let (failure, unsent) = match sent {

@@ -245,7 +245,7 @@ impl Body for RequestBody {
 /// A response's body as the client gets it. Its end is the end of the exchange.
 pub struct ResponseBody {
     kind: Kind,
-    record: Option<Record>,
+    record: Option<Box<Record>>,
     /// On its client's connection.
     active: Option<Active>,
     /// It ended before the request's body was asked for.
@@ -269,7 +269,7 @@ pub struct Terms {
 impl ResponseBody {
     /// Made here.
     #[must_use]
-    pub fn full(bytes: Bytes, record: Record) -> Self {
+    pub fn full(bytes: Bytes, record: Box<Record>) -> Self {
         Self {
             kind: Kind::Full(Some(bytes).filter(|bytes| !bytes.is_empty())),
             record: Some(record),
@@ -297,7 +297,7 @@ impl ResponseBody {
 
     /// From an endpoint.
     #[must_use]
-    pub fn upstream(incoming: Inflow, lease: Lease, terms: Terms, record: Record) -> Self {
+    pub fn upstream(incoming: Inflow, lease: Lease, terms: Terms, record: Box<Record>) -> Self {
         let deadline = terms.deadline.map(|deadline| Box::pin(tokio::time::sleep_until(deadline)));
         let silence = terms.pulse.as_ref().map(Pulse::silence);
         let kind = Kind::Upstream { incoming, lease: Some(lease), deadline, silence };

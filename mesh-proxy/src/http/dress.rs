@@ -44,7 +44,7 @@ impl Dress<'_> {
         (response, lease): Answer,
         began: Instant,
         terms: Terms,
-        mut record: Record,
+        mut record: Box<Record>,
     ) -> Response<ResponseBody> {
         let (mut parts, incoming) = response.into_parts();
         parts.version = Version::HTTP_11;
@@ -58,7 +58,7 @@ impl Dress<'_> {
     }
 
     /// An answer of our own.
-    pub(super) fn local(&self, reply: Local, mut record: Record) -> Response<ResponseBody> {
+    pub(super) fn local(&self, reply: Local, mut record: Box<Record>) -> Response<ResponseBody> {
         record.flags.set(reply.flags);
         let mut headers = HeaderMap::with_capacity(4);
         if reply.overloaded {
@@ -84,7 +84,7 @@ impl Dress<'_> {
     }
 
     /// An injected abort.
-    pub(super) fn aborted(&self, abort: Abort, mut record: Record) -> Response<ResponseBody> {
+    pub(super) fn aborted(&self, abort: Abort, mut record: Box<Record>) -> Response<ResponseBody> {
         let status = match abort {
             Abort::Http(status) => return self.local(Local::new(status, ABORTED, Flags::FAULT), record),
             // A client that speaks no gRPC could not read its status.
@@ -105,7 +105,7 @@ impl Dress<'_> {
         status: StatusCode,
         mut headers: HeaderMap,
         body: Bytes,
-        mut record: Record,
+        mut record: Box<Record>,
     ) -> Response<ResponseBody> {
         self.finish(status, &mut headers, &record);
         record.answered(status.as_u16(), &headers, false);

@@ -51,7 +51,7 @@ pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) 
     match admit::admit(&mut parts, authority, &http.options, connection) {
         Ok(admitted) => {
             record.begin(&http.options, &admitted, connection, &mut parts);
-            Exchange { connection, config: &config, http, admitted }.run((parts, incoming), record).await
+            Exchange { connection, config: &config, http, admitted }.run((&mut parts, incoming), record).await
         }
         Err(reply) => {
             let facts = facts(connection, connection.peer.ip());
@@ -108,21 +108,21 @@ struct Words {
 }
 
 impl<'a> Exchange<'a> {
-    async fn run(&self, (parts, incoming): (Parts, Incoming), mut record: Record) -> Response<ResponseBody> {
+    async fn run(&self, (parts, incoming): (&mut Parts, Incoming), mut record: Box<Record>) -> Response<ResponseBody> {
         let began = SystemTime::now;
         let facts =
             Facts { protocol: self.admitted.version, started: &began, ..facts(self.connection, self.admitted.client.address) };
         let mut dress = Dress { options: &self.http.options, grpc: self.admitted.grpc, ops: &[], cors: None, facts };
-        if let Some(location) = self.http.routes.to_tls(&self.view(&parts)) {
+        if let Some(location) = self.http.routes.to_tls(&self.view(parts)) {
             return dress.local(Local::redirect(StatusCode::MOVED_PERMANENTLY, &location), record);
         }
-        let Some(mut decision) = self.decide(&parts) else {
+        let Some(mut decision) = self.decide(parts) else {
             return dress.local(Local::no_route(), record);
         };
         record.route = Some(Arc::clone(&decision.route.name));
         record.cluster_name = decision.target.map(|target| Arc::clone(&target.cluster));
         dress.ops = decision.target.map_or(&decision.route.response, |target| &target.response);
-        let words = words(dress.ops, &parts);
+        let words = words(dress.ops, parts);
         dress.facts = self.told(&dress.facts, &decision, words.as_ref());
         let forward = match &decision.route.action {
             Action::Forward(forward) => Some(forward.as_ref()),
@@ -216,9 +216,9 @@ impl<'a> Exchange<'a> {
         &self,
         decision: &Decision<'_>,
         (forward, target): (&Forward, &Target),
-        (mut parts, incoming): (Parts, Incoming),
+        (parts, incoming): (&mut Parts, Incoming),
         dress: &Dress<'_>,
-        mut record: Record,
+        mut record: Box<Record>,
     ) -> Response<ResponseBody> {
         let pod = self.connection.guest.pod();
         let Some(cluster) = self.config.clusters.get(&target.cluster) else { return dress.local(Local::no_cluster(), record) };
@@ -227,17 +227,17 @@ impl<'a> Exchange<'a> {
         if parts.method == Method::CONNECT
             && let Some(client) = client.take()
         {
-            let ask = Ask { hash: self.hash(&parts, forward, cluster).hash, original: self.connection.destination };
+            let ask = Ask { hash: self.hash(parts, forward, cluster).hash, original: self.connection.destination };
             // Rare, and large: in a box it does not make every request's future larger.
             return Box::pin(tunnel::connect((cluster, &upstream, ask), client, pod, dress, record)).await;
         }
-        let hashed = self.hash(&parts, forward, cluster);
+        let hashed = self.hash(parts, forward, cluster);
         let envoy = self.admitted.client.envoy;
         let per_try = forward.retry.as_ref().and_then(|policy| policy.per_try_timeout);
         let limits = forward.timeouts.settle(&mut parts.headers, per_try, envoy);
-        let policy = self.policy(forward, &mut parts, limits);
+        let policy = self.policy(forward, parts, limits);
         let http2 = parts.version == Version::HTTP_2;
-        self.prepare(&mut parts, decision, forward, target, &dress.facts);
+        self.prepare(parts, decision, forward, target, &dress.facts);
         if decision.host.attempt_count {
             // Mirrored copies have it too.
             parts.headers.insert("x-envoy-attempt-count", 1.into());
@@ -247,7 +247,7 @@ impl<'a> Exchange<'a> {
             tunnel::ask(&mut parts.headers, kind);
         }
         let pulse = forward.idle_timeout.unwrap_or(self.http.options.stream_idle_timeout).map(Pulse::new);
-        let body = self.body(forward, &parts, incoming, limits, policy.as_deref(), pulse.clone());
+        let body = self.body(forward, parts, incoming, limits, policy.as_deref(), pulse.clone());
         if let Some(body) = body.as_ref().filter(|_| self.admitted.waits) {
             body.wait_at(Gate::new());
         }

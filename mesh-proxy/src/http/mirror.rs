@@ -168,7 +168,7 @@ fn shadow(host: &str) -> Option<HeaderValue> {
 }
 
 /// Sends it once and reads the answer to its end, for the connection's sake.
-async fn copy(pod: &Rc<Pod>, cluster: &Arc<Cluster>, original: SocketAddr, parts: Parts, chunks: &[Bytes]) {
+async fn copy(pod: &Rc<Pod>, cluster: &Arc<Cluster>, original: SocketAddr, mut parts: Parts, chunks: &[Bytes]) {
     let upstream = pod.upstream(&cluster.name);
     let body = (!chunks.is_empty()).then(|| Replay::whole(chunks.to_vec()));
     // What happens to it is said by nobody: it is no request of the client's.
@@ -181,7 +181,7 @@ async fn copy(pod: &Rc<Pod>, cluster: &Arc<Cluster>, original: SocketAddr, parts
         ask,
         policy: None,
         attempt_count: false,
-        parts,
+        parts: &mut parts,
         body,
         deadline: None,
         http2: false,

@@ -67,11 +67,11 @@ struct Detail {
 }
 
 impl Record {
-    /// Begins.
+    /// Begins. Boxed: it goes through many hands.
     #[must_use]
-    pub fn new(pod: &Rc<Pod>, request: &http::request::Parts) -> Self {
+    pub fn new(pod: &Rc<Pod>, request: &http::request::Parts) -> Box<Self> {
         let kind = request.headers.get(header::CONTENT_TYPE);
-        Self {
+        Box::new(Self {
             pod: Rc::clone(pod),
             started: Instant::now(),
             is_grpc: kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc")),
@@ -87,7 +87,7 @@ impl Record {
             body: None,
             answered: false,
             grpc_status: None,
-        }
+        })
     }
 
     /// The request is admitted: decides whether it is traced, copies what will be told.
@@ -156,8 +156,8 @@ impl Record {
         self.pod.shared.metrics.malformed(malformed.label());
     }
 
-    /// Ends.
-    pub fn finish(self) {
+    /// Ends: called once.
+    pub fn finish(&self) {
         let (duration, workload) = (self.started.elapsed(), self.pod.workload());
         let received = self.body.as_ref().map_or(0, Replay::received);
         let shared = &self.pod.shared;

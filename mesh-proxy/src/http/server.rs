@@ -101,7 +101,8 @@ where
     if options.headers > HEADERS {
         server.max_headers(options.headers);
     }
-    let service = service_fn(|request| answer(Rc::clone(&connection), Arc::clone(&life), request));
+    // In a box while there is a request: the library keeps room for it with every connection that rests, and moves it about.
+    let service = service_fn(|request| Box::pin(answer(Rc::clone(&connection), Arc::clone(&life), request)));
     let served = server.serve_connection(io, service).with_upgrades();
     tokio::pin!(served);
     let result = tokio::select! {

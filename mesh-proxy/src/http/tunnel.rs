@@ -48,7 +48,7 @@ pub(super) fn open(
     (response, mut lease): Answer,
     client: OnUpgrade,
     pod: &Rc<Pod>,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> Response<ResponseBody> {
     // It is no connection for requests any more. HTTP/2 has no such answer.
     let server = lease.became_a_tunnel();
@@ -80,7 +80,7 @@ pub(super) async fn connect(
     client: OnUpgrade,
     pod: &Rc<Pod>,
     dress: &Dress<'_>,
-    mut record: Record,
+    mut record: Box<Record>,
 ) -> Response<ResponseBody> {
     let Some(address) = pod.with_rng(|rng| upstream.pick(cluster, &ask, &[], 0, rng)) else {
         return dress.local(Local::no_healthy_upstream(), record);

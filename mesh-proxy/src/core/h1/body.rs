@@ -165,9 +165,8 @@ impl Chunks {
     fn size(&mut self, input: &mut BytesMut) -> Result<Option<u64>, Malformed> {
         let end = memchr::memchr(b'\n', input);
         let line = &input[..end.unwrap_or(input.len())];
-        let line = match (end, line) {
-            (Some(_), [line @ .., b'\r']) | (None, [line @ .., b'\r'] | line) => line,
-            (Some(_), _) => return Err(Malformed::Chunk),
+        let ((Some(_), [line @ .., b'\r']) | (None, [line @ .., b'\r'] | line)) = (end, line) else {
+            return Err(Malformed::Chunk);
         };
         let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
         let rest = &line[digits..];
@@ -257,7 +256,7 @@ mod tests {
         assert_eq!(read(Body::UntilClose, &[b"hel", b"lo"]), whole("hello", None, ""));
         assert_eq!(read(Body::sized(0), &[b"HTTP"]), whole("", None, "HTTP"));
         assert_eq!(chunked("5\r\nhello\r\n0\r\n\r\nHTTP"), whole("hello", None, "HTTP"));
-        assert_eq!(chunked("05 ;a=\"b\"\r\nhello\r\nB\r\n hello again\r\n000\r\n\r\n"), whole("hello hello again", None, ""));
+        assert_eq!(chunked("05 ;a=\"b\"\r\nhello\r\nC\r\n hello again\r\n000\r\n\r\n"), whole("hello hello again", None, ""));
         assert_eq!(chunked("0\r\nx: y\r\ngrpc-status: 0\r\n\r\nHTTP"), whole("", Some(2), "HTTP"));
         assert_eq!(chunked("5\r\nhello\r\n"), Ok(None));
     }
@@ -268,7 +267,18 @@ mod tests {
         let many = format!("0\r\n{}\r\n", "x: y\r\n".repeat(HEADERS + 1));
         let endless = format!("0\r\nx: {}", "y".repeat(TRAILERS));
         let drip = format!("1;{}\r\nx\r\n", "y".repeat(1000)).repeat(17);
-        for text in ["x\r\n", "\r\n", "-1\r\n", "+1\r\n", "0x1\r\n", "1\n", "1 x\r\n", "1;\rx\r\n", "12345678901234567\r\n", "1\r\nxy\r\n"] {
+        for text in [
+            "x\r\n",
+            "\r\n",
+            "-1\r\n",
+            "+1\r\n",
+            "0x1\r\n",
+            "1\n",
+            "1 x\r\n",
+            "1;\rx\r\n",
+            "12345678901234567\r\n",
+            "1\r\nxy\r\n",
+        ] {
             assert_eq!(chunked(text), Err(Malformed::Chunk), "{text:?}");
         }
         for text in [&long, &drip] {

@@ -72,8 +72,7 @@ fn end(input: &[u8]) -> Option<usize> {
 fn is_begun(input: &[u8]) -> Result<(), Malformed> {
     let mut headers = [const { MaybeUninit::uninit() }; HEADERS];
     let mut response = httparse::Response::new(&mut []);
-    let parsed =
-        httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, input, &mut headers);
+    let parsed = httparse::ParserConfig::default().parse_response_with_uninit_headers(&mut response, input, &mut headers);
     parsed.map(drop).map_err(malformed)
 }
 
@@ -207,7 +206,12 @@ mod tests {
             ("HTTP/1.1 204 No Content\r\ncontent-length: 7\r\n\r\n", 204, Body::Ended, true),
             ("HTTP/1.1 304 Not Modified\r\ncontent-length: 7\r\n\r\n", 304, Body::Ended, true),
             ("HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\n\r\nbytes", 101, Body::Tunnel, false),
-            ("\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nlink: y\r\n\r\nHTTP/1.1 204 x\r\n\r\n", 204, Body::Ended, true),
+            (
+                "\r\n\r\nHTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 x\r\nlink: y\r\n\r\nHTTP/1.1 204 x\r\n\r\n",
+                204,
+                Body::Ended,
+                true,
+            ),
         ];
         for (text, status, body, keeps) in cases {
             let (found, _, follows, stays, _) = get(text).expect(text).expect(text);

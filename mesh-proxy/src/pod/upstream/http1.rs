@@ -92,11 +92,8 @@ impl Http1 {
 
     /// A request. What is sent of it and when is up to the polls that follow.
     pub(super) fn begin(&mut self, parts: &Parts, body: RequestBody) {
-        let length = if body.is_end_stream() {
-            Length::None
-        } else {
-            body.size_hint().exact().map_or(Length::Unknown, Length::Known)
-        };
+        let length =
+            if body.is_end_stream() { Length::None } else { body.size_hint().exact().map_or(Length::Unknown, Length::Known) };
         let frame = request::head(self.output.text(), parts, length);
         self.sending = if length == Length::None { Sending::Done } else { Sending::Body(body, frame) };
         self.method = parts.method.clone();
