@@ -4,6 +4,7 @@ mod dns;
 mod egress;
 mod explain;
 mod flips;
+mod held;
 mod kernel;
 mod life;
 mod load;

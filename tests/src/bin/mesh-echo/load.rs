@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,6 +16,8 @@ pub(crate) struct Target {
     pub(crate) path: String,
     /// Requests for each connection; none: as many as there are.
     pub(crate) each: Option<u32>,
+    /// The path is a command of redis.
+    pub(crate) redis: bool,
 }
 
 #[derive(Default)]
@@ -23,8 +25,12 @@ struct Seen {
     good: u64,
     other: u64,
     errors: u64,
+    /// Connections that were opened.
+    opened: u64,
     texts: BTreeMap<String, u64>,
     slowest: Duration,
+    /// Of those that failed.
+    slowest_bad: Duration,
 }
 
 pub(crate) fn run(target: &Target, rate: u32, connections: u32, limit: Duration) -> anyhow::Result<()> {
@@ -43,16 +49,19 @@ pub(crate) fn run(target: &Target, rate: u32, connections: u32, limit: Duration)
         let _ = thread.join();
     }
     let seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let slowest = seen.slowest.as_millis();
-    super::say(
-        &json!({"good": seen.good, "other": seen.other, "errors": seen.errors, "texts": seen.texts, "slowest_ms": slowest}),
-    )
+    super::say(&json!({
+        "good": seen.good, "other": seen.other, "errors": seen.errors, "opened": seen.opened, "texts": seen.texts,
+        "slowest_ms": seen.slowest.as_millis(), "slowest_bad_ms": seen.slowest_bad.as_millis(),
+    }))
 }
 
 fn one(target: &Target, pause: Duration, until: Instant, stop: &AtomicBool, seen: &Mutex<Seen>) {
     let (mut connection, mut asked): (Option<TcpStream>, u32) = (None, 0);
     let mut due = Instant::now();
     while !stop.load(Ordering::Relaxed) && Instant::now() < until {
+        if connection.is_none() {
+            seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).opened += 1;
+        }
         let started = Instant::now();
         let answer = ask(target, &mut connection);
         record(answer, started.elapsed(), seen);
@@ -69,7 +78,8 @@ fn one(target: &Target, pause: Duration, until: Instant, stop: &AtomicBool, seen
     }
 }
 
-fn ask(target: &Target, connection: &mut Option<TcpStream>) -> anyhow::Result<String> {
+/// Status line or answer, and whether that is a success.
+fn ask(target: &Target, connection: &mut Option<TcpStream>) -> anyhow::Result<(String, bool)> {
     let stream = match connection.take() {
         Some(stream) => stream,
         None => {
@@ -79,25 +89,41 @@ fn ask(target: &Target, connection: &mut Option<TcpStream>) -> anyhow::Result<St
             stream
         }
     };
+    if target.redis {
+        let answer = command(&stream, &target.path)?;
+        *connection = Some(stream);
+        let good = answer.starts_with('+');
+        return Ok((answer, good));
+    }
     let (status, headers, _) = super::exchange(&stream, &target.host, &target.path)?;
     if headers.get("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
         *connection = Some(stream);
     }
-    Ok(status)
+    let good = status.split(' ').nth(1).is_some_and(|code| code.starts_with('2'));
+    Ok((status, good))
 }
 
-fn record(answer: anyhow::Result<String>, took: Duration, seen: &Mutex<Seen>) {
+/// A command of redis, one whose answer is one line.
+fn command(mut stream: &TcpStream, command: &str) -> anyhow::Result<String> {
+    write!(stream, "{command}\r\n")?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer)?;
+    anyhow::ensure!(answer.ends_with('\n'), "the connection was closed before an answer");
+    Ok(answer.trim().to_owned())
+}
+
+fn record(answer: anyhow::Result<(String, bool)>, took: Duration, seen: &Mutex<Seen>) {
     let mut seen = seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if seen.good + seen.other + seen.errors == 0 {
         let _ = writeln!(std::io::stdout(), "started");
     }
     seen.slowest = seen.slowest.max(took);
     let text = match answer {
-        Ok(status) if status.split(' ').nth(1).is_some_and(|code| code.starts_with('2')) => {
+        Ok((_, true)) => {
             seen.good += 1;
             return;
         }
-        Ok(status) => {
+        Ok((status, false)) => {
             seen.other += 1;
             status
         }
@@ -106,6 +132,7 @@ fn record(answer: anyhow::Result<String>, took: Duration, seen: &Mutex<Seen>) {
             error.to_string()
         }
     };
+    seen.slowest_bad = seen.slowest_bad.max(took);
     // A handful of texts says enough.
     if seen.texts.len() < 8 || seen.texts.contains_key(&text) {
         *seen.texts.entry(text).or_default() += 1;

@@ -1,6 +1,7 @@
 //! What the tests run inside pods: a server that says what it sees, and clients that say what happened. Knows nothing of the mesh and uses
 //! plain blocking sockets, as an application would.
 
+mod hold;
 mod load;
 mod record;
 
@@ -20,7 +21,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Answer every HTTP request with JSON: the client's address from accept() and from getpeername(), path and headers.
+    /// Answer every HTTP request with JSON: the client's address from accept() and from getpeername(), path and headers, and how many
+    /// requests of `/hold` there are, which are never answered.
     Serve {
         /// Port to listen on, at every address.
         #[arg(long, default_value_t = 8080)]
@@ -65,7 +67,7 @@ enum Command {
         host: String,
         /// Port.
         port: u16,
-        /// Path.
+        /// Path; with `--redis` the command.
         path: String,
         /// Requests a second, over all connections.
         #[arg(long, default_value_t = 2000)]
@@ -79,6 +81,9 @@ enum Command {
         /// A new connection after this many requests.
         #[arg(long, conflicts_with = "fresh")]
         each: Option<u32>,
+        /// Commands of redis instead, whose answers are one line: those that begin with `+` count as 2xx.
+        #[arg(long)]
+        redis: bool,
         /// Never longer than this.
         #[arg(long, default_value_t = 60)]
         seconds: u64,
@@ -95,6 +100,22 @@ enum Command {
         /// Milliseconds between two.
         #[arg(long, default_value_t = 2)]
         pause_ms: u64,
+    },
+    /// GET the URL once on each of several connections, and wait. Print `sent` when all are under way, and when all are over JSON: for each
+    /// its end (ns since the epoch) and what it got.
+    Hold {
+        /// HTTP host to dial and name.
+        host: String,
+        /// Port.
+        port: u16,
+        /// Path.
+        path: String,
+        /// Connections, each with a thread.
+        #[arg(long, default_value_t = 8)]
+        connections: u32,
+        /// Give up waiting after this many seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
     },
     /// GET the URL a number of times on one connection; print JSON: how often each value of one JSON field was seen.
     Count {
@@ -118,11 +139,14 @@ fn main() -> anyhow::Result<()> {
         Command::Probe { host, port, path, text, good, seconds } => {
             probe(&host, port, &path, &text, good, Duration::from_secs(seconds))
         }
-        Command::Load { host, port, path, rate, connections, fresh, each, seconds } => {
+        Command::Load { host, port, path, rate, connections, fresh, each, redis, seconds } => {
             let each = if fresh { Some(1) } else { each };
-            load::run(&load::Target { host, port, path, each }, rate, connections, Duration::from_secs(seconds))
+            load::run(&load::Target { host, port, path, each, redis }, rate, connections, Duration::from_secs(seconds))
         }
         Command::Record { host, port, path, pause_ms } => record::run(&host, port, &path, Duration::from_millis(pause_ms)),
+        Command::Hold { host, port, path, connections, seconds } => {
+            hold::run(&host, port, &path, connections, Duration::from_secs(seconds))
+        }
         Command::Count { host, port, path, times, field } => count(&host, port, &path, times, &field),
     }
 }
@@ -153,12 +177,16 @@ fn answer(stream: &TcpStream, accepted_from: SocketAddr) -> anyhow::Result<()> {
         }
         let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
         let headers = read_headers(&mut reader)?;
+        if path == "/hold" {
+            return hold::until_closed(&mut reader);
+        }
         let body = json!({
             "podname": std::env::var("MESOS_TASK_ID").unwrap_or_default(),
             "accept": accepted_from.to_string(),
             "getpeername": stream.peer_addr()?.to_string(),
             "path": path,
             "headers": headers,
+            "held": hold::now(),
         })
         .to_string();
         let mut writer = stream;
