@@ -43,7 +43,7 @@ impl Binaries {
 /// Programs of the build profile `profile`.
 pub(crate) fn place(state: &State, profile: &str, programs: &[&str]) -> Result<Binaries> {
     let binaries = Binaries::of(state);
-    if state.exists() && std::fs::read_dir(&state.dir)?.next().is_some() && !state.is_ours() {
+    if state.exists() && !state.is_ours() {
         bail!("{} is not a directory of ours; choose another with --state", state.dir.display());
     }
     std::fs::create_dir_all(&state.dir)?;

@@ -137,7 +137,10 @@ pub(crate) fn down(state: &State) -> Result<()> {
     if !state.is_ours() {
         bail!("{} is not a directory of ours; nothing was touched", state.dir.display());
     }
-    step("taking the shop down", || sweep(state))?;
+    // Nothing was started from an empty one, so nothing of it can run.
+    if !state.is_empty() {
+        step("taking the shop down", || sweep(state))?;
+    }
     remove(state)
 }
 
@@ -199,4 +202,22 @@ pub(crate) fn last_words(state: &State) -> String {
     let log = std::fs::read_to_string(state.join("sim.log")).unwrap_or_default();
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(15)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn down_removes_an_empty_directory_and_nothing_of_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let (empty, others) = (State::new(&dir.path().join("empty")), State::new(&dir.path().join("others")));
+        std::fs::create_dir(&empty.dir).unwrap();
+        down(&empty).unwrap();
+        assert!(!empty.exists());
+        std::fs::create_dir(&others.dir).unwrap();
+        std::fs::write(others.join("letter.txt"), "dear").unwrap();
+        assert!(down(&others).unwrap_err().to_string().contains("is not a directory of ours"));
+        assert!(others.join("letter.txt").is_file());
+    }
 }

@@ -61,9 +61,14 @@ impl State {
         self.dir.is_dir()
     }
 
-    /// Whether this command made it: what is not ours is never removed.
+    /// Whether this command made it: what is not ours is never removed. An empty one is what a start leaves that fails at once.
     pub(crate) fn is_ours(&self) -> bool {
-        self.join("images.json").is_file()
+        self.is_empty() || self.join("images.json").is_file()
+    }
+
+    /// Nothing was started there.
+    pub(crate) fn is_empty(&self) -> bool {
+        std::fs::read_dir(&self.dir).is_ok_and(|mut entries| entries.next().is_none())
     }
 }
 
@@ -75,6 +80,18 @@ mod tests {
     fn a_nodes_files_are_under_its_root() {
         let state = State::new(Path::new("/run/x"));
         assert_eq!(state.on_node("node1", "/etc/mesh/ca.crt"), Path::new("/run/x/node1/root/etc/mesh/ca.crt"));
+    }
+
+    #[test]
+    fn a_directory_is_ours_if_it_is_empty_or_holds_our_list_of_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = State::new(dir.path());
+        assert!(state.is_ours());
+        std::fs::write(state.join("letter.txt"), "dear").unwrap();
+        assert!(!state.is_ours());
+        std::fs::write(state.join("images.json"), "{}").unwrap();
+        assert!(state.is_ours());
+        assert!(!State::new(&dir.path().join("none")).is_ours());
     }
 
     #[test]
