@@ -32,6 +32,20 @@ pub(crate) fn read(file: &Path) -> io::Result<Bypass> {
     }
 }
 
+/// Where the kernel knows somebody.
+#[derive(Clone, Copy, Eq, Ord, PartialEq, PartialOrd)]
+enum Entry {
+    /// By a namespace's cookie.
+    Netns(u64),
+    /// On the node's own network, by slot.
+    OnHost(u32),
+}
+
+fn enrolled(maps: &Maps) -> Result<BTreeMap<Entry, Pod>, kernel::Error> {
+    let on_host = maps.host_pods()?.into_iter().map(|(slot, (pod, _))| (Entry::OnHost(slot), pod));
+    Ok(maps.pods()?.into_iter().map(|(cookie, pod)| (Entry::Netns(cookie), pod)).chain(on_host).collect())
+}
+
 /// Does what the command line says, and tells what was done.
 ///
 /// # Errors
@@ -43,9 +57,9 @@ pub fn bypass(config: &cli::Bypass) -> Result<String> {
         write(&config.bypass_file, &before.without(config.pod.as_deref()))?;
         return Ok("the bypass is over: the agent enrols what should be in the mesh within a second".to_owned());
     }
-    let meant: BTreeMap<u64, Pod> = {
+    let meant: BTreeMap<Entry, Pod> = {
         let maps = Maps::pinned(&config.bpffs)?;
-        let pods = maps.pods()?;
+        let pods = enrolled(&maps)?;
         match &config.pod {
             Some(pod) => {
                 let (found, _) = find_pod(pod, &maps, &ask_agent(&config.admin_socket))?;
@@ -56,15 +70,18 @@ pub fn bypass(config: &cli::Bypass) -> Result<String> {
     };
     write(&config.bypass_file, &before.with(config.pod.as_deref()))?;
     let start = Instant::now();
-    let remaining = || -> Result<Vec<u64>> {
-        let pods = Maps::pinned(&config.bpffs)?.pods()?;
-        Ok(meant.keys().filter(|cookie| pods.contains_key(cookie)).copied().collect())
+    let remaining = || -> Result<Vec<Entry>> {
+        let pods = enrolled(&Maps::pinned(&config.bpffs)?)?;
+        Ok(meant.keys().filter(|entry| pods.contains_key(entry)).copied().collect())
     };
     while !remaining()?.is_empty() && start.elapsed() < PATIENCE {
         std::thread::sleep(PAUSE);
     }
-    for cookie in remaining()? {
-        kernel::abandon(&config.bpffs, cookie)?;
+    for entry in remaining()? {
+        match entry {
+            Entry::Netns(cookie) => kernel::abandon(&config.bpffs, cookie)?,
+            Entry::OnHost(slot) => Maps::pinned(&config.bpffs)?.remove_host_pod(slot)?,
+        }
     }
     Ok(format!("{} pods are out of the mesh: no policy holds for them. VIPs go on. End it with --end ({path})", meant.len()))
 }

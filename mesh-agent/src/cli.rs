@@ -139,6 +139,10 @@ pub struct Run {
     #[arg(long, env = "MESH_MESOS_RUNTIME_DIR", value_name = "DIR", default_value = "/var/run/mesos")]
     pub mesos_runtime_dir: PathBuf,
 
+    /// The Mesos agent of this node, which says which container is which workload: http://HOST:PORT. Default: port 5051 of --node-address.
+    #[arg(long, env = "MESH_MESOS_AGENT", value_name = "URL")]
+    pub mesos_agent: Option<String>,
+
     /// Where mesh-proxy and its DNS process get their sockets.
     #[arg(long, env = "MESH_SOCKET", value_name = "FILE", default_value = SOCKET)]
     pub socket: PathBuf,

@@ -9,6 +9,7 @@ pub mod enrol;
 pub mod gateway;
 pub mod learned;
 pub mod limit;
+pub mod mesos;
 pub mod reconcile;
 pub mod resources;
 pub mod slots;

@@ -5,7 +5,7 @@ use crate::core::desired::ip;
 use crate::core::reconcile::Actual;
 use crate::kernel::{Error, Maps};
 use anyhow::Result;
-use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, Pod, Service, choice, mode, way};
+use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, HostKey, Pod, Service, choice, mode, way};
 use mesh_common::decide::l4::UDP;
 use mesh_common::reason::{Passed, Reason, Steered};
 use serde_json::{Value, json};
@@ -25,6 +25,13 @@ pub fn dump(config: &Dump) -> Result<String> {
 pub(crate) fn tables(maps: &Maps) -> Result<Value, Error> {
     let tables = maps.read()?;
     let mut dump = to_json(&tables, &maps.pods()?);
+    let on_host = maps.host_pods()?.into_iter().map(|(slot, (_, keys))| {
+        let keys = keys.iter().filter(|key| key.kind != HostKey::SLOT);
+        let known_by = keys
+            .map(|key| if key.kind == HostKey::CGROUP { format!("cgroup:{}", key.id) } else { format!("class:{:#x}", key.id) });
+        json!({ "slot": slot, "known_by": known_by.collect::<Vec<_>>() })
+    });
+    dump["host_pods"] = on_host.collect();
     let endpoints = tables.endpoints.iter();
     dump["endpoints"] =
         endpoints.map(|(dest, e)| json!({ "endpoint": destination(dest), "connections": maps.active(*e) })).collect();
@@ -81,9 +88,10 @@ fn to_text(dump: &Value) -> String {
 }
 
 /// The parts in the order in which they are shown, and their columns.
-const PARTS: [(&str, &[&str]); 9] = [
+const PARTS: [(&str, &[&str]); 10] = [
     ("config", &["abi", "outbound_policy", "vip_range", "node"]),
     ("pods", &["slot", "netns_cookie", "addresses"]),
+    ("host_pods", &["slot", "known_by"]),
     ("services", &["vip", "mode", "balance", "backends"]),
     ("endpoints", &["endpoint", "connections"]),
     ("egress", &["policy", "destination", "mode"]),

@@ -129,11 +129,12 @@ fn contains((base, bits, port, proto): Cell, dest: &Dest) -> bool {
 
 /// By Marathon's id or path, by address, or by slot.
 pub(crate) fn find_pod(wanted: &str, maps: &Maps, names: &Names) -> Result<(Pod, String)> {
-    let pods = maps.pods()?;
+    let mut pods: Vec<Pod> = maps.pods()?.into_values().collect();
+    pods.extend(maps.host_pods()?.into_values().map(|(pod, _)| pod));
     let address = wanted.parse::<IpAddr>().ok().map(|ip| addr(ip.to_canonical()));
     let named = names.pods.iter().find(|(_, id, app)| id == wanted || app == wanted || app.trim_start_matches('/') == wanted);
     let slot = named.map(|(slot, ..)| *slot).or_else(|| wanted.parse().ok());
-    let found = pods.values().find(|pod| Some(pod.slot) == slot || address.is_some_and(|a| a == pod.addr4 || a == pod.addr6));
+    let found = pods.iter().find(|pod| Some(pod.slot) == slot || address.is_some_and(|a| a == pod.addr4 || a == pod.addr6));
     let pod = found.with_context(|| {
         let known: Vec<&str> = names.pods.iter().map(|(_, id, _)| id.as_str()).collect();
         format!("no pod {wanted:?} is in the mesh on this node; there are: {}", known.join(", "))

@@ -6,6 +6,7 @@
 //! |---|---|
 //! | `CONFIG`, `SERVICES`, ... | the maps of `abi::maps` |
 //! | `links/connect4`, ... | the programs at the cgroup root |
+//! | `links/steer_node` | the sk_lookup program of the node's own namespace, once a workload of it was enrolled |
 //! | `guards/COOKIE-IFINDEX-HOOK` | the tc programs at the host's end of this pod's veth |
 //! | `pods/COOKIE` | the sk_lookup program of the pod with this namespace cookie |
 //!
@@ -13,6 +14,7 @@
 
 mod egress;
 mod guard;
+mod host;
 mod judge;
 mod link;
 mod loads;
@@ -26,6 +28,7 @@ pub use maps::Maps;
 pub use probe::{fires, fires_here};
 pub use refused::Refused;
 
+use crate::cgroup;
 use crate::netns::Namespace;
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::Program;
@@ -42,9 +45,21 @@ use std::path::{Path, PathBuf};
 pub const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/mesh-ebpf.o"));
 
 /// The programs at the cgroup root.
-/// What ends a count comes before what begins one.
-const HOOKS: [&str; 9] =
-    ["release", "connect4", "connect6", "sendmsg4", "sendmsg6", "recvmsg4", "recvmsg6", "getpeername4", "getpeername6"];
+/// What ends a count comes before what begins one, and what shows a hand-over before what makes one.
+const HOOKS: [&str; 12] = [
+    "release",
+    "handed",
+    "getsockname4",
+    "getsockname6",
+    "connect4",
+    "connect6",
+    "sendmsg4",
+    "sendmsg6",
+    "recvmsg4",
+    "recvmsg6",
+    "getpeername4",
+    "getpeername6",
+];
 /// The program in each pod's namespace.
 const STEER: &str = "steer";
 
@@ -111,6 +126,9 @@ pub enum Error {
          must itself run in a cgroup below --cgroup-root"
     )]
     Outside,
+    /// Workloads' cgroups lie at too many depths.
+    #[error("cgroups of workloads lie at more than {LEVELS} depths of the tree, or deeper than the kernel half looks", LEVELS = abi::host::LEVELS)]
+    Depths,
     /// The self-check could not be made.
     #[error("the self-check of the connect hook: {0}")]
     Check(io::Error),
@@ -264,6 +282,9 @@ fn load(pins: &Path, pod: Option<&Pod>) -> Result<Ebpf, Error> {
     if let Some(pod) = pod {
         loader.override_global(abi::POD_GLOBAL, pod, true);
     }
+    if cgroup::has_classes() {
+        loader.override_global(abi::host::CLASSES_GLOBAL, &1u32, true);
+    }
     Ok(loader.load(OBJECT)?)
 }
 
@@ -271,6 +292,7 @@ fn load_hook(object: &mut Ebpf, name: &'static str) -> Result<(), Error> {
     let loaded = match object.program_mut(name) {
         Some(Program::CgroupSockAddr(program)) => program.load(),
         Some(Program::CgroupSock(program)) => program.load(),
+        Some(Program::SockOps(program)) => program.load(),
         _ => return Err(Error::NoObject),
     };
     loaded.map_err(|error| Error::Program { name, refused: Refused::from(error) })
@@ -290,6 +312,10 @@ fn attach_hook(object: &mut Ebpf, name: &'static str, root: &File, pin: &Path) -
             program.take_link(id).map_err(error)?.try_into()
         }
         Program::CgroupSock(program) => {
+            let id = program.attach(root, mode).map_err(error)?;
+            program.take_link(id).map_err(error)?.try_into()
+        }
+        Program::SockOps(program) => {
             let id = program.attach(root, mode).map_err(error)?;
             program.take_link(id).map_err(error)?.try_into()
         }

@@ -20,17 +20,30 @@ use mesh_common::decide::l4::UDP;
 use mesh_xds::agent as wire;
 use mesh_xds::client::Delivery;
 use mesh_xds::node::Node as NodeId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
+mod host;
+pub(crate) use host::OnHost;
+
 /// How often the kernel's tables are read in full, in case somebody else has written them.
 const AUDIT: Duration = Duration::from_secs(30);
+/// How long a restarted agent tells its clients of nobody while the Mesos agent does not answer: who is not told of, they would drop.
+const MESOS_PATIENCE: Duration = Duration::from_secs(10);
 /// Refusals named in one NACK; more would only hide the first.
 const NAMED_MAX: usize = 10;
+
+/// From where the node learns who runs on it, and who should not be in the mesh.
+pub(crate) struct Sources {
+    pub(crate) places: Places,
+    pub(crate) on_host: OnHost,
+    /// What the operator says (`bypass.rs`).
+    pub(crate) bypass_file: PathBuf,
+}
 
 /// Everything that the main loop owns.
 pub(crate) struct Node {
@@ -46,12 +59,14 @@ pub(crate) struct Node {
     /// What the tables hold, as far as we know; `None` to read them again.
     actual: Option<Actual>,
     audited: Instant,
+    started: Instant,
     /// Tables hold a whole snapshot.
     filled: bool,
     tables_error: Option<String>,
     /// Pods whose listeners this process holds, by cookie.
     held: BTreeMap<u64, (Pod, Workload)>,
     failures: BTreeMap<String, String>,
+    on_host: OnHost,
     balance: Balance,
     bypass_file: PathBuf,
     /// A UDP backend is gone: sockets may be connected to it.
@@ -65,9 +80,10 @@ impl Node {
         metrics: Arc<Metrics>,
         status: Arc<Shared>,
         book: Arc<Book>,
-        places: Places,
+        sources: Sources,
         id: &NodeId,
     ) -> Self {
+        let Sources { places, on_host, bypass_file } = sources;
         Self {
             kernel,
             roster,
@@ -80,21 +96,17 @@ impl Node {
             world: World::default(),
             actual: None,
             audited: Instant::now(),
+            started: Instant::now(),
             filled: false,
             tables_error: None,
             held: BTreeMap::new(),
             failures: BTreeMap::new(),
+            on_host,
             balance: Balance::default(),
-            bypass_file: PathBuf::new(),
+            bypass_file,
             // Of a former agent's time.
             stuck: true,
         }
-    }
-
-    /// Has it follow this file (`bypass.rs`).
-    pub(crate) fn heeding(mut self, bypass_file: PathBuf) -> Self {
-        self.bypass_file = bypass_file;
-        self
     }
 
     pub(crate) fn containers(&self) -> &Path {
@@ -208,28 +220,39 @@ impl Node {
             }
         }
         self.book.tend();
-        let places = self.places.scan(now);
+        let said = self.on_host.said();
+        let places = self.places.scan(now, said.as_deref().map_or(&[], Vec::as_slice));
         if !self.filled {
             return false;
         }
         self.rebalance(audit);
         self.heed_bypass();
-        let known = match self.kernel.maps().pods() {
+        let known = self.kernel.maps().pods();
+        let (known, on_host) = match known.and_then(|known| Ok((known, self.kernel.maps().host_pods()?))) {
             Ok(known) => known,
             Err(error) => {
-                error!(%error, "the kernel's table of pods cannot be read");
+                error!(%error, "the kernel's tables of pods cannot be read");
                 return false;
             }
         };
         self.revive();
         // What somebody has unpinned is enrolled again.
         self.held.retain(|cookie, _| self.kernel.is_steered(*cookie));
-        let plan = enrol::plan(&self.world, &self.ours, &places, &known, &self.held);
+        let on_host: BTreeMap<_, _> = on_host.into_iter().map(|(slot, (_, keys))| (slot, keys)).collect();
+        let mut plan = enrol::plan(&self.world, &self.ours, &places, &known, &self.held, &on_host.keys().copied().collect());
         for step in &plan.steps {
             self.step(step);
         }
-        self.roster.is_listed();
+        let pods: BTreeSet<u32> = known.values().map(|pod| pod.slot).chain(self.held.values().map(|(pod, _)| pod.slot)).collect();
+        plan.pending.extend(self.settle_host(&said, &on_host, &pods).pending);
+        // A restarted agent does not know yet who its predecessor's workloads on the node's own network are.
+        if on_host.is_empty() || said.is_some() || now > self.started + MESOS_PATIENCE {
+            self.roster.is_listed();
+        }
         self.report(&plan);
+        if !plan.pending.is_empty() {
+            self.ask_mesos();
+        }
         plan.pending.is_empty() && self.failures.is_empty()
     }
 
@@ -294,8 +317,6 @@ impl Node {
 
     fn report(&mut self, plan: &Plan) {
         let wanted: Vec<&Workload> = self.world.wanted(&self.ours).collect();
-        let host = self.world.workloads.values().filter(|w| w.enrol && w.host_network && self.ours.contains(&w.node));
-        let host: Vec<String> = host.map(|w| w.id.clone()).collect();
         let bypassed: Vec<String> = self.world.bypassed(&self.ours).map(|w| w.id.clone()).collect();
         self.failures.retain(|id, _| wanted.iter().any(|w| w.id == *id));
         let pending: BTreeMap<&str, &str> = plan.pending.iter().map(|(id, reason)| (id.as_str(), *reason)).collect();
@@ -309,7 +330,6 @@ impl Node {
             status.wanted = pods.len();
             status.enrolled = enrolled;
             status.pods = pods;
-            status.not_enrollable = host;
             status.bypassed = bypassed;
             status.tables_filled = self.filled;
             status.tables_error.clone_from(&self.tables_error);
@@ -318,15 +338,17 @@ impl Node {
 
     fn pod_status(&self, workload: &Workload, pending: &BTreeMap<&str, &str>) -> PodStatus {
         let held = self.held.iter().find(|(_, (_, told))| told.id == workload.id);
+        let on_host = self.on_host.slot_of(&workload.id);
         let failure = self.failures.get(&workload.id).map(String::as_str);
         let reason = failure.or_else(|| pending.get(workload.id.as_str()).copied());
         PodStatus {
-            slot: held.map(|(_, (pod, _))| pod.slot),
+            slot: held.map(|(_, (pod, _))| pod.slot).or(on_host),
             id: workload.id.clone(),
             app: workload.app.clone(),
             addresses: workload.addresses.clone(),
             netns_cookie: held.map(|(cookie, _)| *cookie),
-            enrolled: held.is_some() && reason.is_none(),
+            host_network: workload.host_network,
+            enrolled: (held.is_some() || on_host.is_some()) && reason.is_none(),
             reason: reason.map(str::to_owned),
         }
     }

@@ -1,6 +1,7 @@
-//! Where tasks run: Mesos' runtime directory leads to processes, processes to network namespaces.
+//! Where tasks run: Mesos' runtime directory and its agent's word lead to processes, processes to network namespaces.
 
 use crate::core::enrol::Place;
+use crate::core::enrol::host::Task;
 use crate::netns::{self, Namespace};
 use std::collections::BTreeMap;
 use std::fs;
@@ -44,17 +45,24 @@ impl Places {
     }
 
     /// Looks again. A container that is half set up, or ends meanwhile, is not there.
-    pub fn scan(&mut self, now: Instant) -> Vec<Place> {
-        let mut found = BTreeMap::new();
-        for pid in self.pids() {
+    pub fn scan(&mut self, now: Instant, said: &[Task]) -> Vec<Place> {
+        let mut found: BTreeMap<(u64, u64), Found> = BTreeMap::new();
+        let said: BTreeMap<u32, &str> = said.iter().filter_map(|task| Some((task.pid?, task.instance.as_str()))).collect();
+        let files = self.pids();
+        for pid in files.iter().chain(said.keys().filter(|pid| !files.contains(pid))) {
             let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
             let Ok(identity) = netns::identity(&path) else { continue };
-            if identity == self.own || found.contains_key(&identity) {
+            let instance = said.get(pid).map(|instance| (*instance).to_owned());
+            if let Some(entry) = found.get_mut(&identity) {
+                entry.place.instance = entry.place.instance.take().or(instance);
+                continue;
+            }
+            if identity == self.own {
                 continue;
             }
             let known =
                 self.found.remove(&identity).filter(|f| !f.place.addresses.is_empty() && now < f.read + ADDRESSES_MAX_AGE);
-            let entry = match known {
+            let mut entry = match known {
                 Some(entry) => entry,
                 None => match look(&path, identity, now) {
                     Ok(entry) => entry,
@@ -64,6 +72,7 @@ impl Places {
                     }
                 },
             };
+            entry.place.instance = instance;
             found.insert(identity, entry);
         }
         self.found = found;
@@ -96,6 +105,6 @@ fn look(path: &Path, identity: (u64, u64), now: Instant) -> io::Result<Found> {
         // The process has ended, and another has its number.
         return Err(io::Error::from(io::ErrorKind::NotFound));
     }
-    let place = Place { cookie: namespace.cookie()?, addresses: namespace.addresses()? };
+    let place = Place { cookie: namespace.cookie()?, instance: None, addresses: namespace.addresses()? };
     Ok(Found { namespace, place, read: now })
 }

@@ -30,7 +30,7 @@ pub fn enrol(kernel: &Kernel, cookie: u64, pod: &Pod, namespace: &Namespace) -> 
         let mut maps = kernel.maps();
         // The DNS process answers on it: its replies must not be taken for the pod's questions.
         maps.tag(&opened.dns_udp, pod.slot)?;
-        for (key, socket) in keys(pod.slot, &opened) {
+        for (key, socket) in listeners(pod.slot, &opened) {
             maps.set_listener(key, socket)?;
         }
     }
@@ -58,7 +58,8 @@ pub fn leave(kernel: &Kernel, cookie: u64, pod: &Pod) -> Result<(), Error> {
     Ok(())
 }
 
-fn keys(slot: u32, sockets: &PodSockets) -> impl Iterator<Item = (ListenerKey, &OwnedFd)> {
+/// Which listener is which.
+pub(crate) fn listeners(slot: u32, sockets: &PodSockets) -> impl Iterator<Item = (ListenerKey, &OwnedFd)> {
     let key = move |kind| ListenerKey { slot, kind };
     [(key(listener::OUTBOUND_V4), &sockets.outbound_v4), (key(listener::DNS_TCP_V4), &sockets.dns_tcp)]
         .into_iter()

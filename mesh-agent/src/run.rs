@@ -7,22 +7,25 @@ use crate::cli::Run;
 use crate::egress::Book;
 use crate::kernel::{self, Kernel};
 use crate::metrics::Metrics;
-use crate::node::Node;
+use crate::node::{Node, OnHost, Sources};
 use crate::places::Places;
 use crate::ready::{self, Ready};
 use crate::served::Roster;
 use crate::status::Shared;
-use crate::{cgroup, events};
+use crate::{cgroup, events, mesos};
 use anyhow::{Context, Result};
+use mesh_common::ports::MESOS_AGENT;
 use mesh_xds::agent as wire;
 use mesh_xds::node::{Node as NodeId, Role};
 use mesh_xds::stream::{Connection, Updates};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
 /// Between two looks while a wanted pod is missing: what shows a container's addresses is not announced by any event.
@@ -49,10 +52,14 @@ pub async fn run(config: Run) -> Result<()> {
     let admin_socket = Admin::listen(&config.admin_socket).context("--admin-socket")?;
     let broker_socket = Broker::listen(&config.socket, config.proxy_uid).context("--socket")?;
     let places = Places::new(&config.mesos_runtime_dir)?;
+    let mesos_agent =
+        mesos::Address::parse(&config.mesos_agent.clone().unwrap_or_else(|| default_mesos_agent(config.node_address)));
+    let mesos_agent = mesos_agent.context("--mesos-agent")?;
 
     let kernel = Arc::new(Kernel::open(&config.bpffs, cgroup_root)?);
     kernel::fires(cgroup_root)?;
     kernel::fires_here()?;
+    let depth = kernel.depth_of(cgroup_root)?;
     info!(cgroup = %cgroup_root.display(), "the programs are attached, and the connect hook fires");
 
     let roster = Arc::new(Roster::default());
@@ -79,8 +86,18 @@ pub async fn run(config: Run) -> Result<()> {
     };
     tokio::spawn(Arc::new(broker).serve(broker_socket));
 
-    let node =
-        Node::new(Arc::clone(&kernel), roster, metrics, status, book, places, &connection.node).heeding(config.bypass_file);
+    let ((said, hearing), bell) = (watch::channel(None), Arc::new(Notify::new()));
+    let asker = mesos::Asker {
+        address: mesos_agent,
+        runtime_dir: config.mesos_runtime_dir.clone(),
+        cgroup_root: cgroup_root.clone(),
+        depth,
+        said,
+        bell: Arc::clone(&bell),
+    };
+    tokio::spawn(asker.run());
+    let sources = Sources { places, on_host: OnHost::new(hearing, bell)?, bypass_file: config.bypass_file };
+    let node = Node::new(Arc::clone(&kernel), roster, metrics, status, book, sources, &connection.node);
     let updates = mesh_xds::stream::start(connection, &[wire::MESH, wire::WORKLOAD, wire::SERVICE, wire::EGRESS]);
     follow(node, updates, &gateway).await?;
 
@@ -91,6 +108,11 @@ pub async fn run(config: Run) -> Result<()> {
         info!("stopping; the kernel half goes on");
     }
     Ok(())
+}
+
+/// Every node has one there (`mesh_common::ports`).
+fn default_mesos_agent(node: IpAddr) -> String {
+    format!("http://{}", SocketAddr::new(node, MESOS_AGENT))
 }
 
 fn connection(config: &Run) -> Result<Connection> {
@@ -112,6 +134,9 @@ fn connection(config: &Run) -> Result<Connection> {
 async fn follow(mut node: Node, mut updates: Updates, gateway: &Gateway) -> Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut watch = Watch::new(node.containers());
+    let mut mesos = node.mesos();
+    // Whatever ran before us.
+    node.ask_mesos();
     let mut settled = false;
     loop {
         tokio::select! {
@@ -124,7 +149,9 @@ async fn follow(mut node: Node, mut updates: Updates, gateway: &Gateway) -> Resu
                     }
                 }
             }
-            () = watch.changed() => {}
+            () = watch.changed() => node.ask_mesos(),
+            // The asker lives as long as we do.
+            Ok(()) = mesos.changed() => {}
             () = tokio::time::sleep(if settled { CALM } else { HURRY }) => watch.renew(node.containers()),
             _ = term.recv() => return Ok(()),
             _ = int.recv() => return Ok(()),

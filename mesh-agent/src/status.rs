@@ -26,8 +26,6 @@ pub struct Status {
     pub enrolled: usize,
     /// All of them.
     pub pods: Vec<PodStatus>,
-    /// Workloads that wish to be in the mesh and use the node's own network namespace, where pods cannot be told apart yet.
-    pub not_enrollable: Vec<String>,
     /// Workloads that would be in the mesh, and that `mesh-agent bypass` has taken out.
     pub bypassed: Vec<String>,
     /// Sizes of what the control plane has sent.
@@ -53,6 +51,8 @@ pub struct PodStatus {
     pub addresses: Vec<IpAddr>,
     /// The kernel's number of its namespace.
     pub netns_cookie: Option<u64>,
+    /// Does it share the node's own namespace?
+    pub host_network: bool,
     /// Is it in the mesh?
     pub enrolled: bool,
     /// Why it is not.
@@ -89,7 +89,6 @@ impl Shared {
             wanted: 0,
             enrolled: 0,
             pods: Vec::new(),
-            not_enrollable: Vec::new(),
             bypassed: Vec::new(),
             resources: BTreeMap::new(),
             xds: BTreeMap::new(),

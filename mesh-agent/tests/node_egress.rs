@@ -85,7 +85,7 @@ fn a_host_is_reached_by_its_name_on_its_port_while_there_is_a_rule() {
     assert_eq!(reach(&scene, allowed), Err(UNREACHABLE));
     wait("the log line", || {
         let log = scene.log();
-        let line = log.lines().find(|line| line.contains("refused")).map(str::to_owned);
+        let line = log.lines().find(|line| line.contains("events: refused")).map(str::to_owned);
         line.is_some_and(|line| {
             ["pod=\"a.instance-1\"", "destination=203.0.113.20:443", "reason=\"egress_denied\""].iter().all(|w| line.contains(w))
         })

@@ -45,6 +45,9 @@ impl Tables for Plain<'_> {
     fn is_protected(&self, dest: &Dest) -> bool {
         self.0.protected.contains(dest)
     }
+    fn is_endpoint(&self, dest: &Dest) -> bool {
+        self.0.endpoints().contains(dest)
+    }
     fn is_workload(&self, addr: &Addr) -> bool {
         self.0.workloads.contains(addr)
     }

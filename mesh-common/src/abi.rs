@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -79,12 +79,14 @@ pub struct Dest {
     pub pad: u8,
 }
 
+pub mod host;
 mod question;
 mod service;
+pub use host::{HandedKey, Host, HostKey};
 pub use question::Question;
 pub use service::{Backend, BackendKey, Endpoint, Load, NO_CELL, Service, UdpChoice, choice, mode};
 
-/// An enrolled workload. Value of `PODS_BY_NETNS`, keyed by the namespace's cookie.
+/// An enrolled workload. Value of `PODS_BY_NETNS`, keyed by the namespace's cookie, and of `HOST_PODS`, where it has no address of its own.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Pod {
@@ -337,6 +339,14 @@ pub mod dns {
         let bytes = (0x7f80_0000 | if low == 0 { 1 } else { low }).to_be_bytes();
         (Addr::v4(bytes), ports::DNS)
     }
+
+    /// The same on the node's own network, where each workload has one address: a resolver that asks two servers from one socket hears from
+    /// either that the other has answered, which is as good.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of_host(slot: u32) -> (Addr, u16) {
+        (Addr::v4(super::host::listener(slot, false)), ports::DNS)
+    }
 }
 
 /// Name of the global of each `sk_lookup` instance that tells it whose it is: a [`Pod`].
@@ -363,6 +373,9 @@ mod pod_impls {
         EgressNet,
         Event,
         FlowKey,
+        HandedKey,
+        Host,
+        HostKey,
         LearnedKey,
         LearnedName,
         ListenerKey,

@@ -3,15 +3,16 @@
 use crate::context::{Family, address, destination, rewrite, set_mark};
 use crate::datagram::file;
 use crate::emit::{self, PROCEED, count, refuse};
+use crate::host;
 use crate::loads;
-use crate::maps::{ENDPOINTS, LEARNED, ORIGINALS};
+use crate::maps::{LEARNED, ORIGINALS};
 use crate::verdict::{Caller, judged};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::bpf_sock_tuple;
 use aya_ebpf::helpers::{bpf_sk_lookup_tcp, bpf_sk_release};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::abi::{Addr, Dest, Diverted, Endpoint, NO_CELL, Original, dns, probe};
+use mesh_common::abi::{self, Addr, Dest, Diverted, Endpoint, NO_CELL, Original, dns, probe};
 use mesh_common::decide::l4::{TCP, UDP, Verdict};
 use mesh_common::ports;
 use mesh_common::reason::{Passed, Reason, Steered};
@@ -34,7 +35,8 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     let dest = destination(ctx, family);
     if is_probe(&dest) {
         // The linker drops what nothing refers to (`#[used]` would put the map into a section of its own, for which BTF has no place).
-        core::hint::black_box((&LEARNED, &ENDPOINTS));
+        core::hint::black_box(&LEARNED);
+        host::measure();
         return emit::end(probe::ERRNO);
     }
     let caller = Caller::of(ctx);
@@ -44,7 +46,7 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
             Passed::Loopback | Passed::OwnAddress => Ok(why.code()),
             _ => judged(ctx, &caller, &dest).map(|()| why.code()),
         }),
-        Verdict::Proxy => hand_over(ctx, &caller, &dest, ports::OUTBOUND).map(|()| Steered::Proxy.code()),
+        Verdict::Proxy => hand_over(ctx, family, &caller, &dest, ports::OUTBOUND).map(|()| Steered::Proxy.code()),
         Verdict::Dns => to_dns(ctx, family, &caller, &dest).map(|()| Steered::Dns.code()),
         Verdict::Backend(service) => match loads::choose(&service, &caller) {
             Some(backend) => {
@@ -73,7 +75,8 @@ fn is_probe(dest: &Dest) -> bool {
 
 /// The destination stays: writes the mark, and forgets what an earlier connect() of this socket was rewritten from.
 ///
-/// The mark of a process outside the mesh is its own business; a pod's is written even to 0, since a socket may be connected again.
+/// The mark of a process outside the mesh, or on the node's own network, is its own business; a pod's is written even to 0, since a socket may
+/// be connected again.
 #[inline(always)]
 fn settle(ctx: &SockAddrContext, caller: &Caller, mark: u32) -> Result<(), Reason> {
     // SAFETY: the context's socket is valid during the call.
@@ -83,16 +86,16 @@ fn settle(ctx: &SockAddrContext, caller: &Caller, mark: u32) -> Result<(), Reaso
             let _ = ORIGINALS.delete((*ctx.sock_addr).__bindgen_anon_1.sk);
         }
     }
-    if caller.pod.is_some() && !set_mark(ctx, mark) { Err(Reason::Internal) } else { Ok(()) }
+    if caller.pod.is_some() && !caller.on_host && !set_mark(ctx, mark) { Err(Reason::Internal) } else { Ok(()) }
 }
 
 #[inline(always)]
 fn to_dns(ctx: &SockAddrContext, family: Family, caller: &Caller, dest: &Dest) -> Result<(), Reason> {
     let Some(server) = dest.addr.to_v4() else { return Err(Reason::Ipv6Dns) };
     match dest.proto {
-        TCP => hand_over(ctx, caller, dest, ports::DNS),
+        TCP => hand_over(ctx, family, caller, dest, ports::DNS),
         UDP => {
-            let (addr, port) = dns::redirect(server);
+            let (addr, port) = if caller.on_host { dns::of_host(caller.slot()) } else { dns::redirect(server) };
             divert(ctx, family, caller, &Dest { addr, port, ..*dest }, Endpoint { cell: NO_CELL, stamp: 0 })
         }
         _ => Err(Reason::Internal),
@@ -101,10 +104,19 @@ fn to_dns(ctx: &SockAddrContext, family: Family, caller: &Caller, dest: &Dest) -
 
 /// Marks the socket, so that the pod's policy rule delivers it locally and `steer` gives it to a listener. Asks first whether there is
 /// one: without, IPv4 would hang, because the kernel cannot route a reset from a foreign address.
+///
+/// On the node's own network there is no such rule: the connection is rewritten to the workload's listener.
 #[inline(always)]
-fn hand_over(ctx: &SockAddrContext, caller: &Caller, dest: &Dest, port: u16) -> Result<(), Reason> {
+fn hand_over(ctx: &SockAddrContext, family: Family, caller: &Caller, dest: &Dest, port: u16) -> Result<(), Reason> {
+    if caller.on_host {
+        let at = abi::host::handed(caller.slot(), dest);
+        if !listens_v4(ctx, at, port) {
+            return Err(Reason::ProxyGone);
+        }
+        return divert(ctx, family, caller, &Dest { addr: Addr::v4(at), port, ..*dest }, Endpoint { cell: NO_CELL, stamp: 0 });
+    }
     let v4 = dest.addr.to_v4();
-    let listening = if v4.is_some() { listens_v4(ctx, port) } else { listens_v6(ctx, port) };
+    let listening = if v4.is_some() { listens_v4(ctx, [127, 0, 0, 1], port) } else { listens_v6(ctx, port) };
     if !listening {
         return Err(Reason::ProxyGone);
     }
@@ -112,9 +124,9 @@ fn hand_over(ctx: &SockAddrContext, caller: &Caller, dest: &Dest, port: u16) -> 
 }
 
 #[inline(always)]
-fn listens_v4(ctx: &SockAddrContext, port: u16) -> bool {
+fn listens_v4(ctx: &SockAddrContext, addr: [u8; 4], port: u16) -> bool {
     // bpf_sock_tuple.ipv4: source and destination address, source and destination port.
-    let tuple = [0, u32::from_ne_bytes([127, 0, 0, 1]), u32::from(port.to_be()) << 16];
+    let tuple = [0, u32::from_ne_bytes(addr), u32::from(port.to_be()) << 16];
     listens(ctx, tuple.as_ptr().cast(), 12)
 }
 

@@ -44,7 +44,7 @@ fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
         Verdict::Pass(why) => Ok(why.code()),
         Verdict::Dns => match dest.addr.to_v4() {
             Some(server) => {
-                let (addr, port) = dns::redirect(server);
+                let (addr, port) = if caller.on_host { dns::of_host(caller.slot()) } else { dns::redirect(server) };
                 divert(ctx, family, &dest, &Dest { addr, port, ..dest }).map(|()| Steered::Dns.code())
             }
             None => Err(Reason::Ipv6Dns),

@@ -107,6 +107,10 @@ impl Tables for Tabled<'_> {
         KernelTables.is_workload(addr)
     }
     #[inline(always)]
+    fn is_endpoint(&self, dest: &Dest) -> bool {
+        KernelTables.is_endpoint(dest)
+    }
+    #[inline(always)]
     fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
         KernelTables.egress(policy, dest)
     }

@@ -7,6 +7,8 @@
 //! | `release` | cgroup socket release | `release.rs` |
 //! | `getpeername4`, `getpeername6` | cgroup | `peername.rs` |
 //! | `from_pod`, `to_pod` | tc at the host's end of the veth, one instance per pod | `guard.rs` |
+//! | `handed`, `getsockname4`, `getsockname6` | cgroup sock_ops, cgroup | `host.rs` |
+//! | `steer_node` | sk_lookup, the node's own namespace | `host.rs` |
 //! | `judge` | none: asked by tests | `judge.rs` |
 //! | `steer` | sk_lookup, one instance per pod | `steer.rs` |
 
@@ -21,6 +23,7 @@ mod context;
 mod datagram;
 mod emit;
 mod guard;
+mod host;
 mod judge;
 mod loads;
 mod maps;

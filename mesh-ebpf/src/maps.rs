@@ -6,7 +6,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, Diverted, EgressKey, EgressNet, Endpoint, FlowKey, LearnedKey, LearnedName, ListenerKey, Load,
+    Addr, Backend, BackendKey, Config, Dest, Diverted, EgressKey, EgressNet, Endpoint, FlowKey, HandedKey, Host, HostKey, LearnedKey, LearnedName, ListenerKey, Load,
     Original, Pod, Service, Tag, UdpChoice, UdpKey, listener, maps,
 };
 use mesh_common::decide::l4::Tables;
@@ -20,7 +20,6 @@ pub(crate) static PODS_BY_NETNS: HashMap<u64, Pod> = HashMap::with_max_entries(m
 pub(crate) static SERVICES: HashMap<Dest, Service> = HashMap::with_max_entries(maps::SERVICES_MAX, BPF_F_NO_PREALLOC);
 #[map]
 pub(crate) static BACKENDS: HashMap<BackendKey, Backend> = HashMap::with_max_entries(maps::BACKENDS_MAX, BPF_F_NO_PREALLOC);
-/// The agent's own: no program reads it.
 #[map]
 pub(crate) static ENDPOINTS: HashMap<Dest, Endpoint> = HashMap::with_max_entries(maps::ENDPOINTS_MAX, BPF_F_NO_PREALLOC);
 #[map]
@@ -52,6 +51,12 @@ pub(crate) static JUDGED: SkStorage<Original> = SkStorage::new();
 #[map]
 pub(crate) static FLOWS: LruHashMap<FlowKey, u32> = LruHashMap::with_max_entries(maps::FLOWS_MAX, 0);
 #[map]
+pub(crate) static HOST: Array<Host> = Array::with_max_entries(1, 0);
+#[map]
+pub(crate) static HOST_PODS: HashMap<HostKey, Pod> = HashMap::with_max_entries(maps::HOST_PODS_MAX, 0);
+#[map]
+pub(crate) static HANDED: LruHashMap<HandedKey, Original> = LruHashMap::with_max_entries(maps::HANDED_MAX, 0);
+#[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(maps::EVENTS_BYTES, 0);
@@ -76,6 +81,12 @@ impl Tables for KernelTables {
     fn is_workload(&self, addr: &Addr) -> bool {
         // SAFETY: only asked whether it exists.
         unsafe { WORKLOADS.get(addr) }.is_some()
+    }
+
+    #[inline(always)]
+    fn is_endpoint(&self, dest: &Dest) -> bool {
+        // SAFETY: only asked whether it exists.
+        unsafe { ENDPOINTS.get(dest) }.is_some()
     }
 
     #[inline(always)]

@@ -9,10 +9,12 @@ use crate::shared::Shared;
 use crate::stream::Stream;
 use crate::tcp;
 use crate::worker::Command;
+use mesh_common::abi::host;
+use mesh_common::ports;
 use mesh_common::reason::Reason;
 use rustls::ServerConfig;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -111,12 +113,24 @@ fn hand(arrival: Arrival, pod: &Rc<Pod>, other: Option<&mpsc::Sender<Command>>) 
     }
 }
 
+/// Is it an address to which the kernel rewrites what it hands over, and so nobody's destination?
+fn is_hand_over(destination: SocketAddr) -> bool {
+    let v4 = match destination.ip().to_canonical() {
+        IpAddr::V4(v4) => v4.octets(),
+        IpAddr::V6(_) => return false,
+    };
+    destination.port() == ports::OUTBOUND && host::owner(v4).is_some()
+}
+
 async fn serve(guest: Guest, stream: TcpStream, source: SocketAddr, own: SocketAddr, door: Door) {
     let shared = guest.pod().shared.clone();
     // The socket that the agent listens on in a pod is transparent: the local address is where the client wanted to go.
     let Ok(destination) = stream.local_addr() else { return };
     let gateway = match door {
-        Door::Captured if destination == own => return shared.metrics.refuse(Reason::MeshListener.label()),
+        // On the node's own network the kernel shows that too, if it was the kernel who brought the connection.
+        Door::Captured if destination == own || is_hand_over(destination) => {
+            return shared.metrics.refuse(Reason::MeshListener.label());
+        }
         Door::Captured => None,
         Door::Gateway(address) => Some(address),
     };

@@ -5,6 +5,7 @@ mod egress;
 mod explain;
 mod flips;
 mod held;
+mod host;
 mod kernel;
 mod life;
 mod load;
@@ -15,5 +16,14 @@ use mesh_tests::suite;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    suite::run(&[egress::CASES, kernel::CASES, explain::CASES, flips::CASES, life::CASES, restarts::CASES, dns::CASES])
+    suite::run(&[
+        egress::CASES,
+        kernel::CASES,
+        explain::CASES,
+        flips::CASES,
+        host::CASES,
+        life::CASES,
+        restarts::CASES,
+        dns::CASES,
+    ])
 }

@@ -6,11 +6,15 @@ use mesh_common::abi::{Addr, Pod, maps};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+pub mod host;
+
 /// A network namespace in which a task of this node runs.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Place {
     /// The kernel's number of it.
     pub cookie: u64,
+    /// Marathon's instance id, if the Mesos agent has said which one runs there.
+    pub instance: Option<String>,
     /// Its addresses, but loopback and link-local ones.
     pub addresses: Vec<IpAddr>,
 }
@@ -40,7 +44,8 @@ pub struct Plan {
 /// Compares.
 ///
 /// `ours` are the names of this node, `known` the pods in the kernel's table, `held` those whose listeners this process holds. A pod that
-/// is known but not held was enrolled by a former agent: it is enrolled anew, in place.
+/// is known but not held was enrolled by a former agent: it is enrolled anew, in place. `taken` are the slots of the workloads on the node's own
+/// network, which are [`host::plan`]'s.
 #[must_use]
 pub fn plan(
     world: &World,
@@ -48,6 +53,7 @@ pub fn plan(
     places: &[Place],
     known: &BTreeMap<u64, Pod>,
     held: &BTreeMap<u64, (Pod, Workload)>,
+    taken: &BTreeSet<u32>,
 ) -> Plan {
     let mut plan = Plan::default();
     if !world.complete() {
@@ -55,7 +61,7 @@ pub fn plan(
         return plan;
     }
     let mut wanted: BTreeMap<u64, (&Place, &Workload)> = BTreeMap::new();
-    for workload in world.wanted(ours) {
+    for workload in world.wanted(ours).filter(|workload| !workload.host_network) {
         plan.wanted += 1;
         match place_of(workload, places, &wanted) {
             Ok(place) => drop(wanted.insert(place.cookie, (place, workload))),
@@ -65,8 +71,8 @@ pub fn plan(
     let leaving = known.iter().filter(|(cookie, _)| !wanted.contains_key(cookie));
     plan.steps.extend(leaving.map(|(cookie, pod)| Step::Leave(*cookie, *pod)));
 
-    let mut slots: BTreeSet<u32> =
-        known.iter().filter(|(cookie, _)| wanted.contains_key(cookie)).map(|(_, pod)| pod.slot).collect();
+    let staying = known.iter().filter(|(cookie, _)| wanted.contains_key(cookie)).map(|(_, pod)| pod.slot);
+    let mut slots: BTreeSet<u32> = staying.chain(taken.iter().copied()).collect();
     for (cookie, (place, workload)) in wanted {
         let slot = match known.get(&cookie) {
             Some(pod) => pod.slot,
@@ -91,13 +97,16 @@ pub fn plan(
     plan
 }
 
-/// The namespace that has one of the workload's addresses and is not another workload's.
+/// The namespace that is the workload's by the Mesos agent's word, or has one of its addresses, and is not another workload's.
 fn place_of<'a>(
     workload: &Workload,
     places: &'a [Place],
     taken: &BTreeMap<u64, (&Place, &Workload)>,
 ) -> Result<&'a Place, &'static str> {
-    let mut matching = places.iter().filter(|place| place.addresses.iter().any(|ip| workload.addresses.contains(ip)));
+    let said = |place: &&Place| place.instance.as_ref().map(|instance| *instance == workload.id);
+    let has_address = |place: &&Place| place.addresses.iter().any(|ip| workload.addresses.contains(ip));
+    // A namespace that is another instance's by the agent's word is not this one's, whatever addresses it has.
+    let mut matching = places.iter().filter(|place| said(place).unwrap_or_else(|| has_address(place)));
     let Some(place) = matching.next() else { return Err("no container of this node has its address (yet)") };
     if matching.next().is_some() {
         return Err("several network namespaces of this node have its address");

@@ -113,11 +113,10 @@ pub struct Invalid {
 }
 
 impl Workload {
-    /// Should it be in the mesh on this node? On the host network pods cannot be told apart by their namespace: such a wish is shown by
-    /// `GET /status`, and not fulfilled.
+    /// Should it be in the mesh on this node?
     #[must_use]
     pub fn is_wanted(&self, ours: &[String]) -> bool {
-        self.enrol && !self.host_network && ours.contains(&self.node)
+        self.enrol && ours.contains(&self.node)
     }
 }
 

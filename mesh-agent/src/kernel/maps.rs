@@ -7,8 +7,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, EgressKey, EgressNet, Endpoint, LearnedKey, LearnedName, ListenerKey, Original, Pod,
-    Service, Tag, UdpKey, maps,
+    Addr, Backend, BackendKey, Config, Dest, EgressKey, EgressNet, Endpoint, Host, HostKey, LearnedKey, LearnedName, ListenerKey,
+    Original, Pod, Service, Tag, UdpKey, maps,
 };
 use mesh_common::reason;
 use std::collections::BTreeMap;
@@ -34,6 +34,8 @@ pub struct Maps {
     pub(super) egress_exact: HashMap<MapData, EgressKey, u32>,
     pub(super) egress_cidr: LpmTrie<MapData, EgressNet, u32>,
     pub(super) learned: HashMap<MapData, LearnedKey, LearnedName>,
+    pub(super) host: Array<MapData, Host>,
+    pub(super) host_pods: HashMap<MapData, HostKey, Pod>,
     listeners: SockHash<MapData, ListenerKey>,
     tags: SkStorage<MapData, Tag>,
     counters: PerCpuArray<MapData, u64>,
@@ -70,6 +72,8 @@ impl Maps {
             egress_exact: typed(maps::EGRESS_EXACT, map(maps::EGRESS_EXACT)?)?,
             egress_cidr: typed(maps::EGRESS_CIDR, map(maps::EGRESS_CIDR)?)?,
             learned: typed(maps::LEARNED, map(maps::LEARNED)?)?,
+            host: typed(maps::HOST, map(maps::HOST)?)?,
+            host_pods: typed(maps::HOST_PODS, map(maps::HOST_PODS)?)?,
             listeners: typed(maps::LISTENERS, map(maps::LISTENERS)?)?,
             tags: typed(maps::TAGS, map(maps::TAGS)?)?,
             counters: typed(maps::COUNTERS, map(maps::COUNTERS)?)?,

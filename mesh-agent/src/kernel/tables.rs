@@ -18,6 +18,10 @@ impl Tables for Maps {
         self.workloads.get(addr, 0).is_ok()
     }
 
+    fn is_endpoint(&self, dest: &Dest) -> bool {
+        Self::is_endpoint(self, dest)
+    }
+
     fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
         let question = Key::new(EgressNet::BITS, EgressNet::question(policy, dest));
         let exact = self.egress_exact.get(&EgressKey { policy, dest: *dest }, 0).ok();

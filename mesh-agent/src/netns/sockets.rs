@@ -1,6 +1,7 @@
 //! The sockets that the agent makes in a pod. Every function here must run inside the pod's namespace ([`super::Namespace::visit`]).
 
 use super::{PodSockets, loopback_v4, loopback_v6};
+use mesh_common::abi::host;
 use mesh_common::broker::Family;
 use mesh_common::ports;
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
@@ -19,9 +20,45 @@ pub fn open(ipv6: bool) -> io::Result<PodSockets> {
     Ok(PodSockets {
         outbound_v4: named("127.0.0.1:15001", listen(loopback_v4(ports::OUTBOUND)))?,
         outbound_v6: if ipv6 { Some(named("[::1]:15001", listen(loopback_v6(ports::OUTBOUND)))?) } else { None },
-        dns_udp: named("UDP 0.0.0.0:15053", dns_udp())?,
+        dns_udp: named("UDP 0.0.0.0:15053", dns_udp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports::DNS))))?,
         dns_tcp: named("127.0.0.1:15053", listen(loopback_v4(ports::DNS)))?,
     })
+}
+
+/// Opens the listeners of a workload on the node's own network, at addresses of its slot (`abi::host`): nobody outside reaches them. What is
+/// meant for IPv6 comes over IPv4 too, to a socket that can show an IPv6 address.
+///
+/// # Errors
+/// Names the listener that could not be opened.
+pub fn open_on_host(slot: u32) -> io::Result<PodSockets> {
+    let at = |v6, port| SocketAddr::from((Ipv4Addr::from(host::listener(slot, v6)), port));
+    let (v4, v6, dns) = (at(false, ports::OUTBOUND), at(true, ports::OUTBOUND), at(false, ports::DNS));
+    let named = |at: SocketAddr, result: io::Result<OwnedFd>| {
+        result.map_err(|error| io::Error::new(error.kind(), format!("listener {at} on the node: {error}")))
+    };
+    Ok(PodSockets {
+        outbound_v4: named(v4, on_host(v4, Domain::IPV4))?,
+        // A kernel without IPv6 has nothing to show.
+        outbound_v6: on_host(v6, Domain::IPV6).ok(),
+        dns_udp: named(dns, dns_udp(dns))?,
+        dns_tcp: named(dns, on_host(dns, Domain::IPV4))?,
+    })
+}
+
+fn on_host(at: SocketAddr, domain: Domain) -> io::Result<OwnedFd> {
+    let socket = Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(true)?;
+    let at = match (domain, at) {
+        (Domain::IPV6, SocketAddr::V4(v4)) => {
+            socket.set_only_v6(false)?;
+            SocketAddr::from((v4.ip().to_ipv6_mapped(), v4.port()))
+        }
+        _ => at,
+    };
+    socket.bind(&SockAddr::from(at))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
 }
 
 /// Unconnected sockets for the proxy to dial with.
@@ -101,12 +138,12 @@ fn listen(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket.into())
 }
 
-/// One wildcard socket: questions arrive at addresses of 127.128.0.0/9, and IP_PKTINFO says at which.
-fn dns_udp() -> io::Result<OwnedFd> {
+/// One socket: questions arrive at addresses of 127.128.0.0/9, and IP_PKTINFO says at which.
+fn dns_udp(at: SocketAddr) -> io::Result<OwnedFd> {
     let socket = Socket::new(Domain::IPV4, Type::DGRAM.nonblocking(), Some(Protocol::UDP))?;
     socket.set_reuse_port(true)?;
     set_int(&socket, libc::SOL_IP, libc::IP_PKTINFO)?;
-    socket.bind(&SockAddr::from(SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports::DNS))))?;
+    socket.bind(&SockAddr::from(at))?;
     Ok(socket.into())
 }
 

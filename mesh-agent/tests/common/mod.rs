@@ -70,14 +70,19 @@ impl Drop for Node {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.bpffs);
         let _ = fs::write(self.former.join("cgroup.procs"), "0");
-        for _ in 0..50 {
-            if fs::remove_dir(&self.cgroup).is_ok() {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        eprintln!("left behind: {}", self.cgroup.display());
+        wait_gone(&self.cgroup);
     }
+}
+
+/// Removes a cgroup, as soon as its last process has ended.
+pub fn wait_gone(cgroup: &Path) {
+    for _ in 0..50 {
+        if fs::remove_dir(cgroup).is_ok() {
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    eprintln!("left behind: {}", cgroup.display());
 }
 
 /// A named network namespace with `lo` up.

@@ -22,6 +22,8 @@ pub struct Scene {
     agent: Option<Child>,
     tasks: Vec<Child>,
     pub control: Control,
+    /// URL of a Mesos agent.
+    pub mesos: Option<String>,
     dir: tempfile::TempDir,
     pub pair: Pair,
     pub node: Node,
@@ -35,7 +37,7 @@ impl Scene {
         fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
         fs::write(dir.path().join("ca.crt"), &control.ca_pem).expect("written");
         fs::write(dir.path().join("token"), format!("{TOKEN}\n")).expect("written");
-        Self { agent: None, tasks: Vec::new(), control, dir, pair, node }
+        Self { agent: None, tasks: Vec::new(), control, mesos: None, dir, pair, node }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -51,6 +53,8 @@ impl Scene {
         let all = [by, &[env!("CARGO_BIN_EXE_mesh-agent")]].concat();
         let mut command = Command::new(all[0]);
         command.args(&all[1..]).arg("run").args(["--node-address", NODE, "--control", &self.control.endpoint]);
+        // Nobody listens on the discard port: a test that wants a Mesos agent names its own.
+        command.args(["--mesos-agent", self.mesos.as_deref().unwrap_or("http://127.0.0.1:9")]);
         for (flag, path) in [
             ("--token-file", self.path("token")),
             ("--ca-file", self.path("ca.crt")),

@@ -8,7 +8,8 @@ pub const PODS_BY_NETNS: &str = "PODS_BY_NETNS";
 pub const SERVICES: &str = "SERVICES";
 /// `HashMap<BackendKey, Backend>`.
 pub const BACKENDS: &str = "BACKENDS";
-/// `HashMap<Dest, Endpoint>`: where connections to a backend are counted. The agent's memory; no program reads it.
+/// `HashMap<Dest, Endpoint>`: where connections to a backend are counted. The agent's memory; programs ask only whether a key is
+/// there.
 pub const ENDPOINTS: &str = "ENDPOINTS";
 /// `Array<Load>`, in the agent's memory too.
 pub const LOADS: &str = "LOADS";
@@ -37,8 +38,14 @@ pub const LEARNED: &str = "LEARNED";
 pub const JUDGED: &str = "JUDGED";
 /// `LruHashMap<FlowKey, u32>`: flows that began inbound, or on a judged socket.
 pub const FLOWS: &str = "FLOWS";
+/// `Array<Host>`, one cell.
+pub const HOST: &str = "HOST";
+/// `HashMap<HostKey, Pod>`: workloads of the node's own network namespace.
+pub const HOST_PODS: &str = "HOST_PODS";
+/// `LruHashMap<HandedKey, Original>`: what connections that were handed over on the node's own network were meant for.
+pub const HANDED: &str = "HANDED";
 /// All of them: what is pinned.
-pub const ALL: [&str; 20] = [
+pub const ALL: [&str; 23] = [
     CONFIG,
     PODS_BY_NETNS,
     SERVICES,
@@ -57,6 +64,9 @@ pub const ALL: [&str; 20] = [
     UDP_CHOICES,
     JUDGED,
     FLOWS,
+    HOST,
+    HOST_PODS,
+    HANDED,
     COUNTERS,
     EVENTS,
 ];
@@ -88,5 +98,10 @@ pub const LEARNED_MAX: u32 = 16_384;
 pub const UDP_MAX: u32 = 65_536;
 /// Flows that packets are let pass for: 128 from outside for each pod. The ones that were silent longest are forgotten (LRU), and cut.
 pub const FLOWS_MAX: u32 = 131_072;
+/// Keys of workloads on the node's own network: the slot, and up to three by which each is known.
+pub const HOST_PODS_MAX: u32 = 4 * PODS_MAX;
+/// Connections handed over on the node's own network between their beginning and the moment the proxy has looked who they are meant for; the
+/// oldest are forgotten (LRU), and refused then.
+pub const HANDED_MAX: u32 = 65_536;
 /// Bytes of the ring buffer: about 1,300 refusals between two reads of the agent.
 pub const EVENTS_BYTES: u32 = 65_536;

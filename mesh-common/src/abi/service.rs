@@ -73,8 +73,8 @@ pub struct Backend {
     pub alias: u32,
 }
 
-/// Where the connections to an address, port and protocol are counted. Value of `ENDPOINTS`, keyed by [`Dest`]: the agent's memory, which no
-/// program reads.
+/// Where the connections to an address, port and protocol are counted. Value of `ENDPOINTS`, keyed by [`Dest`]: the agent's memory, of
+/// which programs read only the keys.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Endpoint {

@@ -3,14 +3,14 @@ use crate::core::resources::Mesh;
 use mesh_xds::client::Delivery;
 use proptest::prelude::*;
 
-const OURS: &str = "192.0.2.11";
+pub(super) const OURS: &str = "192.0.2.11";
 
 fn workload(id: &str, address: &str) -> Workload {
     let addresses = vec![address.parse().expect("address")];
     Workload { id: id.to_owned(), node: OURS.to_owned(), addresses, enrol: true, ..Workload::default() }
 }
 
-fn world(workloads: Vec<Workload>) -> World {
+pub(super) fn world(workloads: Vec<Workload>) -> World {
     let mut world = World { mesh: Some(Mesh::default()), ..World::default() };
     for type_url in [mesh_xds::agent::WORKLOAD, mesh_xds::agent::SERVICE, mesh_xds::agent::EGRESS] {
         world.apply(&Delivery { type_url: type_url.to_owned(), nonce: String::new(), resources: vec![], removed: vec![] });
@@ -20,13 +20,13 @@ fn world(workloads: Vec<Workload>) -> World {
 }
 
 fn place(cookie: u64, addresses: &[&str]) -> Place {
-    Place { cookie, addresses: addresses.iter().map(|a| a.parse().expect("address")).collect() }
+    Place { cookie, instance: None, addresses: addresses.iter().map(|a| a.parse().expect("address")).collect() }
 }
 
 type Held = BTreeMap<u64, (Pod, Workload)>;
 
 fn ask(world: &World, places: &[Place], known: &BTreeMap<u64, Pod>, held: &Held) -> Plan {
-    plan(world, &[OURS.to_owned(), "agent-1".to_owned()], places, known, held)
+    plan(world, &[OURS.to_owned(), "agent-1".to_owned()], places, known, held, &BTreeSet::new())
 }
 
 /// Carries a plan out as the I/O half would.
@@ -79,6 +79,18 @@ fn who_cannot_be_enrolled_is_named_with_the_reason() {
     let reasons: Vec<&str> = plan.pending.iter().map(|(_, reason)| *reason).collect();
     assert!(reasons[0].contains("no container") && reasons[1].contains("several"), "{reasons:?}");
     assert_eq!((plan.wanted, reasons.len()), (2, 2), "a pod on the host network is not waited for");
+}
+
+#[test]
+fn the_mesos_agents_word_counts_more_than_an_address() {
+    let world = world(vec![workload("a", "9.0.0.1"), workload("b", "9.0.0.2")]);
+    // b's namespace has no address yet, and a's former one still has a's.
+    let named = |cookie, instance: &str, addresses| Place { instance: Some(instance.to_owned()), ..place(cookie, addresses) };
+    let places = [named(1, "gone", &["9.0.0.1"]), named(2, "b", &[]), place(3, &["9.0.0.1"])];
+    let plan = ask(&world, &places, &BTreeMap::new(), &Held::new());
+    let found: Vec<(u64, &str)> =
+        plan.steps.iter().map(|s| if let Step::Enrol(c, _, w) = s { (*c, w.id.as_str()) } else { panic!("{s:?}") }).collect();
+    assert_eq!(found, [(2, "b"), (3, "a")]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ struct World {
     services: HashMap<Dest, Service>,
     protected: HashSet<Dest>,
     workloads: HashSet<Addr>,
+    endpoints: HashSet<Dest>,
     egress: HashMap<(u32, Dest), u32>,
 }
 
@@ -16,6 +17,9 @@ impl Tables for World {
     }
     fn is_protected(&self, dest: &Dest) -> bool {
         self.protected.contains(dest)
+    }
+    fn is_endpoint(&self, dest: &Dest) -> bool {
+        self.endpoints.contains(dest)
     }
     fn is_workload(&self, addr: &Addr) -> bool {
         self.workloads.contains(addr)
@@ -42,6 +46,7 @@ fn world(mode: u8, backends: u32) -> World {
         services: [(to(VIP, 9080), Service { id: 1, backends, mode, ..Service::default() })].into(),
         protected: [to([192, 0, 2, 11], 32443)].into(),
         workloads: [Addr::v4([9, 0, 2, 7])].into(),
+        endpoints: [to([192, 0, 2, 12], 31_000)].into(),
         egress: [
             ((0, to([198, 51, 100, 7], 443)), way::PASS),
             ((1, to([198, 51, 100, 7], 80)), way::PASS),
@@ -92,6 +97,8 @@ fn each_step_in_order() {
         ("0.0.0.0 is loopback too", to([0, 0, 0, 0], 15001), pod, false, &proxy, Verdict::Deny(Reason::MeshListener)),
         ("own node's Mesos agent", to([192, 0, 2, 11], 5051), pod, false, &proxy, Verdict::Pass(Passed::MesosAgent)),
         ("another node's Mesos agent", to([192, 0, 2, 12], 5051), pod, false, &proxy, Verdict::Deny(Reason::EgressDenied)),
+        ("a backend at its node's address", to([192, 0, 2, 12], 31_000), pod, true, &proxy, Verdict::Pass(Passed::Brokered)),
+        ("its neighbour's port", to([192, 0, 2, 12], 31_001), pod, true, &proxy, Verdict::Deny(Reason::EgressDenied)),
         ("the control plane", to([192, 0, 2, 11], 32443), pod, false, &proxy, Verdict::Deny(Reason::ControlPlane)),
         (
             "the control plane, by a process of the node",

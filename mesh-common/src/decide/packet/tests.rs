@@ -24,6 +24,10 @@ impl Tables for World {
     fn is_protected(&self, dest: &Dest) -> bool {
         dest.port == 32443
     }
+    fn is_endpoint(&self, _: &Dest) -> bool {
+        false
+    }
+
     fn is_workload(&self, addr: &Addr) -> bool {
         self.workloads.contains(addr)
     }
