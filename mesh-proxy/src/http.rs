@@ -11,6 +11,7 @@ mod ids;
 mod life;
 mod local;
 mod mirror;
+mod patience;
 mod prepare;
 mod pulse;
 mod record;

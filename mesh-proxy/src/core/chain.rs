@@ -93,7 +93,7 @@ const ANY: Fit = Some(Reverse(usize::MAX));
 #[must_use]
 pub fn select(chains: &[Match], ask: &Ask<'_>) -> Option<usize> {
     if let [only] = chains
-        && *only == Match::default()
+        && only.is_empty()
     {
         return Some(0);
     }
@@ -161,6 +161,21 @@ impl Match {
     fn is_for(&self, (labels, namespace): (&BTreeMap<String, String>, &str)) -> bool {
         let has = |(name, value): &(String, String)| labels.get(name) == Some(value);
         self.labels.iter().all(has) && self.namespace.as_deref().is_none_or(|wanted| wanted == namespace)
+    }
+
+    /// Does it take everything? This is asked for each request, so it compares nothing.
+    fn is_empty(&self) -> bool {
+        let Self { destination_port, destinations, server_names, transport, protocols, sources, source_ports, labels, namespace } =
+            self;
+        destination_port.is_none()
+            && destinations.is_empty()
+            && server_names.is_empty()
+            && transport.is_none()
+            && protocols.is_empty()
+            && sources.is_empty()
+            && source_ports.is_empty()
+            && labels.is_empty()
+            && namespace.is_none()
     }
 
     /// Does it ask for what only a ClientHello says?

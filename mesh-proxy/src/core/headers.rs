@@ -3,6 +3,9 @@
 use super::format::{Facts, Format};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+
 /// What becomes of a value when the header is there already. Envoy's `append_action`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Existing {
@@ -93,27 +96,22 @@ impl Addition {
 
 /// Removes what belongs to one connection only: RFC 9110's list and whatever `Connection` names. `te: trailers` stays, gRPC needs it.
 pub fn remove_hop_by_hop(headers: &mut HeaderMap) {
-    // Most requests carry none of these, and a look-up costs less than a removal.
+    // A look-up costs less than a removal.
     if headers.contains_key(header::CONNECTION) {
-        let named: Vec<HeaderName> = headers
-            .get_all(header::CONNECTION)
-            .iter()
-            .filter_map(|value| value.to_str().ok())
-            .flat_map(|value| value.split(','))
-            .filter_map(|name| name.trim().parse().ok())
-            .collect();
+        let values = headers.get_all(header::CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        let names = values.flat_map(|value| value.split(',')).map(str::trim);
+        // Mostly one of these, which are not looked for: the one goes anyway, the other is no header.
+        let others = names.filter(|name| !name.eq_ignore_ascii_case("keep-alive") && !name.eq_ignore_ascii_case("close"));
+        let named: Vec<HeaderName> = others.filter_map(|name| name.parse().ok()).collect();
         headers.remove(header::CONNECTION);
         for name in named {
             headers.remove(name);
         }
     }
-    for name in [
-        HeaderName::from_static("keep-alive"),
-        HeaderName::from_static("proxy-connection"),
-        header::TRANSFER_ENCODING,
-        header::UPGRADE,
-    ] {
-        headers.remove(name);
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, header::TRANSFER_ENCODING, header::UPGRADE] {
+        if headers.contains_key(&name) {
+            headers.remove(name);
+        }
     }
     if headers.get(header::TE).is_some_and(|te| te != "trailers") {
         headers.remove(header::TE);

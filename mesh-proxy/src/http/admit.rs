@@ -15,6 +15,7 @@ use http::{Method, StatusCode, Uri, Version};
 use std::net::SocketAddr;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Marks a request whose framing could be read otherwise by somebody else.
 #[derive(Clone, Copy)]
@@ -123,7 +124,7 @@ pub(super) fn admit(
         append_via(headers, via);
     }
     let grpc = is_grpc(headers);
-    let scheme = match (parts.uri.scheme_str(), headers.get("x-forwarded-proto")) {
+    let scheme = match (parts.uri.scheme_str(), headers.get(FORWARDED_PROTO)) {
         (Some("https"), _) => "https",
         (Some("http"), _) => "http",
         (_, Some(proto)) if proto == "https" => "https",

@@ -16,7 +16,7 @@ use crate::core::retry::{Outcome, RetryPolicy};
 use crate::pod::upstream::{Broken, Inflow, Lease, NoLease, Upstream, Wanted, count};
 use crate::pod::{ConnectError, Pod};
 use http::request::Parts;
-use http::{HeaderMap, Uri, Version, header, uri};
+use http::{HeaderMap, HeaderName, Uri, Version, header, uri};
 use hyper::{Request, Response};
 use std::cell::Cell;
 use std::error::Error;
@@ -27,6 +27,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 /// The endpoint's answer and its connection, which the body gives back.
 pub(super) type Answer = (Response<Inflow>, Lease);
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
 /// What stays the same over all attempts.
 pub(super) struct Call<'a> {
@@ -42,6 +44,8 @@ pub(super) struct Call<'a> {
     pub(super) body: Option<Replay>,
     /// Of all attempts together, up to the response's head.
     pub(super) deadline: Option<Instant>,
+    /// When the first of them began.
+    pub(super) began: Instant,
     /// The client speaks HTTP/2.
     pub(super) http2: bool,
 }
@@ -213,8 +217,8 @@ impl Call<'_> {
 
     async fn attempt(&self, address: SocketAddr, stale: u32) -> Result<Answer, Failure> {
         let authority = self.parts.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-        let wanted =
-            Wanted { pod: self.pod, cluster: self.cluster, address, fresh: stale >= STALE_MAX, http2: self.http2, authority };
+        let (pod, cluster, http2, now) = (self.pod, self.cluster, self.http2, self.began);
+        let wanted = Wanted { pod, cluster, address, fresh: stale >= STALE_MAX, http2, authority, now };
         let mut lease = self.upstream.lease(&wanted).await.map_err(|refused| match refused {
             NoLease::Overflow => Failure::Overflow,
             NoLease::Connect(error) => Failure::Connect(error),
@@ -291,7 +295,7 @@ fn for_http2(parts: &mut Parts, tls: bool) {
 }
 
 fn grpc_status(headers: &HeaderMap) -> Option<u32> {
-    headers.get("grpc-status").and_then(|status| status.to_str().ok()?.parse().ok())
+    headers.get(GRPC_STATUS).and_then(|status| status.to_str().ok()?.parse().ok())
 }
 
 /// What the retry policy is asked about; `None`: nothing that may be repeated.

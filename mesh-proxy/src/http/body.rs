@@ -16,7 +16,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 /// What bodies fail with.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -261,7 +261,7 @@ enum Kind {
 #[derive(Clone)]
 pub struct Terms {
     /// The rest must come before this.
-    pub deadline: Option<tokio::time::Instant>,
+    pub deadline: Option<Instant>,
     /// Something must pass now and then.
     pub pulse: Option<Pulse>,
 }
@@ -309,6 +309,7 @@ impl ResponseBody {
     }
 
     fn finish(&mut self) {
+        let now = Instant::now();
         if let Kind::Upstream { lease, .. } = &mut self.kind
             && let Some(lease) = lease.take()
         {
@@ -316,11 +317,11 @@ impl ResponseBody {
             // An endpoint that still waits for a body cannot have another request.
             self.unasked = gate.is_some_and(|gate| gate.refuse());
             if !self.unasked {
-                lease.complete();
+                lease.complete(now);
             }
         }
         if let Some(record) = self.record.take() {
-            record.finish();
+            record.finish(now);
         }
     }
 
@@ -330,7 +331,7 @@ impl ResponseBody {
         }
         if let Some(mut record) = self.record.take() {
             record.flags.set(flags);
-            record.finish();
+            record.finish(Instant::now());
         }
     }
 }

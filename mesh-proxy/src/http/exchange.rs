@@ -264,6 +264,7 @@ impl<'a> Exchange<'a> {
             parts,
             body,
             deadline,
+            began,
             http2,
         };
         let overdue = overdue(record.body.clone(), self.http.options.request_timeout);

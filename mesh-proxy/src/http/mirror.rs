@@ -20,6 +20,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::time::Instant;
 
 thread_local! {
     static IN_FLIGHT: Cell<usize> = const { Cell::new(0) };
@@ -184,12 +185,13 @@ async fn copy(pod: &Rc<Pod>, cluster: &Arc<Cluster>, original: SocketAddr, mut p
         parts: &mut parts,
         body,
         deadline: None,
+        began: Instant::now(),
         http2: false,
     };
     let Ok((response, mut lease)) = call.run(&mut record).await else { return pod.shared.metrics.mirror_lost("mirror_failed") };
     let mut incoming = response.into_body();
     while let Some(Ok(_frame)) = poll_fn(|cx| lease.poll_body(cx, &mut incoming)).await {}
-    lease.complete();
+    lease.complete(Instant::now());
 }
 
 #[cfg(test)]

@@ -157,8 +157,8 @@ impl Record {
     }
 
     /// Ends: called once.
-    pub fn finish(&self) {
-        let (duration, workload) = (self.started.elapsed(), self.pod.workload());
+    pub fn finish(&self, now: Instant) {
+        let (duration, workload) = (now - self.started, self.pod.workload());
         let received = self.body.as_ref().map_or(0, Replay::received);
         let shared = &self.pod.shared;
         let config = shared.config.load();

@@ -3,6 +3,7 @@
 use super::admit::Misframed;
 use super::body::ResponseBody;
 use super::life::{Life, wait};
+use super::patience::Patience;
 use super::rewind::Rewind;
 use super::wire::Wire;
 use super::{Connection, exchange, h2c};
@@ -95,7 +96,7 @@ where
     let life = Arc::<Life>::default();
     let io = TokioIo::new(Wire::new(head.freeze(), stream, Arc::clone(&life), options.request_headers_timeout));
     let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(TokioTimer::new()).header_read_timeout(options.idle_timeout).max_header_size(options.head_bytes);
+    server.timer(Patience::default()).header_read_timeout(options.idle_timeout).max_header_size(options.head_bytes);
     server.max_buf_size(options.head_bytes.max(BUFFER));
     // Without a word the library has room for these on its stack; fewer are counted when they have come.
     if options.headers > HEADERS {

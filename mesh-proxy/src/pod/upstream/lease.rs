@@ -42,6 +42,8 @@ pub struct Wanted<'a> {
     pub http2: bool,
     /// The request's host.
     pub authority: &'a str,
+    /// When the request began: who has idled until then for too long is not used.
+    pub now: Instant,
 }
 
 /// Why there is none.
@@ -166,7 +168,7 @@ impl Upstream {
         }
         if !shared
             && !wanted.fresh
-            && let Some(one) = pool.take_idle()
+            && let Some(one) = pool.take_idle(wanted.now)
         {
             return Ok(Now::One(one));
         }
@@ -304,7 +306,7 @@ impl Lease {
     }
 
     /// The exchange is complete: the connection may serve the next one.
-    pub fn complete(mut self) {
+    pub fn complete(mut self, now: Instant) {
         let mut one = match std::mem::replace(&mut self.carrier, Carrier::Nothing) {
             Carrier::One(one) => one,
             Carrier::Split(split) => match split.complete() {
@@ -314,7 +316,7 @@ impl Lease {
             Carrier::Many(_) | Carrier::Nothing => return,
         };
         one.used += 1;
-        one.idle_since = Instant::now();
+        one.idle_since = now;
         if self.most_requests.is_some_and(|most| one.used >= most) {
             count(&self.pool.counts().cx_max_requests);
             return one.close();

@@ -144,13 +144,13 @@ impl Pool {
     }
 
     /// The most recently used connection that may carry a request; the others rest and time out.
-    pub(super) fn take_idle(&self) -> Option<Box<One>> {
+    pub(super) fn take_idle(&self, now: Instant) -> Option<Box<One>> {
         let settings = self.settings.borrow();
         let mut idle = self.idle.borrow_mut();
-        let position = idle.iter().rposition(|one| one.is_usable(&settings));
+        let position = idle.iter().rposition(|one| one.is_usable(&settings, now));
         if position.is_none() {
             // They would stand in the way of another.
-            clear(&mut idle, |one| one.is_usable(&settings));
+            clear(&mut idle, |one| one.is_usable(&settings, now));
         }
         Some(idle.remove(position?))
     }
@@ -242,7 +242,8 @@ impl Pool {
     pub(super) fn sweep(&self, keep: bool) -> bool {
         let settings = self.settings.borrow();
         let mut idle = self.idle.borrow_mut();
-        clear(&mut idle, |one| keep && one.is_usable(&settings));
+        let now = Instant::now();
+        clear(&mut idle, |one| keep && one.is_usable(&settings, now));
         let mut shared = self.shared.borrow_mut();
         shared.retain(|many| many.streams.get() > 0 || (keep && many.is_usable(&settings)));
         self.open.get() == 0 && self.waiters.borrow().iter().all(|waiter| waiter.grant.is_closed())
@@ -336,9 +337,10 @@ impl One {
     }
 
     /// May it carry one more request, as far as one can know?
-    fn is_usable(&self, settings: &PoolSettings) -> bool {
-        settings.max_connection_duration.is_none_or(|most| self.since.elapsed() < most)
-            && settings.idle_timeout.is_none_or(|limit| self.idle_since.elapsed() < limit)
+    fn is_usable(&self, settings: &PoolSettings, now: Instant) -> bool {
+        // What began after that moment is new.
+        settings.max_connection_duration.is_none_or(|most| now.saturating_duration_since(self.since) < most)
+            && settings.idle_timeout.is_none_or(|limit| now.saturating_duration_since(self.idle_since) < limit)
     }
 }
 
