@@ -5,6 +5,9 @@ use super::response;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::request::Parts;
 
+/// Bytes of most lines, so that the text need not grow line by line.
+const LINE: usize = 64;
+
 /// What is known of a request's body before it is sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Length {
@@ -37,13 +40,15 @@ pub fn head(out: &mut Vec<u8>, parts: &Parts, body: Length) -> Frame {
         (None, Some(authority)) => authority.as_str(),
         (None, None) => "/",
     };
-    let frame = match (body, response::length(&parts.headers)) {
+    let said = if body == Length::None { None } else { response::length(&parts.headers) };
+    let frame = match (body, said) {
         (Length::None, _) => Frame::Sized(0),
         // The client has said it, and what comes is checked against it.
         (Length::Known(_) | Length::Unknown, Some(said)) => Frame::Sized(said),
         (Length::Known(length), None) => Frame::Sized(length),
         (Length::Unknown, None) => Frame::Chunked(announced(&parts.headers)),
     };
+    out.reserve(LINE + path.len() + LINE * parts.headers.len());
     put(out, &[parts.method.as_str().as_bytes(), b" ", path.as_bytes(), b" HTTP/1.1\r\n"]);
     let mut sized = false;
     for (name, value) in &parts.headers {

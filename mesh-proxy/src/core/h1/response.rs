@@ -11,8 +11,8 @@ use std::mem::MaybeUninit;
 pub const HEAD: usize = 60 * 1024;
 /// Headers of a response, and of its trailers: Envoy's default (`max_headers_count`).
 pub const HEADERS: usize = 100;
-/// Room for headers that are added on the way to the client, so that the map need not grow.
-const MORE: usize = 4;
+/// Room for headers that are added on the way to the client: mostly one more than go, and a larger map is slower to make.
+const MORE: usize = 1;
 
 /// See the module.
 #[derive(Debug)]
@@ -88,7 +88,7 @@ fn read(bytes: &Bytes, method: &Method) -> Result<Parsed, Malformed> {
     let (Some(code), Some(minor)) = (response.code, response.version) else { return Err(Malformed::Head) };
     let status = StatusCode::from_u16(code).map_err(|_invalid| Malformed::Head)?;
     let mut headers = HeaderMap::with_capacity(response.headers.len() + MORE);
-    let (mut closes, mut stays) = (false, false);
+    let (mut closes, mut stays, mut coded, mut sized) = (false, false, false, false);
     for line in &*response.headers {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_invalid| Malformed::Head)?;
         let value = HeaderValue::from_maybe_shared(bytes.slice_ref(line.value)).map_err(|_invalid| Malformed::Head)?;
@@ -96,42 +96,47 @@ fn read(bytes: &Bytes, method: &Method) -> Result<Parsed, Malformed> {
             closes |= names(&value, "close");
             stays |= names(&value, "keep-alive");
         }
+        coded |= name == header::TRANSFER_ENCODING;
+        sized |= name == header::CONTENT_LENGTH;
         headers.append(name, value);
     }
     if status.is_informational() && status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(Parsed::Interim(status));
     }
-    let body = follows(status, method, &headers, minor)?;
+    let body = match announced(status, method) {
+        Some(body) => body,
+        None if coded => coding(&headers, minor, sized)?,
+        None if sized => length(&headers).map(Body::sized).ok_or(Malformed::Length)?,
+        None => Body::UntilClose,
+    };
     let keeps = !closes && (minor == 1 || stays) && !matches!(body, Body::Tunnel | Body::UntilClose);
     Ok(Parsed::Head(Head { status, headers, body, keeps }))
 }
 
-/// What a head announces.
-fn follows(status: StatusCode, method: &Method, headers: &HeaderMap, minor: u8) -> Result<Body, Malformed> {
+/// What status and method say of the body; `None`: the headers do.
+fn announced(status: StatusCode, method: &Method) -> Option<Body> {
     match status.as_u16() {
-        101 => return Ok(Body::Tunnel),
-        204 | 304 => return Ok(Body::Ended),
-        200..=299 if method == Method::CONNECT => return Ok(Body::Tunnel),
-        _ if method == Method::HEAD => return Ok(Body::Ended),
-        _ => {}
+        101 => Some(Body::Tunnel),
+        204 | 304 => Some(Body::Ended),
+        200..=299 if method == Method::CONNECT => Some(Body::Tunnel),
+        _ if method == Method::HEAD => Some(Body::Ended),
+        _ => None,
     }
-    if headers.contains_key(header::TRANSFER_ENCODING) {
-        if minor == 0 {
-            return Err(Malformed::Coding);
-        }
-        // As in Envoy: of two lengths one was meant for somebody else.
-        if headers.contains_key(header::CONTENT_LENGTH) {
-            return Err(Malformed::Length);
-        }
-        let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
-        let last = last.and_then(|value| value.to_str().ok()?.rsplit(',').next());
-        let chunked = last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"));
-        return Ok(if chunked { Body::chunked() } else { Body::UntilClose });
+}
+
+/// The last coding decides.
+fn coding(headers: &HeaderMap, minor: u8, sized: bool) -> Result<Body, Malformed> {
+    if minor == 0 {
+        return Err(Malformed::Coding);
     }
-    if !headers.contains_key(header::CONTENT_LENGTH) {
-        return Ok(Body::UntilClose);
+    // As in Envoy: of two lengths one was meant for somebody else.
+    if sized {
+        return Err(Malformed::Length);
     }
-    length(headers).map(Body::sized).ok_or(Malformed::Length)
+    let last = headers.get_all(header::TRANSFER_ENCODING).iter().next_back();
+    let last = last.and_then(|value| value.to_str().ok()?.rsplit(',').next());
+    let chunked = last.is_some_and(|coding| coding.trim().eq_ignore_ascii_case("chunked"));
+    Ok(if chunked { Body::chunked() } else { Body::UntilClose })
 }
 
 /// What `content-length` says, however often, if it says one thing.
@@ -139,10 +144,8 @@ fn follows(status: StatusCode, method: &Method, headers: &HeaderMap, minor: u8) 
 pub fn length(headers: &HeaderMap) -> Option<u64> {
     let mut all = None;
     for value in headers.get_all(header::CONTENT_LENGTH) {
-        for text in value.to_str().ok()?.split(',') {
-            let text = text.trim();
-            // A number's own parser takes a sign, too.
-            let number = text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse::<u64>().ok())??;
+        for text in value.as_bytes().split(|byte| *byte == b',') {
+            let number = number(text.trim_ascii())?;
             if all.is_some_and(|all| all != number) {
                 return None;
             }
@@ -152,8 +155,15 @@ pub fn length(headers: &HeaderMap) -> Option<u64> {
     all
 }
 
+/// Of digits only: a number's own parser takes a sign, too.
+fn number(digits: &[u8]) -> Option<u64> {
+    let add = |sum: u64, digit: &u8| sum.checked_mul(10)?.checked_add(char::from(*digit).to_digit(10)?.into());
+    if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
+}
+
 fn names(value: &HeaderValue, token: &str) -> bool {
-    value.to_str().is_ok_and(|value| value.split(',').any(|listed| listed.trim().eq_ignore_ascii_case(token)))
+    let mut listed = value.as_bytes().split(|byte| *byte == b',');
+    listed.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
 
 fn malformed(error: httparse::Error) -> Malformed {

@@ -14,6 +14,7 @@ use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::Body as _;
 use output::Output;
+use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -24,6 +25,11 @@ use tokio_util::io::poll_read_buf;
 const ROOM: usize = 8 * 1024;
 /// And at most, when endpoints have more ready each time: beyond it system calls are no cost any more.
 const ROOM_MOST: usize = 256 * 1024;
+
+thread_local! {
+    /// The buffer that was read into last. Mostly what was read is written by now, so that the next connection reads into warm memory.
+    static SPARE: Cell<BytesMut> = Cell::default();
+}
 
 /// See the module.
 pub(super) struct Http1 {
@@ -86,7 +92,11 @@ impl Http1 {
     /// After an exchange: may another follow? Then its buffers are given back.
     pub(super) fn rest(&mut self) -> bool {
         let rests = self.keeps && self.receiving.is_ended() && self.is_sent() && self.input.is_empty();
-        (self.input, self.room, self.output) = (BytesMut::new(), ROOM, Output::default());
+        let input = std::mem::take(&mut self.input);
+        if self.room == ROOM {
+            SPARE.replace(input);
+        }
+        (self.room, self.output) = (ROOM, Output::default());
         rests
     }
 
@@ -221,6 +231,10 @@ impl Http1 {
     /// Reads more, into a buffer that is made when there is something to read: connections that wait share what they would each hold.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         ready!(self.io.poll_readable(cx))?;
+        if self.input.capacity() == 0 {
+            self.input = SPARE.take();
+            self.input.clear();
+        }
         self.input.reserve(self.room);
         let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input))?;
         if read >= self.room {
