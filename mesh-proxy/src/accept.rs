@@ -163,20 +163,21 @@ async fn find(guest: Guest, stream: TcpStream, inbound: &mut Inbound, shared: &A
     let (stream, secure) = match &chain.tls {
         Tls::None => (Stream::Plain(stream), false),
         Tls::NoSecret => return Err("no_secret"),
-        Tls::Server(tls) => (handshake(stream, tls).await?, true),
+        Tls::Server(tls) => (Box::pin(handshake(stream, tls)).await?, true),
     };
+    // In boxes: a connection that rests holds no room for what it is not.
     match &chain.serve {
         Serve::Tcp(tcp) => {
             let tcp = Arc::clone(tcp);
-            tcp::serve(guest, stream, config, &tcp, inbound).await;
+            Box::pin(tcp::serve(guest, stream, config, &tcp, inbound)).await;
         }
         Serve::Http(http) => {
             let options = Arc::clone(&http.options);
             // Each request loads the snapshot of its own time.
             drop(config);
             let (inbound, peer) = (inbound.clone(), inbound.source);
-            http::serve(Connection { guest, destination: inbound.destination, peer, tls: secure, inbound, options }, stream)
-                .await;
+            let connection = Connection { guest, destination: inbound.destination, peer, tls: secure, inbound, options };
+            Box::pin(http::serve(connection, stream)).await;
         }
     }
     Ok(())

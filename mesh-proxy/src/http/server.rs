@@ -46,7 +46,7 @@ where
     let Ok(Some((protocol, head))) = detected else { return };
     let connection = Rc::new(connection);
     let served = match protocol {
-        Protocol::Http2 => http2(connection, Rewind::new(head.freeze(), stream)).await,
+        Protocol::Http2 => Box::pin(http2(connection, Rewind::new(head.freeze(), stream))).await,
         // What is no HTTP/1 gets its 400.
         Protocol::Http1 | Protocol::Tls | Protocol::Other => http1(connection, head, stream).await,
     };
