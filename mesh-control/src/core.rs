@@ -9,3 +9,4 @@ pub(crate) mod flip;
 pub(crate) mod names;
 pub(crate) mod registry;
 pub(crate) mod translate;
+pub(crate) mod wish;

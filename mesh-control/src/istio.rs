@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use crate::core::wish::Injection;
 use crate::secret::Secret;
 
 mod check;
@@ -40,6 +41,8 @@ pub(crate) struct Config {
     pub(crate) destination_policies: Vec<Arc<Resource<DestinationPolicy>>>,
     /// By namespace and name.
     pub(crate) secrets: BTreeMap<(String, String), Arc<Secret>>,
+    /// What namespaces' labels say of who should be in the mesh.
+    pub(crate) injection: Injection,
 }
 
 impl Config {

@@ -88,7 +88,8 @@ async fn compile_always(settings: Settings, mut views: watch::Receiver<Option<Ar
             let started = Instant::now();
             // Pure work of up to some milliseconds per thousand services: it may take this thread, others serve on.
             let compiled = tokio::task::block_in_place(|| {
-                let (registry, next) = translate(&view, &config.service_entries, &settings.vip_domain, &allotment);
+                let (mut registry, next) = translate(&view, &config.service_entries, &settings.vip_domain, &allotment);
+                registry.wish(&config.injection);
                 let registry = Arc::new(registry);
                 if allotment != next {
                     if let Err(error) = store.keep_vips(next.rows()) {

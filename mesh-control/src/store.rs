@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::core::wish;
 use crate::istio::{self, Config, Kind, Problems};
 use crate::secret::Secret;
 pub(crate) use disk::StoreError;
@@ -246,7 +247,7 @@ impl Store {
                     EventType::Deleted => drop(state.objects.remove(key)),
                     EventType::Added | EventType::Modified => drop(state.objects.insert(key.clone(), Arc::clone(&event.stored))),
                 }
-                if key.collection != Collection::Namespaces {
+                if concerns_config(&event) {
                     let config = config.get_or_insert_with(|| Config::clone(&self.0.config.borrow()));
                     replace(config, &event);
                 }
@@ -297,10 +298,21 @@ impl View<'_> {
     }
 }
 
+/// Of namespaces the compiler sees one label.
+fn concerns_config(event: &Event) -> bool {
+    let before = event.previous.as_deref().and_then(injection_of);
+    let after = if event.kind == EventType::Deleted { None } else { injection_of(&event.stored) };
+    event.stored.key.collection != Collection::Namespaces || before != after
+}
+
+fn injection_of(namespace: &Stored) -> Option<bool> {
+    wish::injection(namespace.object["metadata"]["labels"][wish::INJECTION].as_str())
+}
+
 fn add(config: &mut Config, stored: &Stored) -> Result<(), Problems> {
     let Key { collection, namespace, name } = &stored.key;
     match collection {
-        Collection::Namespaces => {}
+        Collection::Namespaces => config.injection.extend(injection_of(stored).map(|says| (name.clone(), says))),
         Collection::Secrets => {
             let secret = Arc::new(Secret::read(&stored.object)?);
             config.secrets.insert((namespace.clone(), name.clone()), secret);
@@ -313,7 +325,7 @@ fn add(config: &mut Config, stored: &Stored) -> Result<(), Problems> {
 fn replace(config: &mut Config, event: &Event) {
     let Key { collection, namespace, name } = &event.stored.key;
     match collection {
-        Collection::Namespaces => {}
+        Collection::Namespaces => drop(config.injection.remove(name)),
         Collection::Secrets => drop(config.secrets.remove(&(namespace.clone(), name.clone()))),
         Collection::Istio(kind) => config.remove(*kind, namespace, name),
     }

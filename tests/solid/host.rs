@@ -5,10 +5,12 @@ use mesh_tests::eventually;
 use mesh_tests::suite::Case;
 use mesh_tests::world::World;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-pub(crate) const CASES: &[Case] =
-    &[("host::an app on the node's own network is balanced, ruled and policed, its neighbour only balanced", shared)];
+pub(crate) const CASES: &[Case] = &[
+    ("host::an app on the node's own network is balanced, ruled and policed, its neighbour only balanced", shared),
+    ("wish::a namespace's label enrols and a workload's own keeps out, without a restart", namespace),
+];
 
 /// In the mesh, and not.
 const IN: &str = "/host-in";
@@ -105,4 +107,61 @@ fn shared(world: &mut World) -> Result<()> {
         ensure!(dump["host_pods"].as_array().is_some_and(Vec::is_empty), "{}", dump["host_pods"]);
         Ok(())
     })
+}
+
+/// One of the namespace that asks, and one of it that does not.
+fn pods(world: &World) -> Result<()> {
+    for (id, labels) in [
+        ("/wish-a", json!({"istio.io/namespace": "wishes"})),
+        ("/wish-b", json!({"istio.io/namespace": "wishes", "sidecar.istio.io/inject": "false"})),
+    ] {
+        let pod = json!({
+            "id": id, "labels": labels, "networks": [{"name": "dcos", "mode": "container"}], "scaling": {"kind": "fixed", "instances": 1},
+            "containers": [{"name": "main", "resources": {"cpus": 0.1, "mem": 32}, "image": {"kind": "DOCKER", "id": "istio/examples-bookinfo-details-v1:1.8.0"},
+                "exec": {"command": {"argv": [world.echo_program(), "serve", "--port", "8080"]}}}],
+        });
+        world.marathon("POST", "/v2/pods", &pod.to_string())?;
+    }
+    for id in ["/wish-a", "/wish-b"] {
+        eventually("the pod runs", Duration::from_secs(30), || world.exec(id, &["true"]))?;
+    }
+    Ok(())
+}
+
+/// As errno says whether the kernel half judges it: nobody listens outside.
+fn is_policed(world: &World, pod: &str) -> Result<bool> {
+    let said = world.echo(pod, &["dial", &format!("{OUTSIDE}:81")])?;
+    match said["errno"].as_i64() {
+        Some(113) => Ok(true),
+        Some(111) => Ok(false),
+        _ => anyhow::bail!("{said}"),
+    }
+}
+
+fn namespace(world: &mut World) -> Result<()> {
+    pods(world)?;
+    ensure!(!is_policed(world, "/wish-a")? && !is_policed(world, "/wish-b")?, "nobody has asked yet");
+    world.kubectl(&["create", "namespace", "wishes"])?;
+    for (label, wanted) in [
+        ("istio-injection=enabled", true),
+        ("istio-injection=disabled", false),
+        ("istio-injection=enabled", true),
+        ("istio-injection-", false),
+    ] {
+        let mut arguments = vec!["label", "namespace", "wishes", label];
+        arguments.extend((!label.ends_with('-')).then_some("--overwrite"));
+        world.kubectl(&arguments)?;
+        let started = Instant::now();
+        eventually("the label is in force", Duration::from_secs(10), || {
+            ensure!(is_policed(world, "/wish-a")? == wanted, "after {label}");
+            Ok(())
+        })?;
+        println!("{label}: in force {} ms after kubectl's return", started.elapsed().as_millis());
+        ensure!(!is_policed(world, "/wish-b")?, "it has opted out");
+    }
+    world.kubectl(&["delete", "namespace", "wishes"])?;
+    for id in ["/wish-a", "/wish-b"] {
+        world.marathon("DELETE", &format!("/v2/pods{id}"), "")?;
+    }
+    Ok(())
 }

@@ -26,8 +26,6 @@ use std::sync::Arc;
 
 /// Label of an app or pod: its namespace in Istio's sense.
 const NAMESPACE: &str = "istio.io/namespace";
-/// Label of a pod: its wish to be in the mesh.
-const INJECT: &str = "sidecar.istio.io/inject";
 /// Label of an app, a pod or a port: who carries its connections.
 const MODE: &str = "mesh.io/mode";
 /// Label of the same: how the kernel picks a backend.

@@ -40,6 +40,29 @@ fn versions_grow_over_all_objects_and_survive_reopening() {
 }
 
 #[test]
+fn a_namespaces_wish_reaches_the_compiler_and_nothing_else_of_it_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rules.redb");
+    let store = Store::open(&path).unwrap();
+    let config = store.config();
+    let label = |labels: Value| {
+        let mut namespace = new_namespace("shop", jiff::Timestamp::now());
+        namespace["metadata"]["labels"] = labels;
+        store.write(false, |_| Ok::<_, StoreError>(vec![Change::Put(Key::namespace("shop"), namespace)])).unwrap();
+        (config.has_changed().unwrap(), config.clone().borrow_and_update().injection.get("shop").copied())
+    };
+    assert_eq!(label(serde_json::json!({"team": "a"})), (false, None), "the compiler has nothing to do");
+    assert_eq!(label(serde_json::json!({"istio-injection": "enabled"})), (true, Some(true)));
+    assert_eq!(label(serde_json::json!({"istio-injection": "disabled"})).1, Some(false));
+    assert_eq!(label(serde_json::json!({"istio-injection": "enabled"})).1, Some(true));
+    drop((store, config));
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.config().borrow().injection.get("shop"), Some(&true), "after a restart");
+    store.write(false, |_| Ok::<_, StoreError>(vec![Change::Delete(Key::namespace("shop"))])).unwrap();
+    assert!(store.config().borrow().injection.is_empty());
+}
+
+#[test]
 fn a_dry_run_or_a_refusal_leaves_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(&dir.path().join("rules.redb")).unwrap();

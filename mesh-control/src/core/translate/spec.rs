@@ -1,7 +1,8 @@
 //! Apps and pods, old and new, in one form: which ports they declare, and of which services these are.
 
-use super::{BALANCE, INJECT, MODE, NAMESPACE};
+use super::{BALANCE, MODE, NAMESPACE};
 use crate::core::registry::Protocol;
+use crate::core::wish;
 use crate::marathon::types::{App, Labels, Network, Pod, PodEndpoint, PortMapping};
 use mesh_common::vip;
 use mesh_xds::agent::{Balance, Mode, Transport};
@@ -115,7 +116,8 @@ fn is_bridge(name: &str, bridge_name: &str) -> bool {
 
 fn start(id: &str, labels: &Labels, network: Net) -> Spec {
     let namespace = labels.get(NAMESPACE).filter(|name| !name.is_empty()).map_or("default", String::as_str).to_ascii_lowercase();
-    let enrol = labels.get(INJECT).is_some_and(|value| value == "true");
+    // What its namespace says is filled in later (`core/wish.rs`).
+    let enrol = wish::own(labels.get(wish::INJECT).map(String::as_str)) == Some(true);
     Spec {
         id: id.to_owned(),
         namespace,
