@@ -23,8 +23,9 @@ use tokio_util::io::poll_read_buf;
 
 /// Bytes that are read at once, at first: most responses fit.
 const ROOM: usize = 8 * 1024;
-/// And at most, when endpoints have more ready each time: beyond it system calls are no cost any more.
-const ROOM_MOST: usize = 256 * 1024;
+/// And at most, when endpoints have more ready each time: beyond it system calls are no cost any more. No power of two: a response of 1 MiB and
+/// its head would end with a read of the head's length.
+const ROOM_MOST: usize = 400 * 1024;
 
 thread_local! {
     /// The buffer that was read into last. Mostly what was read is written by now, so that the next connection reads into warm memory.
@@ -36,8 +37,10 @@ pub(super) struct Http1 {
     io: Transport,
     /// Read, and not taken yet.
     input: BytesMut,
-    /// What the next read may bring.
+    /// What the next read may bring: more where reads are filled, less again where they are not.
     room: usize,
+    /// What one brought at most in this exchange.
+    most: usize,
     output: Output,
     sending: Sending,
     receiving: Body,
@@ -75,6 +78,7 @@ impl Http1 {
             io,
             input: BytesMut::new(),
             room: ROOM,
+            most: 0,
             output: Output::default(),
             sending: Sending::Done,
             receiving: Body::Ended,
@@ -95,8 +99,10 @@ impl Http1 {
         let input = std::mem::take(&mut self.input);
         if self.room == ROOM {
             SPARE.replace(input);
+        } else if self.most < self.room / 2 {
+            self.room /= 2;
         }
-        (self.room, self.output) = (ROOM, Output::default());
+        (self.most, self.output) = (0, Output::default());
         rests
     }
 
@@ -237,6 +243,7 @@ impl Http1 {
         }
         self.input.reserve(self.room);
         let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input))?;
+        self.most = self.most.max(read);
         if read >= self.room {
             self.room = (self.room * 2).min(ROOM_MOST);
         }
