@@ -2,8 +2,11 @@
 //! bytes, its requests and whoever ends it; knows nothing of what the requests are.
 
 use crate::config::Downstream;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Notify;
 
@@ -100,5 +103,51 @@ pub(super) async fn wait(limit: Option<Duration>) {
     match limit {
         Some(limit) => tokio::time::sleep(limit).await,
         None => std::future::pending().await,
+    }
+}
+
+/// What comes of a connection; `None`: the other future came first. That one is asked once, and then only where there may be `news` of it: it wakes
+/// us, and to ask it at each wake-up costs more than a flag.
+pub(super) async fn unless<T>(
+    mut served: Pin<&mut impl Future<Output = T>>,
+    mut closing: Pin<&mut impl Future<Output = ()>>,
+    news: impl Fn() -> bool,
+) -> Option<T> {
+    let mut asked = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(result) = served.as_mut().poll(cx) {
+            return Poll::Ready(Some(result));
+        }
+        let asks = !std::mem::replace(&mut asked, true) || news();
+        if asks { closing.as_mut().poll(cx).map(|()| None) } else { Poll::Pending }
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::future::pending;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    #[test]
+    fn what_ends_a_connection_is_asked_once_and_where_there_is_news() {
+        let (asked, news, ended) = (Cell::new(0), Cell::new(false), Cell::new(false));
+        let closing = pin!(poll_fn(|_| {
+            asked.set(asked.get() + 1);
+            if ended.get() { Poll::Ready(()) } else { Poll::Pending }
+        }));
+        let served = pin!(pending::<()>());
+        let mut both = pin!(unless(served, closing, || news.get()));
+        let mut poll = || both.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(poll().is_pending() && poll().is_pending() && asked.get() == 1);
+        news.set(true);
+        assert!(poll().is_pending() && asked.get() == 2);
+        ended.set(true);
+        assert_eq!(poll(), Poll::Ready(None));
+        let done = pin!(unless(pin!(async { 7 }), pin!(async {}), || true)).poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(done, Poll::Ready(Some(7)), "what has come is served, even at the last moment");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::admit::Misframed;
 use super::body::ResponseBody;
-use super::life::{Life, wait};
+use super::life::{Life, unless, wait};
 use super::patience::Patience;
 use super::rewind::Rewind;
 use super::wire::Wire;
@@ -18,11 +18,10 @@ use hyper::service::service_fn;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
 
 /// Bytes that are read from a connection at once, at least: what hyper wants.
@@ -108,16 +107,9 @@ where
     let service = service_fn(|request| Box::pin(answer(Rc::clone(&connection), Arc::clone(&life), request)));
     let served = server.serve_connection(io, service).with_upgrades();
     tokio::pin!(served);
-    let mut closing = pin!(closing(&shared, &life, &options));
-    let (mut asked, ages) = (false, options.max_connection_duration.is_some());
-    let result = poll_fn(|cx| {
-        if let Poll::Ready(result) = served.as_mut().poll(cx) {
-            return Poll::Ready(Some(result));
-        }
-        // Once asked it wakes us. What each request asks is only whether there can be news.
-        let news = !std::mem::replace(&mut asked, true) || ages || shared.drain.is_begun();
-        if news { closing.as_mut().poll(cx).map(|()| None) } else { Poll::Pending }
-    });
+    let closing = pin!(closing(&shared, &life, &options));
+    let ages = options.max_connection_duration.is_some();
+    let result = unless(served.as_mut(), closing, || ages || shared.drain.is_begun());
     let result = match result.await {
         Some(result) => result,
         None => {
