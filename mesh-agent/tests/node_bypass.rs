@@ -10,7 +10,9 @@ use nix::sys::signal::Signal::SIGTERM;
 use std::net::TcpListener;
 use std::process::{Command, Output};
 
-const DENIED: &str = "9.0.1.1:8080";
+const BACKEND: &str = "9.0.1.1:8080";
+/// Behind no VIP: a backend's own address would be allowed.
+const DENIED: &str = "9.0.1.1:8081";
 const VIP: &str = "11.1.2.3:80";
 
 fn reach(scene: &Scene, to: &str) -> Result<(), Option<i32>> {
@@ -30,8 +32,10 @@ fn command(scene: &Scene, words: &[&str]) -> Output {
 fn one_command_takes_a_pod_out_of_the_mesh_and_it_stays_out() {
     let mut scene = Scene::new();
     scene.run_container("c1");
-    answer(scene.pair.world.run(|| TcpListener::bind(DENIED).expect("bound")), "backend");
-    let plain = service("plain", "11.1.2.3", wire::Mode::Kernel, DENIED);
+    for address in [BACKEND, DENIED] {
+        answer(scene.pair.world.run(|| TcpListener::bind(address).expect("bound")), "backend");
+    }
+    let plain = service("plain", "11.1.2.3", wire::Mode::Kernel, BACKEND);
     scene.control.publish("1", &[scene.workload()], &[plain]);
     scene.start(&[]);
     scene.wait_ready();

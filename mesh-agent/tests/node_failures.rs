@@ -106,7 +106,7 @@ fn a_program_that_the_verifier_refuses_leaves_everything_as_it_was() {
     std::fs::remove_file(scene.path("agent.log")).expect("removed");
     refused(&scene);
     assert!(reach(&scene, "11.1.2.3:80").is_ok_and(|text| text.starts_with("backend ")));
-    assert_eq!(reach(&scene, "9.0.1.1:8080"), Err(UNREACHABLE), "what is not allowed is refused");
+    assert_eq!(reach(&scene, "203.0.113.5:80"), Err(UNREACHABLE), "what is not allowed is refused");
 
     scene.start(&[]);
     scene.wait_ready();

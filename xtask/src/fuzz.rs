@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(chosen(&[]).unwrap().len(), TARGETS.len());
         assert_eq!(chosen(&["sni".to_owned()]).unwrap()[0].0, "sni");
         let error = chosen(&["sin".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "no target sin; there are detect, sni, matching, convert");
+        assert_eq!(error, "no target sin; there are detect, response, sni, matching, convert");
         for (name, _, _) in TARGETS {
             assert!(root().join(format!("mesh-proxy/fuzz/targets/{name}.rs")).is_file(), "{name}");
         }
