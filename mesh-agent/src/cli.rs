@@ -40,6 +40,30 @@ pub enum Command {
     Bypass(Bypass),
     /// Take programs and tables out of the kernel, after the agent has stopped: no VIPs, no policy.
     Uninstall(Uninstall),
+    /// Compare the VIPs that the kernel balances with those of dcos-net's load balancer on this node, which may run beside the mesh. Fails if
+    /// a client would find one of them changed.
+    #[command(name = "compare-l4lb")]
+    CompareL4lb(CompareL4lb),
+}
+
+/// `mesh-agent compare-l4lb`.
+#[derive(Args, Clone, Debug)]
+pub struct CompareL4lb {
+    /// Where dcos-net shows its VIPs.
+    #[arg(long, env = "MESH_L4LB_URL", value_name = "URL", default_value = "http://127.0.0.1:62080/v1/vips")]
+    pub url: String,
+
+    /// JSON instead of text, of every VIP.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The BPF file system in which the agent has pinned.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// The agent's admin socket, for names. Without an agent, VIPs are compared by address.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
+    pub admin_socket: PathBuf,
 }
 
 /// `mesh-agent bypass`.

@@ -13,6 +13,7 @@
 //! An agent that starts reuses the maps if they are of its own `ABI_VERSION`, and replaces the programs behind the links in place.
 
 mod egress;
+mod filter;
 mod guard;
 mod host;
 mod judge;
@@ -46,7 +47,7 @@ pub const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "
 
 /// The programs at the cgroup root.
 /// What ends a count comes before what begins one, and what shows a hand-over before what makes one.
-const HOOKS: [&str; 12] = [
+const HOOKS: [&str; 13] = [
     "release",
     "handed",
     "getsockname4",
@@ -59,6 +60,7 @@ const HOOKS: [&str; 12] = [
     "recvmsg6",
     "getpeername4",
     "getpeername6",
+    "edges",
 ];
 /// The program in each pod's namespace.
 const STEER: &str = "steer";
@@ -358,6 +360,9 @@ fn is_current(pins: &Path) -> bool {
 }
 
 fn remove_pins(pins: &Path) -> Result<(), Error> {
+    for guard in fs::read_dir(pins.join("guards")).into_iter().flatten().filter_map(Result::ok) {
+        filter::detach(&guard.path());
+    }
     for dir in [pins.join("links"), pins.join("pods"), pins.join("guards"), pins.to_owned()] {
         match fs::remove_dir_all(&dir) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => return Err(Error::Path { path: dir, source }),

@@ -1,6 +1,6 @@
 //! The binary: reads the command line, starts logging, and hands over.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::Parser;
 use mesh_agent::cli::{Cli, Command};
 use std::io::{IsTerminal, Write};
@@ -31,6 +31,14 @@ fn obey(command: Command) -> Result<()> {
         Command::Explain(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::explain::explain(&config)?)?),
         Command::Bypass(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::bypass::bypass(&config)?)?),
         Command::Uninstall(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::bypass::uninstall(&config)?)?),
+        Command::CompareL4lb(config) => {
+            let (text, differ) = mesh_agent::l4lb::run(&config)?;
+            writeln!(std::io::stdout(), "{text}")?;
+            if differ > 0 {
+                bail!("clients of {differ} VIPs would notice that dcos-net's load balancer is switched off");
+            }
+            Ok(())
+        }
         Command::Dump(config) => Ok(writeln!(std::io::stdout(), "{}", mesh_agent::dump::dump(&config)?)?),
     }
 }

@@ -1,6 +1,8 @@
 //! What the agent counts, and what the kernel has counted, as Prometheus reads it.
 
+use crate::edges::Edges;
 use crate::kernel::Kernel;
+use crate::status::Shared;
 use mesh_common::exposition;
 use mesh_common::reason::{Passed, Reason, Steered};
 use prometheus_client::collector::Collector;
@@ -72,7 +74,7 @@ pub struct Metrics {
 impl Metrics {
     /// Registers everything; the kernel's counters are read at each scrape.
     #[must_use]
-    pub fn new(kernel: Arc<Kernel>) -> Self {
+    pub fn new(kernel: Arc<Kernel>, status: Arc<Shared>) -> Self {
         let mut registry = Registry::with_prefix("mesh_agent");
         let (ends, deliveries) = (Family::default(), Family::default());
         let (brokered, refused, enrol_failures) = (Counter::default(), Counter::default(), Counter::default());
@@ -101,6 +103,7 @@ impl Metrics {
         registry.register("enrol_failures", "Attempts to enrol a pod that failed", enrol_failures.clone());
         registry.register("pods_wanted", "Pods that this node should have in the mesh", wanted.clone());
         registry.register("pods_enrolled", "Pods that this node has in the mesh", enrolled.clone());
+        registry.register_collector(Box::new(Edges::new(Arc::clone(&kernel), status)));
         registry.register_collector(Box::new(KernelCounters(kernel)));
         Self {
             registry,

@@ -63,8 +63,8 @@ pub async fn run(config: Run) -> Result<()> {
     info!(cgroup = %cgroup_root.display(), "the programs are attached, and the connect hook fires");
 
     let roster = Arc::new(Roster::default());
-    let metrics = Arc::new(Metrics::new(Arc::clone(&kernel)));
     let status = Arc::new(Shared::new(connection.node.to_string()));
+    let metrics = Arc::new(Metrics::new(Arc::clone(&kernel), Arc::clone(&status)));
     status.update(|status| status.hooks_attached = true);
     let book = Arc::new(Book::open(Arc::clone(&kernel), Arc::clone(&metrics))?);
     let admin = Admin {

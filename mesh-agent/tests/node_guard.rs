@@ -68,8 +68,14 @@ impl Scene {
         assert!(kernel.is_guarded(*cookie));
     }
 
+    /// From the node, where the guards are.
+    fn leave(&self) {
+        let Mesh { kernel, cookie, pod, pair, .. } = &self.mesh;
+        pair.world.run(|| mesh_agent::pod::leave(kernel, *cookie, pod)).expect("leaves");
+    }
+
     fn unguard(&self) {
-        self.mesh.kernel.unguard(self.mesh.cookie).expect("removed");
+        self.mesh.pair.world.run(|| self.mesh.kernel.unguard(self.mesh.cookie)).expect("removed");
         assert!(!self.mesh.kernel.is_guarded(self.mesh.cookie));
     }
 
@@ -372,7 +378,7 @@ fn a_connection_outlives_its_rule_but_not_the_enrolment() {
     assert!(says(&mut ruled), "its socket was judged");
 
     // A pod that is not in the mesh yet connects as it likes.
-    mesh_agent::pod::leave(&scene.mesh.kernel, scene.mesh.cookie, &scene.mesh.pod).expect("leaves");
+    scene.leave();
     let mut old = connect();
     assert!(says(&mut old));
     let Mesh { kernel, cookie, pod: described, .. } = &scene.mesh;
@@ -395,7 +401,7 @@ fn guards_are_replaced_in_place_and_leave_with_the_pod() {
     scene.guard();
     scene.guard();
     assert!(!scene.leaks(&ping));
-    mesh_agent::pod::leave(&scene.mesh.kernel, scene.mesh.cookie, &scene.mesh.pod).expect("leaves");
+    scene.leave();
     assert!(!scene.mesh.kernel.is_guarded(scene.mesh.cookie));
     let start = Instant::now();
     while !scene.leaks(&ping) {

@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 8;
+pub const ABI_VERSION: u32 = 9;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -79,9 +79,11 @@ pub struct Dest {
     pub pad: u8,
 }
 
+mod edge;
 pub mod host;
 mod question;
 mod service;
+pub use edge::{Edge, EdgeKey};
 pub use host::{HandedKey, Host, HostKey};
 pub use question::Question;
 pub use service::{Backend, BackendKey, Endpoint, Load, NO_CELL, Service, UdpChoice, choice, mode};
@@ -159,6 +161,8 @@ pub struct Diverted {
     pub cell: u32,
     /// [`Load::stamp`] of that cell when it was counted: another one now means that the cell is another backend's.
     pub stamp: u32,
+    /// [`EdgeKey::client`].
+    pub client: u64,
 }
 
 /// Key of the UDP reverse table: a datagram from `addr:port` to this socket really comes from the [`Original`].
@@ -368,6 +372,8 @@ mod pod_impls {
         Config,
         Dest,
         Diverted,
+        Edge,
+        EdgeKey,
         Endpoint,
         EgressKey,
         EgressNet,
@@ -395,7 +401,7 @@ const _: () = {
     assert!(size_of::<Pod>() == 40);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<Original>() == 20);
-    assert!(size_of::<Diverted>() == 48);
+    assert!(size_of::<Diverted>() == 56);
     assert!(size_of::<UdpKey>() == 32);
     assert!(size_of::<EgressKey>() == 24);
     assert!(size_of::<EgressNet>() == 24 && EgressNet::BITS == 8 * 24);

@@ -156,7 +156,8 @@ fn divert(ctx: &SockAddrContext, family: Family, caller: &Caller, to: &Dest, end
     settle(ctx, caller, 0)?;
     let original = Original { addr, port: asked_port, pad: 0 };
     let Endpoint { cell, stamp } = endpoint;
-    let mut diverted = Diverted { original, to: Original { addr: to.addr, port: to.port, pad: 0 }, cell, stamp };
+    let to_place = Original { addr: to.addr, port: to.port, pad: 0 };
+    let mut diverted = Diverted { original, to: to_place, cell, stamp, client: caller.client() };
     // SAFETY: the context's socket is valid during the call.
     if unsafe { ORIGINALS.get_or_insert_ptr_mut(ctx, Some(&mut diverted)) }.is_null() {
         return Err(Reason::MapFull);

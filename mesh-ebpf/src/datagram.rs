@@ -79,7 +79,13 @@ fn is_settled(ctx: &SockAddrContext, dest: &Dest) -> bool {
 /// All datagrams of one socket to one VIP go to one backend as long as that is there: datagrams that belong together (QUIC, SIP) must. When it
 /// is gone, the next datagram goes to another.
 #[inline(always)]
-fn to_backend(ctx: &SockAddrContext, family: Family, caller: &Caller, dest: &Dest, service: Option<&Service>) -> Result<u8, Reason> {
+fn to_backend(
+    ctx: &SockAddrContext,
+    family: Family,
+    caller: &Caller,
+    dest: &Dest,
+    service: Option<&Service>,
+) -> Result<u8, Reason> {
     let key = UdpKey { cookie: cookie(ctx), addr: dest.addr, port: dest.port, pad: [0; 6] };
     // SAFETY: read within this program run; an element that is evicted meanwhile may be another flow's, for this one datagram.
     if let Some(before) = unsafe { UDP_CHOICES.get(&key) } {

@@ -6,7 +6,7 @@
 use crate::emit::report;
 use crate::maps::{CONFIG, FLOWS, JUDGED, KernelTables};
 use crate::steer::POD;
-use aya_ebpf::bindings::{TC_ACT_SHOT, TC_ACT_UNSPEC};
+use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_fullsock, bpf_sk_storage_get};
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
@@ -35,7 +35,12 @@ pub fn from_pod(ctx: TcContext) -> i32 {
     };
     let Some(config) = CONFIG.get(0) else { return DROP };
     match packet::leaving(&packet, &pod, config, &Tabled { ctx: &ctx, slot: pod.slot }) {
-        Outcome::Pass | Outcome::Known => NEXT,
+        Outcome::Pass | Outcome::Known => {
+            if packet.carries {
+                note(&ctx, &packet);
+            }
+            NEXT
+        }
         Outcome::Judged => {
             remember(&key(pod.slot, &packet, true));
             NEXT
@@ -47,6 +52,10 @@ pub fn from_pod(ctx: TcContext) -> i32 {
 /// A packet to the pod: egress of the host's end. Nothing is refused here, only remembered.
 #[classifier]
 pub fn to_pod(ctx: TcContext) -> i32 {
+    // Most packets by far; of TCP only what opens a connection is remembered.
+    if Usual::of(&ctx).is_some_and(|usual| !is_opening(usual.flags())) {
+        return NEXT;
+    }
     let pod = pod();
     if let (Parsed::Packet(packet), Some(config)) = (parse(&ctx), CONFIG.get(0)) {
         if packet::opens_answer(&packet, &pod, config, &KernelTables) {
@@ -54,6 +63,38 @@ pub fn to_pod(ctx: TcContext) -> i32 {
         }
     }
     NEXT
+}
+
+/// The connection of an accepted socket, which no hook has judged, is judged here: the rest of its packets ask no table. Only a TCP
+/// socket is told so: it sends to its one peer. A raw socket would take the note for every packet that it makes.
+#[inline(always)]
+fn note(ctx: &TcContext, packet: &Packet) {
+    const STREAM: u32 = 1;
+    let Some(sk) = full_socket(ctx) else { return };
+    // SAFETY: a full socket of the context, valid during the call; the value outlives the call that copies it.
+    unsafe {
+        if read_volatile(&raw const (*sk).type_) != STREAM || read_volatile(&raw const (*sk).protocol) != u32::from(TCP) {
+            return;
+        }
+        let map = (&raw const JUDGED).cast_mut().cast();
+        let mut value = Original { addr: packet.dst, port: packet.dst_port, pad: 0 };
+        // One that is there is the hook's, and for another destination or it would have been the answer: it stays.
+        bpf_sk_storage_get(map, sk.cast(), (&raw mut value).cast(), BPF_SK_STORAGE_GET_F_CREATE.into());
+    }
+}
+
+/// The socket that the packet is from, if it still is one.
+#[inline(always)]
+fn full_socket(ctx: &TcContext) -> Option<*mut bpf_sock> {
+    // SAFETY: the context's socket is valid during the call; each pointer is checked.
+    unsafe {
+        let sk = read_volatile(&raw const (*ctx.skb.skb).__bindgen_anon_2.sk);
+        if sk.is_null() {
+            return None;
+        }
+        let sk = bpf_sk_fullsock(sk);
+        if sk.is_null() { None } else { Some(sk) }
+    }
 }
 
 #[inline(always)]
@@ -123,16 +164,9 @@ impl Flows for Tabled<'_> {
         if packet.proto != TCP && packet.proto != UDP {
             return false;
         }
-        // SAFETY: the context's socket is valid during the call; each pointer is checked; the value is copied.
+        let Some(sk) = full_socket(self.ctx) else { return false };
+        // SAFETY: a full socket of the context, valid during the call; the value is copied.
         let judged = unsafe {
-            let sk = read_volatile(&raw const (*self.ctx.skb.skb).__bindgen_anon_2.sk);
-            if sk.is_null() {
-                return false;
-            }
-            let sk = bpf_sk_fullsock(sk);
-            if sk.is_null() {
-                return false;
-            }
             let value = bpf_sk_storage_get((&raw const JUDGED).cast_mut().cast(), sk.cast(), null_mut(), 0).cast::<Original>();
             match value.as_ref() {
                 Some(value) => *value,
@@ -168,6 +202,9 @@ fn parse(ctx: &TcContext) -> Parsed {
     if unsafe { read_volatile(&raw const (*ctx.skb.skb).vlan_present) } != 0 {
         return Parsed::Unknown;
     }
+    if let Some(usual) = Usual::of(ctx) {
+        return Parsed::Packet(usual.packet());
+    }
     let parsed = match ctx.load::<[u8; 2]>(12) {
         Ok([0x08, 0x00]) => parse_v4(ctx),
         Ok([0x86, 0xdd]) => parse_v6(ctx),
@@ -177,6 +214,58 @@ fn parse(ctx: &TcContext) -> Parsed {
         _ => None,
     };
     parsed.map_or(Parsed::Unknown, Parsed::Packet)
+}
+
+/// The headers of nearly all packets, read in one piece and word by word: IPv4 without options, TCP.
+struct Usual([u32; 10]);
+
+impl Usual {
+    #[inline(always)]
+    fn of(ctx: &TcContext) -> Option<Self> {
+        // SAFETY: a field of the context; on the host's side the kernel has read it from the frame.
+        if unsafe { read_volatile(&raw const (*ctx.skb.skb).protocol) } != u32::from(0x0800u16.to_be()) {
+            return None;
+        }
+        let head = Self(ctx.load(LINK).ok()?);
+        let usual = head.word(0) >> 24 == 0x45 && head.word(1) & 0x1fff == 0 && head.word(2) >> 16 & 0xff == u32::from(TCP);
+        if usual { Some(head) } else { None }
+    }
+
+    #[inline(always)]
+    const fn word(&self, index: usize) -> u32 {
+        u32::from_be(self.0[index])
+    }
+
+    #[inline(always)]
+    const fn flags(&self) -> u8 {
+        (self.word(8) >> 16) as u8
+    }
+
+    #[inline(always)]
+    fn packet(&self) -> Packet {
+        Packet {
+            src: Addr::v4(self.0[3].to_ne_bytes()),
+            dst: Addr::v4(self.0[4].to_ne_bytes()),
+            src_port: (self.word(5) >> 16) as u16,
+            dst_port: self.word(5) as u16,
+            proto: TCP,
+            opens: is_opening(self.flags()),
+            carries: is_carrying(self.flags()),
+            ..Packet::default()
+        }
+    }
+}
+
+/// SYN without ACK.
+#[inline(always)]
+const fn is_opening(flags: u8) -> bool {
+    flags & 0x12 == 0x02
+}
+
+/// Neither FIN nor SYN nor RST.
+#[inline(always)]
+const fn is_carrying(flags: u8) -> bool {
+    flags & 0x07 == 0
 }
 
 #[inline(always)]
@@ -235,7 +324,8 @@ fn transport(ctx: &TcContext, mut packet: Packet, offset: usize) -> Option<Packe
             packet.dst_port = u16::from_be_bytes([ports[2], ports[3]]);
             if packet.proto == TCP {
                 let flags: u8 = ctx.load(offset + 13).ok()?;
-                packet.opens = flags & 0x12 == 0x02;
+                packet.opens = is_opening(flags);
+                packet.carries = is_carrying(flags);
             }
         }
         ICMP | ICMPV6 => {

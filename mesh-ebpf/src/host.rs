@@ -7,7 +7,7 @@
 use crate::emit::PROCEED;
 use crate::maps::{HANDED, HOST, HOST_PODS, LISTENERS, ORIGINALS};
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, BPF_SOCK_OPS_TCP_CONNECT_CB, __sk_buff, bpf_sock, sk_action};
+use aya_ebpf::bindings::{__sk_buff, BPF_SK_LOOKUP_F_NO_REUSEPORT, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, sk_action};
 use aya_ebpf::helpers::{bpf_get_cgroup_classid, bpf_get_current_ancestor_cgroup_id, bpf_sk_storage_get};
 use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `connect4`, `connect6` | cgroup connect | `connect.rs` |
 //! | `sendmsg4`, `sendmsg6`, `recvmsg4`, `recvmsg6` | cgroup UDP | `datagram.rs` |
+//! | `edges` | sockops | `edges.rs` |
 //! | `release` | cgroup socket release | `release.rs` |
 //! | `getpeername4`, `getpeername6` | cgroup | `peername.rs` |
 //! | `from_pod`, `to_pod` | tc at the host's end of the veth, one instance per pod | `guard.rs` |
@@ -21,6 +22,7 @@
 mod connect;
 mod context;
 mod datagram;
+mod edges;
 mod emit;
 mod guard;
 mod host;

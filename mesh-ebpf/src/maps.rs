@@ -6,8 +6,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, Diverted, EgressKey, EgressNet, Endpoint, FlowKey, HandedKey, Host, HostKey, LearnedKey, LearnedName, ListenerKey, Load,
-    Original, Pod, Service, Tag, UdpChoice, UdpKey, listener, maps,
+    Addr, Backend, BackendKey, Config, Dest, Diverted, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, FlowKey, HandedKey, Host,
+    HostKey, LearnedKey, LearnedName, ListenerKey, Load, Original, Pod, Service, Tag, UdpChoice, UdpKey, listener, maps,
 };
 use mesh_common::decide::l4::Tables;
 use mesh_common::reason;
@@ -56,6 +56,8 @@ pub(crate) static HOST: Array<Host> = Array::with_max_entries(1, 0);
 pub(crate) static HOST_PODS: HashMap<HostKey, Pod> = HashMap::with_max_entries(maps::HOST_PODS_MAX, 0);
 #[map]
 pub(crate) static HANDED: LruHashMap<HandedKey, Original> = LruHashMap::with_max_entries(maps::HANDED_MAX, 0);
+#[map]
+pub(crate) static EDGES: LruHashMap<EdgeKey, Edge> = LruHashMap::with_max_entries(maps::EDGES_MAX, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
 #[map]

@@ -5,7 +5,7 @@ use crate::maps::{CONFIG, JUDGED, KernelTables, PODS_BY_NETNS, TAGS};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::abi::{Addr, Dest, GATEWAY_SLOT, Original, Pod};
+use mesh_common::abi::{Addr, Dest, EdgeKey, GATEWAY_SLOT, Original, Pod};
 use mesh_common::decide::choose;
 use mesh_common::decide::l4::{self, Flow, Verdict};
 use mesh_common::reason::Reason;
@@ -57,6 +57,15 @@ impl Caller {
     #[inline(always)]
     pub(crate) fn slot(&self) -> u32 {
         self.pod.map_or(NO_SLOT, |pod| pod.slot)
+    }
+
+    /// Whose connections are counted together.
+    #[inline(always)]
+    pub(crate) fn client(&self) -> u64 {
+        match self.pod {
+            Some(pod) if self.on_host => EdgeKey::ON_HOST | u64::from(pod.slot),
+            _ => self.netns,
+        }
     }
 
     /// A number for the client's addresses, of both families. What is no pod has its namespace's: the agent knows no addresses of it.

@@ -1,9 +1,12 @@
-//! The guards of pods' veths: tc programs at the host's ends, pinned as `guards/COOKIE-IFINDEX-HOOK`.
+//! The guards of pods' veths: tc programs at the host's ends, pinned as `guards/COOKIE-IFINDEX-HOOK`: links of TCX, or where the kernel has
+//! none, filters (`filter.rs`).
 
-use super::{Error, Kernel, Refused, link, load};
+use super::{Error, Kernel, Refused, filter, link, load};
 use crate::netns::Namespace;
 use crate::netns::veth::{Veth, host_ends};
 use aya::Ebpf;
+use aya::programs::links::LinkOrder;
+use aya::programs::tc::TcAttachOptions;
 use aya::programs::{Program, TcAttachType};
 use mesh_common::abi::Pod;
 use std::fs;
@@ -12,14 +15,14 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 
 /// First what only remembers: a connection that came in before the other was there is not cut.
-const HOOKS: [(&str, TcAttachType); 2] = [("to_pod", TcAttachType::Egress), ("from_pod", TcAttachType::Ingress)];
+pub(super) const HOOKS: [(&str, TcAttachType); 2] = [("to_pod", TcAttachType::Egress), ("from_pod", TcAttachType::Ingress)];
 
 impl Kernel {
     /// Guards the host's ends of the pod's veths, or replaces the programs that are there. Returns how many ends there are: none, if the
     /// pod's link is no veth or its host's end is not in this thread's network namespace.
     ///
     /// # Errors
-    /// If a program does not load or attach. TCX needs Linux 6.6.
+    /// If a program does not load or attach.
     pub fn guard(&self, cookie: u64, pod: &Pod, namespace: &Namespace) -> Result<usize, Error> {
         let ends = host_ends(namespace).map_err(|source| Error::Path { path: PathBuf::from("netlink"), source })?;
         if ends.is_empty() {
@@ -51,11 +54,15 @@ impl Kernel {
         if link::replace(&pin, program.fd().map_err(error)?.as_fd())? {
             return Ok(());
         }
-        let id = program.attach(&end.name, direction).map_err(error)?;
+        let id = match program.attach_with_options(&end.name, direction, TcAttachOptions::TcxOrder(LinkOrder::default())) {
+            Ok(id) => id,
+            Err(refused) if filter::is_needed(&refused) => return filter::attach(program, name, end, direction, &pin),
+            Err(refused) => return Err(error(refused)),
+        };
         let attached = program.take_link(id).map_err(error)?;
         let attached = attached.try_into().map_err(|_no_fd| Error::Link {
             name: pin.display().to_string(),
-            source: io::Error::other("this kernel has no TCX links (Linux 6.6): the pod's veth is not guarded"),
+            source: io::Error::other("TCX gave something that is no link"),
         })?;
         link::pin(attached, &pin)
     }
@@ -66,13 +73,14 @@ impl Kernel {
         self.guards_of(cookie).is_ok_and(|pins| pins.len() >= HOOKS.len())
     }
 
-    /// Removes the pod's guards. Fine if there are none.
+    /// Removes the pod's guards. Fine if there are none. To be called in the network namespace that [`Self::guard`] was.
     ///
     /// # Errors
     /// If bpffs refuses.
     pub fn unguard(&self, cookie: u64) -> Result<(), Error> {
         let error = |path| |source| Error::Path { path, source };
         for pin in self.guards_of(cookie).map_err(error(self.guards()))? {
+            filter::detach(&pin);
             fs::remove_file(&pin).map_err(error(pin))?;
         }
         Ok(())

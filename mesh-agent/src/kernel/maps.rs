@@ -7,8 +7,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, EgressKey, EgressNet, Endpoint, Host, HostKey, LearnedKey, LearnedName, ListenerKey,
-    Original, Pod, Service, Tag, UdpKey, maps,
+    Addr, Backend, BackendKey, Config, Dest, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, Host, HostKey, LearnedKey,
+    LearnedName, ListenerKey, Original, Pod, Service, Tag, UdpKey, maps,
 };
 use mesh_common::reason;
 use std::collections::BTreeMap;
@@ -39,6 +39,7 @@ pub struct Maps {
     listeners: SockHash<MapData, ListenerKey>,
     tags: SkStorage<MapData, Tag>,
     counters: PerCpuArray<MapData, u64>,
+    edges: HashMap<MapData, EdgeKey, Edge>,
 }
 
 impl Maps {
@@ -77,6 +78,7 @@ impl Maps {
             listeners: typed(maps::LISTENERS, map(maps::LISTENERS)?)?,
             tags: typed(maps::TAGS, map(maps::TAGS)?)?,
             counters: typed(maps::COUNTERS, map(maps::COUNTERS)?)?,
+            edges: typed(maps::EDGES, map(maps::EDGES)?)?,
         })
     }
 
@@ -219,6 +221,20 @@ impl Maps {
         self.tags.insert(socket, Tag { slot }, 0).map_err(|source| Error::Map { name: maps::TAGS, source })
     }
 
+    /// What connections have come to, by client and VIP.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn edges(&self) -> Result<BTreeMap<EdgeKey, Edge>, Error> {
+        // One that the kernel has evicted between its key and its value is gone.
+        let read = |key: Result<EdgeKey, MapError>| match key.and_then(|key| Ok((key, self.edges.get(&key, 0)?))) {
+            Err(error) if is_missing(&error) => None,
+            other => Some(other),
+        };
+        let all = self.edges.keys().filter_map(read).collect::<Result<_, _>>();
+        all.map_err(|source| Error::Map { name: maps::EDGES, source })
+    }
+
     /// How often each code of `mesh_common::reason` was counted, all CPUs together.
     ///
     /// # Errors
@@ -247,8 +263,15 @@ pub(super) fn entries<K: aya::Pod + Eq + Hash + Ord, V: aya::Pod>(
 /// What is gone already may be removed again.
 pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     match result {
-        Err(MapError::KeyNotFound) => Ok(()),
-        Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        Err(error) if is_missing(&error) => Ok(()),
         other => other,
+    }
+}
+
+fn is_missing(error: &MapError) -> bool {
+    match error {
+        MapError::KeyNotFound => true,
+        MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),
+        _ => false,
     }
 }

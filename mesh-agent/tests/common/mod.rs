@@ -61,6 +61,11 @@ impl Node {
         Self { cgroup, bpffs, former, _alone: alone }
     }
 
+    /// The cgroup that this process was in before.
+    pub fn former(&self) -> &Path {
+        &self.former
+    }
+
     pub fn kernel(&self) -> Kernel {
         Kernel::open(&self.bpffs, &self.cgroup).unwrap_or_else(|error| panic!("{error}"))
     }

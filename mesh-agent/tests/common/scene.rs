@@ -17,6 +17,9 @@ use std::time::{Duration, Instant};
 pub const PROXY_UID: u32 = 65_534;
 pub const NODE: &str = "192.0.2.11";
 
+/// Only tests have one: `examples/kernel`, which shares this harness, has no use for it.
+const AGENT: Option<&str> = option_env!("CARGO_BIN_EXE_mesh-agent");
+
 /// Everything around one agent.
 pub struct Scene {
     agent: Option<Child>,
@@ -50,7 +53,7 @@ impl Scene {
 
     /// An agent, run by another command if one is named.
     pub fn command(&self, by: &[&str]) -> Command {
-        let all = [by, &[env!("CARGO_BIN_EXE_mesh-agent")]].concat();
+        let all = [by, &[AGENT.expect("cargo names it to tests, of which this is one")]].concat();
         let mut command = Command::new(all[0]);
         command.args(&all[1..]).arg("run").args(["--node-address", NODE, "--control", &self.control.endpoint]);
         // Nobody listens on the discard port: a test that wants a Mesos agent names its own.

@@ -44,8 +44,10 @@ pub const HOST: &str = "HOST";
 pub const HOST_PODS: &str = "HOST_PODS";
 /// `LruHashMap<HandedKey, Original>`: what connections that were handed over on the node's own network were meant for.
 pub const HANDED: &str = "HANDED";
+/// `LruHashMap<EdgeKey, Edge>`: connections by client and VIP.
+pub const EDGES: &str = "EDGES";
 /// All of them: what is pinned.
-pub const ALL: [&str; 23] = [
+pub const ALL: [&str; 24] = [
     CONFIG,
     PODS_BY_NETNS,
     SERVICES,
@@ -67,6 +69,7 @@ pub const ALL: [&str; 23] = [
     HOST,
     HOST_PODS,
     HANDED,
+    EDGES,
     COUNTERS,
     EVENTS,
 ];
@@ -103,5 +106,8 @@ pub const HOST_PODS_MAX: u32 = 4 * PODS_MAX;
 /// Connections handed over on the node's own network between their beginning and the moment the proxy has looked who they are meant for; the
 /// oldest are forgotten (LRU), and refused then.
 pub const HANDED_MAX: u32 = 65_536;
+/// Clients and the VIPs that they use: 64 for each of 256 pods. Those that were silent longest are forgotten (LRU) by the kernel; the agent has
+/// added them up.
+pub const EDGES_MAX: u32 = 16_384;
 /// Bytes of the ring buffer: about 1,300 refusals between two reads of the agent.
 pub const EVENTS_BYTES: u32 = 65_536;

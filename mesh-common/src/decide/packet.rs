@@ -30,6 +30,8 @@ pub struct Packet {
     pub icmp: u8,
     /// Asks for a new TCP connection: SYN without ACK.
     pub opens: bool,
+    /// In the middle of a TCP connection: neither SYN nor FIN nor RST.
+    pub carries: bool,
     /// Not the first fragment: without ports.
     pub fragment: bool,
 }
@@ -75,6 +77,11 @@ pub fn leaving<T: Tables + Flows>(packet: &Packet, pod: &Pod, config: &Config, t
     if packet.src != if v4 { pod.addr4 } else { pod.addr6 } {
         return Outcome::Drop(Reason::Spoofed);
     }
+    // Most packets by far, and the cheapest answer. It is none to a packet that begins or ends something: of that, what is not allowed any more
+    // must be remembered.
+    if packet.carries && tables.is_judged(packet) {
+        return Outcome::Pass;
+    }
     if is_allowed(&packet.dest(), pod, config, tables) {
         return Outcome::Pass;
     }
@@ -88,8 +95,8 @@ pub fn leaving<T: Tables + Flows>(packet: &Packet, pod: &Pod, config: &Config, t
     Outcome::Drop(Reason::Bypass)
 }
 
-/// Must a packet that comes to the pod be remembered, so that it can be answered? A connection always, since its other side may be a
-/// workload that is leaving; what has no end not, if the pod may send there anyway.
+/// Must a packet that comes to the pod be remembered, so that it can be answered? Not if the pod may send there anyway: should that end while a
+/// connection lasts, its socket has been judged by its packets.
 #[inline(always)]
 pub fn opens_answer<T: Tables>(packet: &Packet, pod: &Pod, config: &Config, tables: &T) -> bool {
     let asks = match packet.proto {
@@ -100,7 +107,7 @@ pub fn opens_answer<T: Tables>(packet: &Packet, pod: &Pod, config: &Config, tabl
         _ => false,
     };
     let back = Dest { addr: packet.src, port: packet.src_port, proto: packet.proto, pad: 0 };
-    asks && !packet.fragment && (packet.proto == TCP || !is_allowed(&back, pod, config, tables))
+    asks && !packet.fragment && !is_allowed(&back, pod, config, tables)
 }
 
 /// Would a connect() be let pass to exactly this address? A VIP that the mesh serves never appears on the wire.

@@ -135,12 +135,17 @@ fn what_came_in_may_be_answered_but_a_syn_is_no_answer() {
     let judged = World { judged: true, ..world() };
     assert_eq!(ask(&Packet { opens: true, ..answer }, &judged), Outcome::Judged);
     assert_eq!(ask(&Packet { opens: true, ..to(SHOP, TCP, 8080) }, &judged), Outcome::Judged, "the proxy's own");
+    let middle = Packet { carries: true, ..answer };
+    assert_eq!(ask(&middle, &judged), Outcome::Pass, "nothing new to remember");
+    assert_eq!(ask(&answer, &judged), Outcome::Judged, "the end is remembered: what follows it has no socket");
+    assert_eq!(ask(&middle, &world()), Outcome::Drop(Reason::Bypass));
+    assert_eq!(ask(&Packet { src: Addr::v4(FRIEND), ..middle }, &judged), Outcome::Drop(Reason::Spoofed));
 
     let opens = |packet: &Packet| opens_answer(packet, &POD, &config(), &world());
     let from =
         |src: [u8; 4], proto| Packet { src: Addr::v4(src), dst: OWN, src_port: 9, dst_port: 80, proto, ..Packet::default() };
     assert!(opens(&Packet { opens: true, ..from(SHOP, TCP) }));
-    assert!(opens(&Packet { opens: true, ..from(FRIEND, TCP) }), "the workload may be leaving");
+    assert!(!opens(&Packet { opens: true, ..from(FRIEND, TCP) }));
     assert!(!opens(&from(SHOP, TCP)), "an old connection's data");
     assert!(opens(&from(SHOP, UDP)));
     assert!(!opens(&from(FRIEND, UDP)));
@@ -169,8 +174,8 @@ fn packet() -> impl Strategy<Value = Packet> {
     let src = prop_oneof![3 => Just(OWN), 1 => Just(OWN6), 1 => addr.clone()];
     let port = || prop_oneof![prop::sample::select(vec![53u16, 67, 68, 80, 443, 5051, 8080, 32443]), any::<u16>()];
     let proto = prop_oneof![prop::sample::select(vec![TCP, UDP, ICMP, ICMPV6, 136]), any::<u8>()];
-    (src, addr, port(), port(), proto, any::<u8>(), any::<bool>(), any::<bool>()).prop_map(
-        |(src, dst, src_port, dst_port, proto, icmp, opens, fragment)| Packet {
+    (src, addr, port(), port(), proto, any::<u8>(), (any::<bool>(), any::<bool>()), any::<bool>()).prop_map(
+        |(src, dst, src_port, dst_port, proto, icmp, (opens, carries), fragment)| Packet {
             src,
             dst,
             src_port,
@@ -178,6 +183,7 @@ fn packet() -> impl Strategy<Value = Packet> {
             proto,
             icmp,
             opens,
+            carries: carries && !opens && proto == TCP,
             fragment,
         },
     )
