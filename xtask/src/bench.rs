@@ -2,6 +2,7 @@
 
 mod cpu;
 mod envoy;
+mod kernel;
 mod path;
 mod profile;
 mod proxy;
@@ -24,6 +25,8 @@ pub(crate) struct Args {
 enum What {
     /// Requests a second and latency from pod to pod: no mesh, kernel mode, our proxy, Envoy behind iptables.
     Path(path::Args),
+    /// New connections, requests and bytes in kernel mode, beside plain ones, iptables and nftables with 10 to 10,000 services.
+    Kernel(kernel::Args),
     /// The proxy alone, beside HAProxy, nginx and Envoy: requests per CPU-second, latency, memory.
     Proxy(proxy::Args),
 }
@@ -31,6 +34,7 @@ enum What {
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Path(args) => path::run(args),
+        What::Kernel(args) => kernel::run(args),
         What::Proxy(args) => proxy::run(args),
     }
 }

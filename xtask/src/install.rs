@@ -41,6 +41,27 @@ pub(crate) const BENCH: [Package; 3] = [
     Package("linux-perf", "the profiler of --profile"),
 ];
 
+/// What other kernels are tried with.
+pub(crate) const KERNELS: [Package; 4] = [
+    Package("qemu-system-x86", "emulates a machine for each kernel that the programs are tried on"),
+    Package("busybox-static", "the first process there"),
+    Package("cpio", "packs its RAM disk"),
+    Package("xz-utils", "unpacks its modules"),
+];
+
+/// A kernel of Debian's.
+pub(crate) struct Kernel {
+    pub(crate) version: &'static str,
+    /// The package that depends on the newest build of it.
+    pub(crate) package: &'static str,
+}
+
+/// What the kernel programs are measured beside.
+pub(crate) const KERNEL: [Package; 2] = [
+    Package("iptables", "rules that the kernel programs are compared with, in namespaces of their own"),
+    Package("nftables", "the same"),
+];
+
 /// What the measurements of the proxy alone need besides.
 pub(crate) const LOADS: [Package; 4] = [
     Package("wrk", "the load of the measurements, HTTP/1"),
@@ -227,6 +248,27 @@ pub(crate) fn promtool() -> Result<PathBuf> {
         })?;
     }
     Ok(path)
+}
+
+/// A kernel of Debian's and its modules, unpacked beside the build: as a package it would be booted next time.
+pub(crate) fn kernel(kernel: &Kernel) -> Result<PathBuf> {
+    let name = format!("linux-{}", kernel.version);
+    let path = cargo::target().join("tools").join(&name);
+    if !path.join("boot").is_dir() {
+        step(
+            &format!("unpacking Debian's Linux {} (what the kernel programs are tried on; not installed)", kernel.version),
+            || unpack(&newest(kernel)?, &name),
+        )?;
+    }
+    Ok(path)
+}
+
+/// The build that Debian's package of this kernel stands for today.
+fn newest(kernel: &Kernel) -> Result<String> {
+    let depends = read(Command::new("apt-cache").args(["depends", "--important", kernel.package]))?;
+    let build =
+        depends.lines().find_map(|line| line.trim().strip_prefix("Depends: ")).filter(|name| name.starts_with("linux-image-"));
+    Ok(build.with_context(|| format!("Debian's package {} names no kernel; is this Debian 12?", kernel.package))?.to_owned())
 }
 
 /// Downloads a Debian package and lays its files below `target/tools/NAME`.

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: what must pass, in one order, each suite with a budget; a table of counts and times at the end.
 
+mod kernels;
 mod report;
 mod suites;
 

@@ -23,7 +23,7 @@ pub(super) struct Sample {
 pub(super) struct Conditions {
     command: String,
     rounds: u32,
-    seconds: u32,
+    seconds: f64,
     cores: usize,
     kernel: String,
     date: String,
@@ -31,12 +31,12 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    pub(super) fn of_this_machine(command: &str, rounds: u32, seconds: u32) -> Result<Self> {
+    pub(super) fn of_this_machine(command: &str, rounds: u32, seconds: impl Into<f64>) -> Result<Self> {
         let file = |path: &str| std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"));
         Ok(Self {
             command: command.to_owned(),
             rounds,
-            seconds,
+            seconds: seconds.into(),
             cores: std::thread::available_parallelism()?.get(),
             kernel: file("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             date: read(Command::new("date").args(["-u", "+%Y-%m-%d"]))?.trim().to_owned(),

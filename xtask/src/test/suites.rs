@@ -22,31 +22,32 @@ pub(super) struct Suite {
 }
 
 pub(super) const SUITES: &[Suite] = &[
-    Suite { name: "install", what: "what the machine lacks", budget: 180, run: |_| super::install().map(|()| Tally::CHECK) },
+    Suite { name: "install", what: "what the machine lacks", budget: 150, run: |_| super::install().map(|()| Tally::CHECK) },
     Suite { name: "fmt", what: "rustfmt", budget: 15, run: |_| check(cargo().args(["fmt", "--all", "--check"])) },
     Suite { name: "tidy", what: "rules of ARCHITECTURE.md", budget: 15, run: |_| tidy::check().map(|()| Tally::CHECK) },
-    Suite { name: "deny", what: "licences, sources and bans of dependencies", budget: 30, run: deny },
-    Suite { name: "ebpf", what: "the programs for the kernel", budget: 180, run: |_| ebpf::ensure().map(|()| Tally::CHECK) },
+    Suite { name: "deny", what: "licences, sources and bans of dependencies", budget: 15, run: deny },
+    Suite { name: "ebpf", what: "the programs for the kernel", budget: 120, run: |_| ebpf::ensure().map(|()| Tally::CHECK) },
     Suite { name: "clippy", what: "lints, warnings are errors", budget: 210, run: clippy },
     Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 390, run: unit },
     Suite { name: "build", what: "the binaries and the node suites' test programs", budget: 210, run: build },
     Suite {
         name: "sim",
         what: "the stand-in Marathon with real namespaces",
-        budget: 60,
+        budget: 45,
         run: |c| node(c, "marathon-sim", any, &[]),
     },
-    Suite { name: "control", what: "mesh-control with the real kubectl", budget: 90, run: |c| node(c, "mesh-control", any, &[]) },
+    Suite { name: "control", what: "mesh-control with the real kubectl", budget: 45, run: |c| node(c, "mesh-control", any, &[]) },
     Suite {
         name: "agent",
         what: "the loaded kernel programs",
         budget: 120,
         run: |c| node(c, "mesh-agent", any, &["--test-threads=1"]),
     },
+    Suite { name: "kernels", what: "the kernel programs on Linux 6.1 and 6.12, emulated", budget: 300, run: kernels },
     Suite {
         name: "envoy",
         what: "the same resources and requests into mesh-proxy and a real Envoy",
-        budget: 240,
+        budget: 120,
         run: |c| {
             install::envoy()?;
             node(c, "mesh-proxy", any, &["--test-threads=1"])
@@ -61,7 +62,7 @@ pub(super) const SUITES: &[Suite] = &[
     Suite {
         name: "browser",
         what: "the shop in a real browser; pictures in target/test-artefacts/browser",
-        budget: 60,
+        budget: 45,
         run: |c| node(c, "mesh-tests", |test| test == "browser", &[]),
     },
 ];
@@ -144,7 +145,7 @@ fn unit(_: &Context) -> Result<Tally> {
 
 fn build(context: &Context) -> Result<Tally> {
     show(cargo().args(["build", "--workspace", "--bins"]))?;
-    programs(context).map(|_| Tally::CHECK)
+    programs(context, any).map(|_| Tally::CHECK)
 }
 
 /// A test program, built with the crates' feature `node`.
@@ -155,8 +156,9 @@ struct Program {
     path: PathBuf,
 }
 
-fn programs(context: &Context) -> Result<Vec<Program>> {
-    let wanted = context.node_tests();
+/// Those of the packages that are chosen.
+fn programs(context: &Context, choose: fn(&str) -> bool) -> Result<Vec<Program>> {
+    let wanted: Vec<_> = context.node_tests().into_iter().filter(|(package, _)| choose(package)).collect();
     let mut command = cargo();
     command.args(["test", "--workspace", "--no-run", "--message-format", "json-render-diagnostics"]).args(context.features());
     for name in wanted.iter().map(|(_, test)| test).collect::<BTreeSet<_>>() {
@@ -194,7 +196,7 @@ fn node(context: &Context, package: &str, choose: fn(&str) -> bool, arguments: &
     let kubectl = install::kubectl()?;
     let dir = context.dir(package)?;
     let mut total = Tally::default();
-    for program in programs(context)?.into_iter().filter(|found| found.package == package && choose(&found.test)) {
+    for program in programs(context, any)?.into_iter().filter(|found| found.package == package && choose(&found.test)) {
         eprintln!("▸ {package}: {}", program.test);
         // One that hangs must not take the other suites with it. SIGTERM to it alone: what it started ends with it, in order.
         let mut command = Command::new("timeout");
@@ -211,6 +213,14 @@ fn node(context: &Context, package: &str, choose: fn(&str) -> bool, arguments: &
         bail!("{package} has no test");
     }
     Ok(total)
+}
+
+/// The same programs on other kernels.
+fn kernels(context: &Context) -> Result<Tally> {
+    super::install()?;
+    ebpf::ensure()?;
+    let built = programs(context, |package| package == "mesh-agent")?;
+    super::kernels::run(&built.into_iter().map(|program| (program.test, program.path)).collect())
 }
 
 fn any(_: &str) -> bool {
