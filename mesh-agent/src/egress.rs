@@ -7,6 +7,7 @@ use crate::core::resources::World;
 use crate::explain::Cell;
 use crate::kernel::{Error, Kernel};
 use crate::metrics::Metrics;
+use mesh_common::abi::maps;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -150,6 +151,8 @@ impl Book {
     fn write(&self, state: &mut State, mut actual: Allowed, ops: &[EgressOp]) -> Result<(), String> {
         self.kernel.maps().allow(ops).map_err(|e| e.to_string())?;
         ops.iter().for_each(|op| actual.apply(op));
+        self.metrics.holds(maps::EGRESS_EXACT, actual.exact.len());
+        self.metrics.holds(maps::EGRESS_CIDR, actual.nets.len());
         state.actual = Some(actual);
         Ok(())
     }

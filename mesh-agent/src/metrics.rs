@@ -3,6 +3,7 @@
 use crate::edges::Edges;
 use crate::kernel::Kernel;
 use crate::status::Shared;
+use mesh_common::abi::maps;
 use mesh_common::exposition;
 use mesh_common::reason::{Passed, Reason, Steered};
 use prometheus_client::collector::Collector;
@@ -48,6 +49,24 @@ struct ResultLabel {
     result: &'static str,
 }
 
+#[derive(Clone, Debug, EncodeLabelSet, Eq, Hash, PartialEq)]
+struct MapLabel {
+    map: &'static str,
+}
+
+/// The tables that may be full. Those that forget by themselves are not among them.
+const TABLES: [(&str, u32); 9] = [
+    (maps::SERVICES, maps::SERVICES_MAX),
+    (maps::BACKENDS, maps::BACKENDS_MAX),
+    (maps::ENDPOINTS, maps::ENDPOINTS_MAX),
+    (maps::WORKLOADS, maps::WORKLOADS_MAX),
+    (maps::PROTECTED, maps::PROTECTED_MAX),
+    (maps::EGRESS_EXACT, maps::EGRESS_EXACT_MAX),
+    (maps::EGRESS_CIDR, maps::EGRESS_CIDR_MAX),
+    (maps::LEARNED, maps::LEARNED_MAX),
+    (maps::PODS_BY_NETNS, maps::PODS_MAX),
+];
+
 /// All metrics of this process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -61,6 +80,7 @@ pub struct Metrics {
     ended: Counter,
     corrected: Counter,
     learned: Gauge,
+    entries: Family<MapLabel, Gauge>,
     /// Pods that this node should have in the mesh.
     pub wanted: Gauge,
     /// Pods that it has.
@@ -103,6 +123,13 @@ impl Metrics {
         registry.register("enrol_failures", "Attempts to enrol a pod that failed", enrol_failures.clone());
         registry.register("pods_wanted", "Pods that this node should have in the mesh", wanted.clone());
         registry.register("pods_enrolled", "Pods that this node has in the mesh", enrolled.clone());
+        let (entries, capacity) = (Family::<MapLabel, Gauge>::default(), Family::<MapLabel, Gauge>::default());
+        registry.register("map_entries", "Entries of the kernel's tables", Family::clone(&entries));
+        registry.register("map_capacity", "How many entries each of them holds", Family::clone(&capacity));
+        for (map, max) in TABLES {
+            entries.get_or_create(&MapLabel { map }).set(0);
+            capacity.get_or_create(&MapLabel { map }).set(max.into());
+        }
         registry.register_collector(Box::new(Edges::new(Arc::clone(&kernel), status)));
         registry.register_collector(Box::new(KernelCounters(kernel)));
         Self {
@@ -116,6 +143,7 @@ impl Metrics {
             ended,
             corrected,
             learned,
+            entries,
             wanted,
             enrolled,
             unguarded,
@@ -155,6 +183,12 @@ impl Metrics {
 
     pub(crate) fn learned_now(&self, count: usize) {
         self.learned.set(count as i64);
+        self.holds(maps::LEARNED, count);
+    }
+
+    /// A table has this many entries now.
+    pub(crate) fn holds(&self, map: &'static str, entries: usize) {
+        self.entries.get_or_create(&MapLabel { map }).set(entries as i64);
     }
 
     pub(crate) fn sockets_ended(&self, count: u64) {

@@ -15,7 +15,7 @@ use crate::places::Places;
 use crate::pod;
 use crate::served::Roster;
 use crate::status::{PodStatus, Shared, Status};
-use mesh_common::abi::Pod;
+use mesh_common::abi::{Pod, maps};
 use mesh_common::decide::l4::UDP;
 use mesh_xds::agent as wire;
 use mesh_xds::client::Delivery;
@@ -171,6 +171,9 @@ impl Node {
         maps.write(&ops).map_err(|e| e.to_string())?;
         ops.iter().for_each(|op| actual.apply(op));
         self.stuck |= ops.iter().any(|op| matches!(op, Op::Release(to, _) if to.proto == UDP));
+        for (map, entries) in actual.sizes() {
+            self.metrics.holds(map, entries);
+        }
         self.actual = Some(actual);
         Ok(())
     }
@@ -235,6 +238,7 @@ impl Node {
                 return false;
             }
         };
+        self.metrics.holds(maps::PODS_BY_NETNS, known.len());
         self.revive();
         // What somebody has unpinned is enrolled again.
         self.held.retain(|cookie, _| self.kernel.is_steered(*cookie));

@@ -67,6 +67,12 @@ fn connections_bytes_round_trips_and_failures_are_counted_by_workload_and_servic
         // TCP counts SYN and FIN among the bytes that are acknowledged or received.
         assert!((want..=want + 2.0 * 3.0 * want.signum()).contains(&found), "{name} {labels}: {found}, not {want}\n{metrics}");
     }
+    for (map, entries) in [("SERVICES", 2), ("BACKENDS", 2), ("PODS_BY_NETNS", 1)] {
+        // Pods are counted when the agent looks at them the next time.
+        let line = format!("mesh_agent_map_entries{{map=\"{map}\"}} {entries}\n");
+        wait(&line, || scene.get("/metrics").1.contains(&line));
+    }
+    assert!(metrics.contains("mesh_agent_map_capacity{map=\"SERVICES\"} 65536\n"), "{metrics}");
     let rtt = value(&metrics, "edge_rtt_seconds", &shop);
     assert!(rtt > 0.0 && rtt < 3.0, "{rtt}");
 }

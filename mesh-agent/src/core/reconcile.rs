@@ -7,7 +7,7 @@
 use super::cells::Cells;
 use super::desired::Desired;
 use super::slots::{Slot, arrange};
-use mesh_common::abi::{Addr, Backend, BackendKey, Config, Dest, Endpoint, Service};
+use mesh_common::abi::{Addr, Backend, BackendKey, Config, Dest, Endpoint, Service, maps};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What the kernel holds.
@@ -30,6 +30,18 @@ pub struct Actual {
 }
 
 impl Actual {
+    /// How many entries each table has.
+    #[must_use]
+    pub fn sizes(&self) -> [(&'static str, usize); 5] {
+        [
+            (maps::SERVICES, self.services.len()),
+            (maps::BACKENDS, self.backends.len()),
+            (maps::ENDPOINTS, self.endpoints.len()),
+            (maps::WORKLOADS, self.workloads.len()),
+            (maps::PROTECTED, self.protected.len()),
+        ]
+    }
+
     /// What an operation makes of it.
     pub fn apply(&mut self, op: &Op) {
         match op {

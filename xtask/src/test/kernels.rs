@@ -32,8 +32,8 @@ pub(super) const PROGRAMS: [(&str, &[&str]); 4] = [
     ("node_edges", &[]),
 ];
 
-/// Seconds, twice the suite's budget: a kernel that hangs is a failure, and must not take the other suites with it.
-const LIMIT: &str = "600";
+/// Seconds, for a machine that is busy with other things: a kernel that hangs is a failure, and must not take the other suites with it.
+const LIMIT: &str = "900";
 
 /// Runs the programs on each kernel, both at a time: each has one processor.
 pub(super) fn run(programs: &BTreeMap<String, PathBuf>) -> Result<Tally> {
