@@ -134,13 +134,11 @@ impl Balancer {
         let mut since = HashMap::new();
         if settings.slow_start.is_some() {
             let known = |address| before.and_then(|before| before.since.get(address)).copied();
-            // A cluster that begins to warm up does not take what it has for new; an endpoint that was never healthy is new when it is.
+            // What a cluster had when it began to warm up is not new, then and at every later update; an endpoint that was never healthy is
+            // new when it is.
             let healthy = |of: &&Endpoint| of.health == Health::Healthy;
             let old = |of: &Endpoint| {
-                before.is_some_and(|before| {
-                    before.settings.slow_start.is_none()
-                        && before.members.endpoints.iter().filter(healthy).any(|old| old.address == of.address)
-                })
+                before.is_some_and(|before| before.members.endpoints.iter().filter(healthy).any(|old| old.address == of.address))
             };
             for endpoint in members.endpoints.iter() {
                 let first = known(&endpoint.address).or_else(|| (healthy(&endpoint) && !old(endpoint)).then_some(now));

@@ -312,6 +312,21 @@ fn a_new_host_warms_up() {
 }
 
 #[test]
+fn hosts_from_before_a_cluster_began_to_warm_up_are_never_new() {
+    let slow = SlowStart { window: Duration::from_secs(100), aggression: 1.0, least: 0.1 };
+    let cold = settings(Policy::RoundRobin);
+    let warm = Settings { slow_start: Some(slow), ..cold };
+    let mut pod = Pod::new(cold, members(healthy(&[1, 1])));
+    for (weights, after) in [(&[1, 1][..], 1), (&[1, 1], 1), (&[1, 1, 1], 1)] {
+        pod.now += Duration::from_secs(after);
+        pod.balancer = Balancer::new(warm, members(healthy(weights)), Some(&pod.balancer), pod.now);
+    }
+    pod.picks(30);
+    let third = pod.counts(2100).get(&3).copied().unwrap_or(0);
+    assert!(third.abs_diff(100) < 5, "0.1 of 2.1: {third}");
+}
+
+#[test]
 fn an_original_destination_is_what_the_client_asked_for() {
     assert_eq!(Pod::new(settings(Policy::OriginalDestination), Members::default()).pick(None, &[], 3), Some(443));
     assert_eq!(Pod::new(settings(RING), Members::default()).pick(Some(1), &[], 3), None, "an empty cluster");
