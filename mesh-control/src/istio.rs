@@ -34,6 +34,8 @@ pub(crate) use virtual_service::VirtualService;
 /// All objects in force, each list ordered by creation, name and namespace.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Config {
+    /// That of the last write in it.
+    pub(crate) version: u64,
     pub(crate) virtual_services: Vec<Arc<Resource<VirtualService>>>,
     pub(crate) destination_rules: Vec<Arc<Resource<DestinationRule>>>,
     pub(crate) gateways: Vec<Arc<Resource<Gateway>>>,

@@ -11,6 +11,7 @@ mod istio;
 mod marathon;
 mod metrics;
 mod pki;
+mod programmed;
 mod run;
 mod secret;
 mod serve;

@@ -14,6 +14,7 @@ use crate::marathon::client::Client;
 use crate::marathon::follow::{Follower, Progress, Times};
 use crate::marathon::types::View;
 use crate::metrics::Metrics;
+use crate::programmed;
 use crate::serve::Publisher;
 use crate::store::Store;
 use anyhow::{Context, Result};
@@ -48,6 +49,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let compiled = compile_always(settings(&args), views.clone(), store.clone(), admin.clone());
     let mut xds_tls = tls.clone();
     xds_tls.alpn_protocols = vec![b"h2".to_vec()];
+    let statuses = programmed::run(store.clone(), publisher.clone());
     let nodes = serve_nodes(xds, Arc::new(xds_tls), publisher, admin.clone(), views);
     let stop = CancellationToken::new();
     let api_metrics = admin.metrics.api.clone();
@@ -57,6 +59,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     tokio::select! {
         never = tokio::spawn(follower.run()) => never.map(|never| match never {}).context("following Marathon panicked")?,
         result = tokio::spawn(compiled) => result.context("compiling panicked")?,
+        result = tokio::spawn(statuses) => result.context("writing status panicked")?,
         result = tokio::spawn(nodes) => result.context("serving nodes panicked")?.context("serving nodes")?,
         result = tokio::spawn(admin::serve(admin_socket, admin)) => result?.context("serving the admin socket")?,
         result = &mut api => result.context("serving the API panicked")?,

@@ -1,12 +1,15 @@
 //! Hands each node its snapshot and remembers what it answered.
 
+mod holding;
 #[cfg(test)]
 mod tests;
 
 use crate::auth::{NODES, Tokens};
 use crate::core::compile::Compiled;
 use crate::core::flip::{self, Carried, Part, PortKey, Told};
+use crate::core::programmed;
 use crate::metrics::Metrics;
+use holding::Holding;
 use mesh_xds::agent::{EGRESS, SERVICE};
 use mesh_xds::names::{CLUSTER, LISTENER, ROUTE};
 use mesh_xds::node::{Node, Role};
@@ -25,6 +28,8 @@ pub(crate) struct Publisher {
     state: Mutex<State>,
     /// Ports that proxies have to go on serving although they are no longer theirs.
     linger: watch::Sender<Arc<BTreeSet<PortKey>>>,
+    /// Somebody came, went, or answered.
+    standing: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -43,6 +48,7 @@ struct Client {
     /// What it was given, oldest first; the last is in force.
     offers: VecDeque<(u64, Weak<Snapshot>)>,
     carried: Arc<Carried>,
+    holding: Holding,
 }
 
 impl Client {
@@ -83,7 +89,29 @@ pub(crate) struct ClientStatus {
 
 impl Publisher {
     pub(crate) fn new(tokens: Tokens, metrics: Arc<Metrics>) -> Self {
-        Self { tokens, metrics, state: Mutex::default(), linger: watch::Sender::default() }
+        Self { tokens, metrics, state: Mutex::default(), linger: watch::Sender::default(), standing: watch::Sender::default() }
+    }
+
+    /// Wakes when [`Self::standing`] may have changed.
+    pub(crate) fn standings(&self) -> watch::Receiver<()> {
+        self.standing.subscribe()
+    }
+
+    /// What each node holds, in the order of their addresses. A client that has just come and has not answered yet is left out: what it
+    /// held when it went it holds still, for all that we know.
+    pub(crate) fn standing(&self) -> Vec<programmed::Node> {
+        let state = self.state.lock();
+        let mut nodes = BTreeMap::<IpAddr, programmed::Node>::new();
+        for (node, client) in &state.clients {
+            let refusal = client.types.iter().find_map(|(kind, of)| Some((kind, of.last_nack.as_ref()?)));
+            let refusal = refusal.map(|(kind, words)| format!("{}: {words}", kind.rsplit('.').next().unwrap_or(kind)));
+            let Some(holds) = client.holding.version().or_else(|| refusal.as_ref().map(|_| 0)) else { continue };
+            let of_node = programmed::Node { address: node.address, holds, refusal: None };
+            let place = nodes.entry(node.address).or_insert(of_node);
+            place.holds = place.holds.min(holds);
+            place.refusal = place.refusal.take().or(refusal);
+        }
+        nodes.into_values().collect()
     }
 
     /// Ports that the next compilation must let proxies go on serving.
@@ -110,6 +138,7 @@ impl Publisher {
             state.offer(&node);
         }
         self.settle(&state);
+        self.standing.send_replace(());
         true
     }
 
@@ -167,6 +196,7 @@ impl State {
         let Some(client) = self.clients.get_mut(node) else { return };
         let current = client.snapshots.borrow().clone();
         let next = keep_equal(&current, next).map(Arc::new);
+        client.holding.give(next.as_ref().unwrap_or(&current), self.compiled.version);
         let carried = node.role == Role::Node && !Arc::ptr_eq(&client.carried, &self.compiled.carried);
         if next.is_none() && !carried {
             return;
@@ -253,6 +283,7 @@ impl Source for Publisher {
                 types: BTreeMap::new(),
                 offers: VecDeque::new(),
                 carried: Arc::default(),
+                holding: Holding::default(),
             };
             state.clients.insert(node.clone(), client);
             state.offer(node);
@@ -281,6 +312,16 @@ impl Source for Publisher {
         if answer.in_sync {
             self.is_held(&mut state, node, answer.type_url);
         }
+        if answer.error.is_some() {
+            self.standing.send_replace(());
+        }
+    }
+
+    fn settled(&self, node: &Node, snapshot: &Arc<Snapshot>) {
+        if let Some(client) = self.state.lock().clients.get_mut(node) {
+            client.holding.settle(snapshot);
+        }
+        self.standing.send_replace(());
     }
 
     fn holds(&self, node: &Node, type_url: &'static str) {
@@ -301,5 +342,6 @@ impl Source for Publisher {
             }
         }
         self.metrics.clients.set(i64::try_from(state.clients.len()).unwrap_or(i64::MAX));
+        self.standing.send_replace(());
     }
 }

@@ -81,6 +81,8 @@ impl Key {
 pub(crate) struct Stored {
     pub(crate) key: Key,
     pub(crate) version: u64,
+    /// The version of the last write by a client: those of its status are newer, and change nothing that is compiled.
+    pub(crate) written: u64,
     pub(crate) bytes: usize,
     pub(crate) object: Value,
 }
@@ -127,6 +129,7 @@ impl Store {
             objects.insert(stored.key.clone(), Arc::new(stored));
         }
         config.sort();
+        config.version = version;
         let store = Self(Arc::new(Shared {
             disk: Mutex::new(disk),
             state: RwLock::new(State { version, objects }),
@@ -210,6 +213,29 @@ impl Store {
         Ok(written)
     }
 
+    /// Writes what is to be known of objects into their `status`, as one transaction: those that a client has written since (`written` is
+    /// not theirs any more) are left out, and what is compiled stays. Blocks on the disk.
+    pub(crate) fn put_status(&self, statuses: Vec<(Key, u64, Value)>) -> Result<(), StoreError> {
+        let mut disk = self.0.disk.lock();
+        let mut version = self.version();
+        let mut events = Vec::with_capacity(statuses.len());
+        for (key, written, status) in statuses {
+            let Some(previous) = self.get(&key).filter(|stored| stored.written == written) else { continue };
+            version += 1;
+            let mut object = previous.object.clone();
+            object["status"] = status;
+            object["metadata"]["resourceVersion"] = Value::String(version.to_string());
+            let bytes = object.to_string().len();
+            let stored = Arc::new(Stored { key, version, written, bytes, object });
+            events.push(Event { kind: EventType::Modified, version, stored, previous: Some(previous) });
+        }
+        if !events.is_empty() {
+            disk.commit(&events, version)?;
+            self.publish(events, version);
+        }
+        Ok(())
+    }
+
     /// Gives a change its version and compares it with what is there.
     fn event(&self, change: Change, version: u64) -> Result<Event, StoreError> {
         let (key, object, deleted) = match change {
@@ -231,7 +257,7 @@ impl Store {
             (false, Some(_)) => EventType::Modified,
             (false, None) => EventType::Added,
         };
-        Ok(Event { kind, version, stored: Arc::new(Stored { key, version, bytes, object }), previous })
+        Ok(Event { kind, version, stored: Arc::new(Stored { key, version, written: version, bytes, object }), previous })
     }
 
     /// Makes durable events visible: to readers, then to the compiler, then to watchers.
@@ -247,7 +273,8 @@ impl Store {
                     EventType::Deleted => drop(state.objects.remove(key)),
                     EventType::Added | EventType::Modified => drop(state.objects.insert(key.clone(), Arc::clone(&event.stored))),
                 }
-                if concerns_config(&event) {
+                // A status is ours, not the user's, and not compiled.
+                if event.stored.written == event.version && concerns_config(&event) {
                     let config = config.get_or_insert_with(|| Config::clone(&self.0.config.borrow()));
                     replace(config, &event);
                 }
@@ -256,6 +283,7 @@ impl Store {
         }
         if let Some(mut config) = config {
             config.sort();
+            config.version = version;
             self.0.config.send_replace(Arc::new(config));
         }
         self.0.head.send_replace(version);

@@ -38,6 +38,10 @@ pub trait Source: Send + Sync + 'static {
     fn holds(&self, node: &Node, type_url: &'static str) {
         let _ = (node, type_url);
     }
+    /// The client holds all of this snapshot, of every type, and nothing else. Said once for each snapshot that it comes to hold.
+    fn settled(&self, node: &Node, snapshot: &Arc<Snapshot>) {
+        let _ = (node, snapshot);
+    }
     /// The client's stream is gone.
     fn disconnected(&self, node: &Node);
 }
@@ -176,7 +180,7 @@ impl ClientTask {
         responses: &Responses,
     ) -> Result<(), Status> {
         self.handle(&first)?;
-        let mut looked_at: Option<Arc<Snapshot>> = None;
+        let (mut looked_at, mut settled): (Option<Arc<Snapshot>>, Option<Arc<Snapshot>>) = (None, None);
         loop {
             let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
             while let Some(response) = self.session.poll_response(&snapshot) {
@@ -189,7 +193,11 @@ impl ClientTask {
                 for type_url in PUSH_ORDER.iter().filter(|type_url| self.session.holds_all(type_url, &snapshot)) {
                     self.source.holds(&self.node, type_url);
                 }
-                looked_at = Some(snapshot);
+                looked_at = Some(Arc::clone(&snapshot));
+            }
+            if settled.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &snapshot)) && self.session.settled(&snapshot) {
+                self.source.settled(&self.node, &snapshot);
+                settled = Some(snapshot);
             }
             tokio::select! {
                 request = requests.message() => match request? {

@@ -156,6 +156,17 @@ impl Session {
         snapshot.all(type_url).keys().all(|name| subscription.wants(name)) && self.in_sync(type_url, snapshot)
     }
 
+    /// Does the client hold, acknowledged, all of the snapshot and nothing else? What it has yet to subscribe counts as missing.
+    #[must_use]
+    pub fn settled(&self, snapshot: &Snapshot) -> bool {
+        let quiet = |(type_url, of): (&&'static str, &Subscription)| {
+            let idle = of.in_flight.is_none() && !of.refused && !of.owed_empty && of.owed.is_empty();
+            idle && of.gone(type_url, snapshot).is_empty()
+        };
+        let has = |type_url: &&str| snapshot.all(type_url).is_empty() || self.holds_all(type_url, snapshot);
+        PUSH_ORDER.iter().all(has) && self.types.iter().all(quiet)
+    }
+
     fn send(&mut self, type_url: &'static str, resources: Vec<pb::Resource>, removed: Vec<String>) -> pb::DeltaDiscoveryResponse {
         self.nonces += 1;
         let nonce = self.nonces.to_string();

@@ -4,6 +4,7 @@
 mod end;
 mod names;
 mod operate;
+mod programmed;
 mod rules;
 mod safety;
 mod shop;
@@ -17,6 +18,16 @@ fn main() -> ExitCode {
     // Zipkin starts meanwhile: its cases come late.
     suite::run_with(
         &[],
-        &[shop::CASES, names::CASES, rules::CASES, who::CASES, safety::CASES, operate::CASES, trace::CASES, end::CASES],
+        &[
+            shop::CASES,
+            names::CASES,
+            rules::CASES,
+            programmed::CASES,
+            who::CASES,
+            safety::CASES,
+            operate::CASES,
+            trace::CASES,
+            end::CASES,
+        ],
     )
 }

@@ -33,7 +33,7 @@ fn only_v1(world: &World, pod: &str) -> Result<()> {
 }
 
 /// One pod on each node.
-fn clients(world: &World) -> Result<Vec<String>> {
+pub(crate) fn clients(world: &World) -> Result<Vec<String>> {
     let mut by_node = std::collections::BTreeMap::new();
     for pod in ["/productpage", "/details", "/ratings", "/reviews-v1", "/reviews-v2", "/reviews-v3"] {
         let node = world.instances_of(pod)?[0]["node"].as_str().unwrap_or_default().to_owned();

@@ -129,6 +129,8 @@ pub(crate) struct Compiled {
     clusters: Resources,
     endpoints: Endpoints,
     edges: edges::Edges,
+    /// Of the configuration that is compiled.
+    pub(crate) version: u64,
     /// Fields of rules that have no effect.
     pub(crate) unsupported: Vec<Unsupported>,
 }
@@ -151,6 +153,7 @@ pub(crate) fn compile(
     linger: &BTreeSet<PortKey>,
     before: &Compiled,
 ) -> Compiled {
+    let version = config.version;
     let mut unsupported = report::of_rules(config, settings.abilities);
     let config = &*delegate::merged(config, &mut unsupported);
     let seen = &*scope::scoped(config, settings.abilities);
@@ -190,6 +193,7 @@ pub(crate) fn compile(
         clusters: share(&before.clusters, clusters),
         endpoints: Endpoints::new(&carrying, assigned, &before.endpoints),
         edges,
+        version,
         carrying: carrying.clone(),
         unsupported,
     }

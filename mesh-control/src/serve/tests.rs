@@ -172,6 +172,10 @@ impl Source for Racing {
         self.publisher.holds(node, type_url);
     }
 
+    fn settled(&self, node: &Node, snapshot: &Arc<Snapshot>) {
+        self.publisher.settled(node, snapshot);
+    }
+
     fn disconnected(&self, node: &Node) {
         self.publisher.disconnected(node);
     }
@@ -279,4 +283,55 @@ async fn a_node_gets_its_snapshot_over_tls_and_its_answers_are_seen() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     panic!("the refusal was not seen: {:?}", publisher.clients());
+}
+
+async fn eventually(publisher: &Publisher, holds: u64, refusal: Option<&str>) {
+    let address = IpAddr::from([10, 0, 0, 1]);
+    let want = vec![programmed::Node { address, holds, refusal: refusal.map(str::to_owned) }];
+    for _ in 0..2000 {
+        if publisher.standing() == want {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("{:?}, wanted is {want:?}", publisher.standing());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_node_holds_and_what_it_refuses_is_known() {
+    use mesh_xds::names::ENDPOINT;
+    let source = Arc::new(Racing { publisher: publisher(), next: Mutex::new(None) });
+    let publisher = &source.publisher;
+    let publish = |versions: &[&str], version| {
+        let mut compiled = compiled(&reviews(versions), &[]);
+        compiled.version = version;
+        assert!(publisher.publish(&Arc::new(compiled)));
+    };
+    publish(&["v1"], 7);
+    let (mut updates, server) = serve(source.clone()).await;
+    let mut answered = BTreeSet::new();
+    while answered.len() < 4 {
+        let delivery = tokio::time::timeout(Duration::from_secs(20), updates.next()).await.expect("in time");
+        if delivery.type_url == CLUSTER {
+            updates.subscribe(ENDPOINT, delivery.resources.iter().map(|resource| resource.name.clone()).collect()).await;
+        } else if delivery.type_url == LISTENER {
+            assert!(publisher.standing().is_empty(), "it does not hold all yet");
+            updates.subscribe(ROUTE, BTreeSet::from(["9080".to_owned()])).await;
+        }
+        updates.ack(&delivery).await;
+        answered.insert(delivery.type_url);
+    }
+    eventually(publisher, 7, None).await;
+    publish(&["v1"], 8);
+    eventually(publisher, 8, None).await;
+    publish(&["v1", "v2"], 9);
+    let delivery = tokio::time::timeout(Duration::from_secs(20), updates.next()).await.expect("in time");
+    assert_eq!(publisher.standing()[0].holds, 8, "it has not answered");
+    updates.nack(&delivery, "endpoints[0]: no").await;
+    eventually(publisher, 8, Some("ClusterLoadAssignment: endpoints[0]: no")).await;
+    publish(&["v1"], 10);
+    let delivery = tokio::time::timeout(Duration::from_secs(20), updates.next()).await.expect("in time");
+    updates.ack(&delivery).await;
+    eventually(publisher, 10, None).await;
+    server.abort();
 }

@@ -171,5 +171,6 @@ fn stored(path: &str, json: &[u8]) -> Result<Stored, StoreError> {
     let version = object["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse().ok());
     let version = version.ok_or_else(|| corrupt("it has no resourceVersion".to_owned()))?;
     let key = Key { collection, namespace: namespace.to_owned(), name: name.to_owned() };
-    Ok(Stored { key, version, bytes: json.len(), object })
+    // Which of its writes were a client's is not kept: what is in force now is all that is here.
+    Ok(Stored { key, version, written: version, bytes: json.len(), object })
 }

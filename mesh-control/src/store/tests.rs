@@ -86,6 +86,31 @@ fn the_history_is_bounded_and_says_so() {
     assert_eq!(store.config().borrow().destination_rules[0].spec.host, "h1099");
 }
 
+#[test]
+fn a_status_is_a_write_of_its_own_and_compiles_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rules.redb");
+    let store = Store::open(&path).unwrap();
+    let written = put(&store, "a", "x").unwrap();
+    let mut config = store.config();
+    let before = config.borrow_and_update().clone();
+    assert_eq!(before.version, written);
+    store.put_status(vec![(key("a"), written, json!({ "n": 1 })), (key("gone"), written, json!({}))]).unwrap();
+    let stored = store.get(&key("a")).unwrap();
+    assert_eq!((stored.version, stored.written, &stored.object["status"]), (written + 1, written, &json!({ "n": 1 })));
+    assert!(!config.has_changed().unwrap());
+    assert_eq!(store.since(written).unwrap().len(), 1, "watchers see it");
+    let again = put(&store, "a", "y").unwrap();
+    store.put_status(vec![(key("a"), written, json!({ "n": 2 }))]).unwrap();
+    assert_eq!(store.version(), again, "what is said of an older write is not written");
+    store.put_status(vec![(key("a"), again, json!({ "n": 3 }))]).unwrap();
+    assert_eq!(config.borrow_and_update().version, again);
+    drop((store, config));
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.get(&key("a")).unwrap().object["status"], json!({ "n": 3 }));
+    assert_eq!(store.config().borrow().version, store.version());
+}
+
 /// The child of the next test: writes, says each write that returned, until it is killed.
 fn write_until_killed(path: &Path) {
     let store = Store::open(path).unwrap();
