@@ -33,14 +33,32 @@ pub(crate) fn change(world: &World, pod: &str, instances: u32, environment: Valu
     let mut definition = definition(pod)?;
     definition["scaling"]["instances"] = json!(instances);
     definition["environment"] = environment;
-    let path = format!("/v2/pods{}?force=true", definition["id"].as_str().unwrap_or_default());
-    world.marathon("PUT", &path, &definition.to_string())?;
+    put(world, &definition)?;
     eventually("the deployment ends", STARTED, || {
         let deployments = world.marathon("GET", "/v2/deployments", "")?;
         ensure!(deployments.trim() == "[]", "{deployments}");
         Ok(())
     })?;
     running(world, &definition)
+}
+
+/// Asks for so many instances of a pod; what runs goes on, and what does not yet is not waited for.
+pub(crate) fn scale(world: &World, pod: &str, instances: u32) -> Result<()> {
+    let mut definition = definition(pod)?;
+    definition["scaling"]["instances"] = json!(instances);
+    put(world, &definition)
+}
+
+fn put(world: &World, definition: &Value) -> Result<()> {
+    let path = format!("/v2/pods{}?force=true", definition["id"].as_str().unwrap_or_default());
+    world.marathon("PUT", &path, &definition.to_string()).map(drop)
+}
+
+/// What a pod has written.
+pub(crate) fn logs(world: &World, pod: &str) -> Result<String> {
+    let mut logs = std::process::Command::new(world.binaries().join("marathon-sim"));
+    let output = logs.args(["logs", "--state"]).arg(&world.state).arg(pod).output()?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn running(world: &World, definition: &Value) -> Result<()> {

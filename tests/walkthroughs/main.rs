@@ -7,6 +7,8 @@ mod more;
 mod one;
 mod one_balance;
 mod open;
+mod scopes;
+mod shares;
 mod three_four;
 mod two;
 
@@ -14,5 +16,15 @@ use mesh_tests::suite;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    suite::run(&[one::CASES, one_balance::CASES, open::CASES, two::CASES, three_four::CASES, edge::CASES, more::CASES])
+    suite::run(&[
+        one::CASES,
+        one_balance::CASES,
+        open::CASES,
+        two::CASES,
+        three_four::CASES,
+        edge::CASES,
+        more::CASES,
+        scopes::CASES,
+        shares::CASES,
+    ])
 }

@@ -1,6 +1,6 @@
 //! Walkthrough 1: retries, mirroring, canaries, an outside name, the Gateway.
 
-use crate::kit::{SOON, apply, change, count, delete, load, outside, pods, values, within};
+use crate::kit::{SOON, apply, change, count, delete, load, logs, outside, pods, values, within};
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
 use mesh_tests::suite::Case;
@@ -91,12 +91,6 @@ fn mirrored(world: &mut World) -> Result<()> {
     let counts = load(world, "client", 2, 20, &[RETRY])?;
     ensure!(count(&counts, "200") == 20, "{counts:?}");
     delete(world, "1/copyVirtualService")
-}
-
-fn logs(world: &World, pod: &str) -> Result<String> {
-    let mut logs = std::process::Command::new(world.binaries().join("marathon-sim"));
-    let output = logs.args(["logs", "--state"]).arg(&world.state).arg(pod).output()?;
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 fn canary(world: &mut World) -> Result<()> {

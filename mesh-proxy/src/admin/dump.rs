@@ -104,6 +104,7 @@ fn cluster(cluster: &Cluster) -> Value {
     json!({
         "name": cluster.name,
         "policy": format!("{:?}", cluster.balancer.settings().policy),
+        "slow_start": cluster.balancer.settings().slow_start.map(|slow| format!("{slow:?}")),
         "connect_timeout_ms": millis(Some(pool.connect_timeout)),
         "idle_timeout_ms": millis(pool.idle_timeout),
         "max_connection_duration_ms": millis(pool.max_connection_duration),

@@ -307,6 +307,7 @@ fn probe(host: &str, port: u16, path: &str, text: &str, good: u32, limit: Durati
 
 fn count(host: &str, port: u16, path: &str, times: u32, field: &str) -> anyhow::Result<()> {
     let stream = TcpStream::connect((host, port))?;
+    stream.set_nodelay(true)?;
     let mut seen = BTreeMap::<String, u32>::new();
     for _ in 0..times {
         let (status, body) = get(&stream, host, path)?;
