@@ -70,3 +70,17 @@ fn rules_for_requests_and_for_connections_hold_for_their_own() {
     let (plain, any) = ("raw_buffer".to_owned(), String::new());
     assert_eq!(chains, [(plain.clone(), 0, true), (any.clone(), 1, false), (plain, 0, false), (any, 0, false)]);
 }
+
+#[test]
+fn http_is_managed_as_istio_does_by_default() {
+    use prost::Message;
+    let compiled = compiled(&reviews(&["v1"]), &[]);
+    let found: listener::Listener = decode(&compiled, LISTENER, "0.0.0.0_9080");
+    let Some(listener::filter::ConfigType::TypedConfig(any)) = &found.filter_chains[0].filters[0].config_type else {
+        panic!("no filter")
+    };
+    let manager = envoy::hcm::HttpConnectionManager::decode(any.value.as_slice()).expect("a manager");
+    assert!(manager.proxy_100_continue, "ENABLE_100_CONTINUE_HEADERS is on since Istio 1.24");
+    assert_eq!(manager.stream_idle_timeout, Some(envoy::Duration::default()), "a stream may rest");
+    assert!(manager.http_protocol_options.is_some_and(|options| options.accept_http_10));
+}

@@ -74,6 +74,7 @@ fn walkthrough_004_half_and_half_through_a_gateway_for_all_hosts() {
     };
     let manager = hcm::HttpConnectionManager::decode(any.value.as_slice()).expect("a manager");
     assert!(manager.use_remote_address.is_some_and(|on| on.value) && manager.server_name == "istio-envoy");
+    assert!(manager.proxy_100_continue, "as in Istio since 1.24, an endpoint says itself whether it wants a body");
     let routes: pb::RouteConfiguration = at_edge(&compiled, ROUTE, "http.80");
     let [host] = routes.virtual_hosts.as_slice() else { panic!("{routes:?}") };
     assert_eq!(host.domains, ["*"]);
