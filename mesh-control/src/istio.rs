@@ -17,6 +17,7 @@ pub(crate) mod destination_rule;
 pub(crate) mod enforced;
 pub(crate) mod gateway;
 pub(crate) mod kind;
+pub(crate) mod mesh_config;
 pub(crate) mod problem;
 pub(crate) mod resource;
 pub(crate) mod service_entry;
@@ -26,6 +27,7 @@ pub(crate) use destination_policy::DestinationPolicy;
 pub(crate) use destination_rule::DestinationRule;
 pub(crate) use gateway::Gateway;
 pub(crate) use kind::{GROUPS, Kind};
+pub(crate) use mesh_config::MeshConfig;
 pub(crate) use problem::Problems;
 pub(crate) use resource::{Meta, Resource};
 pub(crate) use service_entry::ServiceEntry;
@@ -45,6 +47,8 @@ pub(crate) struct Config {
     pub(crate) secrets: BTreeMap<(String, String), Arc<Secret>>,
     /// What namespaces' labels say of who should be in the mesh.
     pub(crate) injection: Injection,
+    /// From its ConfigMap, if there is one.
+    pub(crate) mesh: Option<MeshConfig>,
 }
 
 impl Config {

@@ -6,6 +6,7 @@ mod admin;
 mod api;
 mod auth;
 mod config;
+mod config_map;
 mod core;
 mod istio;
 mod marathon;

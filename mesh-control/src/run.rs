@@ -185,6 +185,8 @@ fn settings(args: &ServeArgs) -> Settings {
         abilities: Abilities::MESH_PROXY,
         detection_timeout: args.protocol_detection_timeout,
         telemetry: Telemetry { zipkin: args.zipkin_address.clone(), sampling: args.trace_sampling, access_log: args.access_log },
+        default_retries: None,
+        localities: None,
     }
 }
 

@@ -18,6 +18,7 @@ use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::config_map;
 use crate::core::wish;
 use crate::istio::{self, Config, Kind, Problems};
 use crate::secret::Secret;
@@ -34,6 +35,7 @@ pub(crate) const NAMESPACES: [&str; 3] = ["default", "istio-system", "kube-syste
 /// What sort of object.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Collection {
+    ConfigMaps,
     Namespaces,
     Secrets,
     Istio(Kind),
@@ -41,7 +43,8 @@ pub(crate) enum Collection {
 
 impl Collection {
     /// All of them.
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
+        Self::ConfigMaps,
         Self::Namespaces,
         Self::Secrets,
         Self::Istio(Kind::DestinationPolicy),
@@ -54,6 +57,7 @@ impl Collection {
     /// The resource in paths, on disk, and in messages.
     pub(crate) const fn plural(self) -> &'static str {
         match self {
+            Self::ConfigMaps => "configmaps",
             Self::Namespaces => "namespaces",
             Self::Secrets => "secrets",
             Self::Istio(kind) => kind.plural(),
@@ -341,6 +345,11 @@ fn add(config: &mut Config, stored: &Stored) -> Result<(), Problems> {
     let Key { collection, namespace, name } = &stored.key;
     match collection {
         Collection::Namespaces => config.injection.extend(injection_of(stored).map(|says| (name.clone(), says))),
+        Collection::ConfigMaps => {
+            if let Some(mesh) = config_map::read(namespace, name, &stored.object)? {
+                config.mesh = Some(mesh);
+            }
+        }
         Collection::Secrets => {
             let secret = Arc::new(Secret::read(&stored.object)?);
             config.secrets.insert((namespace.clone(), name.clone()), secret);
@@ -354,6 +363,8 @@ fn replace(config: &mut Config, event: &Event) {
     let Key { collection, namespace, name } = &event.stored.key;
     match collection {
         Collection::Namespaces => drop(config.injection.remove(name)),
+        Collection::ConfigMaps if config_map::is_mesh(namespace, name) => config.mesh = None,
+        Collection::ConfigMaps => {}
         Collection::Secrets => drop(config.secrets.remove(&(namespace.clone(), name.clone()))),
         Collection::Istio(kind) => config.remove(*kind, namespace, name),
     }

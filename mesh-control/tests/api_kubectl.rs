@@ -279,3 +279,42 @@ fn gateways_certificates_and_old_policies_come_and_go() {
     world.ok("label namespace default istio-injection=enabled");
     assert!(world.ok("get namespace -L istio-injection").contains("enabled"));
 }
+
+const MESH: &str = "apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: istio
+  namespace: istio-system
+data:
+  mesh: |-
+    # As Istio's own file.
+    outboundTrafficPolicy:
+      mode: ALLOW_ANY
+    trustDomain: example.com
+";
+
+#[test]
+fn the_mesh_config_is_a_config_map_that_is_checked() {
+    let world = World::new();
+    world.file("mesh.yaml", MESH);
+    let applied = world.ok("apply -f mesh.yaml");
+    assert!(applied.contains("configmap/istio created"), "{applied}");
+    assert!(applied.contains("Warning: data.mesh.trustDomain: is not enforced by this version"), "{applied}");
+    assert_eq!(applied.matches("Warning").count(), 1, "{applied}");
+    assert!(world.ok("apply -f mesh.yaml").contains("unchanged"));
+    world.file("bad.yaml", &MESH.replace("ALLOW_ANY", "ALLOW_SOME"));
+    let error = world.refused("apply -f bad.yaml");
+    assert!(error.contains("data.mesh.outboundTrafficPolicy.mode: Unsupported value: \"ALLOW_SOME\""), "{error}");
+    assert!(world.ok("get cm istio -n istio-system -o yaml").contains("mode: ALLOW_ANY"));
+    let table = world.ok("get configmaps -A");
+    let words: Vec<&str> = table.split_whitespace().collect();
+    assert_eq!(words[..7], ["NAMESPACE", "NAME", "DATA", "AGE", "istio-system", "istio", "1"], "{table}");
+    let other = world.ok("create configmap any --from-literal=a=b");
+    assert!(other.contains("created"), "{other}");
+    assert_eq!(world.ok("get cm any -o jsonpath={.data.a}"), "b");
+    let patched = world.ok(r#"patch cm any --type=merge -p {"data":{"a":"c"}}"#);
+    assert!(patched.contains("only the ConfigMap istio in istio-system has an effect"), "{patched}");
+    world.ok("delete -f mesh.yaml");
+    world.ok("delete cm any");
+    assert!(world.ok("get cm -A").contains("No resources found"));
+}

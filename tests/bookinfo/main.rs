@@ -2,6 +2,7 @@
 //! run one after another; each leaves no rule behind.
 
 mod end;
+mod mesh_config;
 mod names;
 mod operate;
 mod programmed;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
             names::CASES,
             rules::CASES,
             programmed::CASES,
+            mesh_config::CASES,
             who::CASES,
             safety::CASES,
             operate::CASES,

@@ -65,6 +65,10 @@ pub(super) fn core_resources() -> Value {
         "kind": "APIResourceList",
         "groupVersion": "v1",
         "resources": [
+            {
+                "name": "configmaps", "singularName": "configmap", "namespaced": true, "kind": "ConfigMap", "verbs": VERBS,
+                "shortNames": ["cm"],
+            },
             { "name": "events", "singularName": "event", "namespaced": true, "kind": "Event", "verbs": ["list"], "shortNames": ["ev"] },
             {
                 "name": "namespaces", "singularName": "namespace", "namespaced": false, "kind": "Namespace", "verbs": VERBS,
@@ -116,6 +120,7 @@ pub(super) fn openapi() -> Response<Body> {
     }
     bytes(&mut paths, 2, &path_item("/api/v1/namespaces/{name}", "", "v1", "Namespace"));
     bytes(&mut paths, 2, &path_item("/api/v1/namespaces/{namespace}/secrets/{name}", "", "v1", "Secret"));
+    bytes(&mut paths, 2, &path_item("/api/v1/namespaces/{namespace}/configmaps/{name}", "", "v1", "ConfigMap"));
     bytes(&mut document, 8, &paths);
     let mut response = Response::new(Body::from(document));
     // Not the media type that was asked for: Go's parser refuses its '@'. The real server does the same.

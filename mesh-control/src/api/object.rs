@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::status::{self, ApiError};
+use crate::config_map;
 use crate::istio::enforced::Abilities;
 use crate::istio::problem::{Path, Problems};
 use crate::istio::{self, Kind, resource::seconds};
@@ -58,8 +59,8 @@ pub(super) fn key_of(collection: Collection, namespace: Option<&str>, body: &Val
     let given = body["metadata"]["namespace"].as_str().unwrap_or_default();
     let namespace = match (collection, namespace) {
         (Collection::Namespaces, _) => String::new(),
-        (Collection::Secrets | Collection::Istio(_), Some(namespace)) => namespace.to_owned(),
-        (Collection::Secrets | Collection::Istio(_), None) => {
+        (Collection::ConfigMaps | Collection::Secrets | Collection::Istio(_), Some(namespace)) => namespace.to_owned(),
+        (Collection::ConfigMaps | Collection::Secrets | Collection::Istio(_), None) => {
             return Err(ApiError::bad_request("an empty namespace may not be set during creation"));
         }
     };
@@ -82,7 +83,12 @@ pub(super) fn created(key: &Key, version: &str, body: &Value, now: Timestamp) ->
         Collection::Namespaces => store::new_namespace(&key.name, now),
         Collection::Secrets => {
             let mut object = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": new_meta(key, now) });
-            put_secret(&mut object, body);
+            put_data(&mut object, secret::normal(body));
+            object
+        }
+        Collection::ConfigMaps => {
+            let mut object = json!({ "apiVersion": "v1", "kind": "ConfigMap", "metadata": new_meta(key, now) });
+            put_data(&mut object, config_map::normal(body));
             object
         }
         Collection::Istio(kind) => {
@@ -105,11 +111,25 @@ fn new_meta(key: &Key, now: Timestamp) -> Value {
     })
 }
 
-/// Writes what a client gave of a secret, in the form in which it is kept.
-fn put_secret(object: &mut Value, body: &Value) {
-    let (Some(fields), Value::Object(normal)) = (object.as_object_mut(), secret::normal(body)) else { return };
-    fields.shift_remove("immutable");
+/// Writes what a client gave of a secret or a ConfigMap, in the form in which it is kept.
+fn put_data(object: &mut Value, normal: Value) {
+    let (Some(fields), Value::Object(normal)) = (object.as_object_mut(), normal) else { return };
+    for name in ["immutable", "data", "binaryData"] {
+        fields.shift_remove(name);
+    }
     fields.extend(normal);
+}
+
+/// What may not change of a ConfigMap.
+fn check_config_map_update(old: &Stored, body: &Value, version: &str) -> Result<(), ApiError> {
+    let (was, now) = (&old.object, config_map::normal(body));
+    let mut problems = Problems::default();
+    if was["immutable"] == true {
+        for field in ["data", "binaryData", "immutable"].into_iter().filter(|field| was[field] != now[field]) {
+            problems.forbidden(&Path::root(field), "field is immutable when `immutable` is set");
+        }
+    }
+    if problems.is_empty() { Ok(()) } else { Err(ApiError::problems(old.key.collection, version, &old.key.name, &problems)) }
 }
 
 /// What may not change of a secret.
@@ -156,7 +176,11 @@ pub(super) fn updated(old: &Stored, version: &str, body: &Value) -> Result<Optio
     keep(&old.key, &mut object, meta);
     if *collection == Collection::Secrets {
         check_secret_update(old, body, version)?;
-        put_secret(&mut object, body);
+        put_data(&mut object, secret::normal(body));
+    }
+    if *collection == Collection::ConfigMaps {
+        check_config_map_update(old, body, version)?;
+        put_data(&mut object, config_map::normal(body));
     }
     if matches!(collection, Collection::Istio(_)) && object["spec"] != body["spec"] {
         object["spec"] = body["spec"].clone();
@@ -205,6 +229,7 @@ fn check(key: &Key, version: &str, body: &Value) -> Result<(), ApiError> {
     let empty = Map::new();
     let own: &[&str] = match key.collection {
         Collection::Secrets => &["data", "stringData", "type", "immutable"],
+        Collection::ConfigMaps => &["data", "binaryData", "immutable"],
         Collection::Namespaces | Collection::Istio(_) => &["spec", "status"],
     };
     for name in body.as_object().unwrap_or(&empty).keys() {
@@ -216,6 +241,7 @@ fn check(key: &Key, version: &str, body: &Value) -> Result<(), ApiError> {
     let admitted = match key.collection {
         Collection::Namespaces => Ok(()),
         Collection::Secrets => Secret::read(body).map(|_secret| ()),
+        Collection::ConfigMaps => config_map::read(&key.namespace, &key.name, body).map(|_mesh| ()),
         Collection::Istio(kind) => istio::admit(kind, body),
     };
     if let Err(found) = admitted {
@@ -300,6 +326,7 @@ fn is_label(text: &str) -> bool {
 pub(super) fn warnings(key: &Key, object: &Value) -> Vec<String> {
     match key.collection {
         Collection::Namespaces | Collection::Secrets => vec![],
+        Collection::ConfigMaps => config_map::warnings(&key.namespace, &key.name, object),
         Collection::Istio(kind) => unenforced(kind, object),
     }
 }

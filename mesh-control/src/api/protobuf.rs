@@ -53,6 +53,18 @@ struct Secret {
 }
 
 #[derive(Message)]
+struct ConfigMap {
+    #[prost(message, optional, tag = "1")]
+    metadata: Option<ObjectMeta>,
+    #[prost(map = "string, string", tag = "2")]
+    data: HashMap<String, String>,
+    #[prost(map = "string, bytes", tag = "3")]
+    binary_data: HashMap<String, Vec<u8>>,
+    #[prost(bool, optional, tag = "4")]
+    immutable: Option<bool>,
+}
+
+#[derive(Message)]
 struct ObjectMeta {
     #[prost(string, tag = "1")]
     name: String,
@@ -64,7 +76,7 @@ struct ObjectMeta {
     annotations: HashMap<String, String>,
 }
 
-/// The object as JSON; only a Namespace and a Secret are known.
+/// The object as JSON; only a ConfigMap, a Namespace and a Secret are known.
 pub(super) fn json(bytes: &[u8]) -> Result<Value, ApiError> {
     let wrong = |why: &str| ApiError::bad_request(format!("the object provided is unrecognized: {why}"));
     let envelope = bytes.strip_prefix(MAGIC).ok_or_else(|| wrong("it does not begin as Kubernetes' protobuf does"))?;
@@ -84,6 +96,18 @@ pub(super) fn json(bytes: &[u8]) -> Result<Value, ApiError> {
                 "data": data.collect::<Map<_, _>>(), "stringData": secret.string_data, "type": secret.r#type,
             });
             if let Some(immutable) = secret.immutable {
+                object["immutable"] = json!(immutable);
+            }
+            Ok(object)
+        }
+        ("v1", "ConfigMap") => {
+            let map = ConfigMap::decode(raw).map_err(|e| wrong(&e.to_string()))?;
+            let binary = map.binary_data.into_iter().map(|(key, value)| (key, Value::String(BASE64_STANDARD.encode(value))));
+            let mut object = json!({
+                "apiVersion": api_version, "kind": kind, "metadata": metadata(map.metadata),
+                "data": map.data, "binaryData": binary.collect::<Map<_, _>>(),
+            });
+            if let Some(immutable) = map.immutable {
                 object["immutable"] = json!(immutable);
             }
             Ok(object)

@@ -53,12 +53,12 @@ impl Endpoint {
                 Some(Self::Objects { collection: Collection::Namespaces, version: "v1", namespace: None })
             }
             ["api", "v1", "namespaces", name] => Some(Self::Object { key: Key::namespace(name), version: "v1" }),
-            ["api", "v1", "secrets"] => Some(Self::Objects { collection: Collection::Secrets, version: "v1", namespace: None }),
-            ["api", "v1", "namespaces", namespace, "secrets"] => {
-                Some(Self::Objects { collection: Collection::Secrets, version: "v1", namespace: Some((*namespace).to_owned()) })
+            ["api", "v1", plural] => Some(Self::Objects { collection: core(plural)?, version: "v1", namespace: None }),
+            ["api", "v1", "namespaces", namespace, plural] => {
+                Some(Self::Objects { collection: core(plural)?, version: "v1", namespace: Some((*namespace).to_owned()) })
             }
-            ["api", "v1", "namespaces", namespace, "secrets", name] => {
-                let key = Key { collection: Collection::Secrets, namespace: (*namespace).to_owned(), name: (*name).to_owned() };
+            ["api", "v1", "namespaces", namespace, plural, name] => {
+                let key = Key { collection: core(plural)?, namespace: (*namespace).to_owned(), name: (*name).to_owned() };
                 Some(Self::Object { key, version: "v1" })
             }
             ["apis"] => Some(Self::Groups),
@@ -91,6 +91,11 @@ impl Endpoint {
             _ => None,
         }
     }
+}
+
+/// The collections of the core group that are in namespaces.
+fn core(plural: &str) -> Option<Collection> {
+    [Collection::ConfigMaps, Collection::Secrets].into_iter().find(|collection| collection.plural() == plural)
 }
 
 /// What the query asks. Parameters that change nothing here (`pretty`, `timeout`, `fieldManager`, `fieldValidation`) are not kept:

@@ -19,7 +19,7 @@ pub(crate) struct ApiError {
 /// The API group of a collection; the core group is empty.
 pub(super) const fn group(collection: Collection) -> &'static str {
     match collection {
-        Collection::Namespaces | Collection::Secrets => "",
+        Collection::ConfigMaps | Collection::Namespaces | Collection::Secrets => "",
         Collection::Istio(kind) => kind.group(),
     }
 }
@@ -27,6 +27,7 @@ pub(super) const fn group(collection: Collection) -> &'static str {
 /// The kind of a collection's objects.
 pub(super) const fn kind(collection: Collection) -> &'static str {
     match collection {
+        Collection::ConfigMaps => "ConfigMap",
         Collection::Namespaces => "Namespace",
         Collection::Secrets => "Secret",
         Collection::Istio(kind) => kind.name(),

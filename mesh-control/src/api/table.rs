@@ -21,6 +21,7 @@ const fn columns(collection: Collection) -> &'static [Column] {
             ("Hosts", "The destination hosts to which traffic is being sent", "/spec/hosts"),
         ],
         Collection::Istio(Kind::DestinationRule) => &[("Host", "The name of a service from the service registry", "/spec/host")],
+        Collection::ConfigMaps => &[("Data", "How many keys it has.", DATA)],
         Collection::Secrets => &[
             ("Type", "Used to facilitate programmatic handling of secret data.", "/type"),
             ("Data", "How many keys it has.", DATA),

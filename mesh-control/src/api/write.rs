@@ -27,7 +27,7 @@ impl Patch {
     pub(super) const fn accepted(collection: Collection) -> &'static str {
         match collection {
             Collection::Istio(_) => "application/json-patch+json, application/merge-patch+json",
-            Collection::Namespaces | Collection::Secrets => {
+            Collection::ConfigMaps | Collection::Namespaces | Collection::Secrets => {
                 "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json"
             }
         }

@@ -23,6 +23,7 @@ mod headers;
 mod index;
 mod listener;
 mod matching;
+mod mesh;
 mod mirror;
 mod mode;
 mod outside;
@@ -47,7 +48,8 @@ pub(crate) use telemetry::{AccessLog, Address as ZipkinAddress, Telemetry};
 use super::flip::{Carried, Modes, PortKey};
 use super::registry::{Port, Protocol, Registry, Service};
 use crate::istio::Config;
-use crate::istio::virtual_service::Destination;
+use crate::istio::destination_rule::LocalityLbSetting;
+use crate::istio::virtual_service::{Destination, HttpRetry};
 use endpoints::{Assigned, Endpoints};
 use envoy::versioned;
 use index::Index;
@@ -83,6 +85,10 @@ pub(crate) struct Settings {
     /// How long a client's first bytes are waited for on undeclared ports; zero: for ever.
     pub(crate) detection_timeout: std::time::Duration,
     pub(crate) telemetry: Telemetry,
+    /// Of requests for which no rule speaks; `None`: Istio's default.
+    pub(crate) default_retries: Option<HttpRetry>,
+    /// Of services for which no rule speaks.
+    pub(crate) localities: Option<LocalityLbSetting>,
 }
 
 /// Does the proxy see requests on the port?
@@ -154,6 +160,7 @@ pub(crate) fn compile(
     before: &Compiled,
 ) -> Compiled {
     let version = config.version;
+    let settings = &*mesh::settled(config.mesh.as_ref(), settings);
     let mut unsupported = report::of_rules(config, settings.abilities);
     let config = &*delegate::merged(config, &mut unsupported);
     let seen = &*scope::scoped(config, settings.abilities);

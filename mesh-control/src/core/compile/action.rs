@@ -2,17 +2,17 @@
 
 use super::envoy::{duration, matcher, regex, route, uint};
 use super::headers::{Changed, change};
-use super::{Compiler, hash, mirror, retry};
+use super::{Compiler, Settings, hash, mirror, retry};
 use crate::istio::virtual_service::{HttpRoute, HttpRouteDestination};
 use mesh_xds::names::ClusterName;
 use route::route_action::{ClusterSpecifier, HostRewriteSpecifier};
 use std::time::Duration;
 
 /// A route to a service for which no rule speaks.
-pub(super) fn plain(cluster: String) -> route::RouteAction {
+pub(super) fn plain(cluster: String, settings: &Settings) -> route::RouteAction {
     let mut action = route::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster)),
-        retry_policy: Some(retry::default()),
+        retry_policy: retry::everywhere(settings),
         ..Default::default()
     };
     // Disabled, as Istio has it; Envoy's own default is 15 s.
@@ -44,7 +44,7 @@ pub(super) fn forward(c: &mut Compiler<'_, '_>, rule: &HttpRoute, port: u16) -> 
             ClusterSpecifier::WeightedClusters(route::WeightedCluster { clusters, ..Default::default() })
         }
     };
-    let mut action = plain(String::new());
+    let mut action = plain(String::new(), c.settings);
     action.cluster_specifier = Some(specifier);
     limit(&mut action, rule.timeout.unwrap_or_default());
     action.hash_policy = names.iter().filter_map(|name| hash::of(c, name)).collect();

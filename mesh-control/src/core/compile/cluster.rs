@@ -90,5 +90,5 @@ pub(super) fn has_endpoints(name: &ClusterName, rule: Option<&Merged<'_>>, setti
 /// Are some of its endpoints to be preferred by where they are?
 pub(super) fn near(name: &ClusterName, rule: Option<&Merged<'_>>, settings: &Settings) -> Option<Preference> {
     let policy = policy::effective(rule, &name.subset, name.port);
-    locality::preference(&policy).filter(|_| settings.abilities.localities)
+    locality::preference(&policy, settings.localities.as_ref()).filter(|_| settings.abilities.localities)
 }

@@ -39,7 +39,12 @@ impl RetryOnDefault {
 }
 
 /// Where no rule speaks.
-pub(super) fn default() -> route::RetryPolicy {
+pub(super) fn everywhere(settings: &Settings) -> Option<route::RetryPolicy> {
+    settings.default_retries.as_ref().map_or_else(|| Some(default()), |retries| of_rule(retries, settings))
+}
+
+/// Istio's.
+fn default() -> route::RetryPolicy {
     let predicate = route::retry_policy::RetryHostPredicate {
         name: "envoy.retry_host_predicates.previous_hosts".to_owned(),
         config_type: Some(route::retry_policy::retry_host_predicate::ConfigType::TypedConfig(pack_any(

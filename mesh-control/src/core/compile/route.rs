@@ -102,7 +102,7 @@ fn literal(address: &IpAddr) -> String {
 
 fn default_route(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route::Route {
     let name = c.named(port, "", &service.name);
-    let mut action = action::plain(name.to_string());
+    let mut action = action::plain(name.to_string(), c.settings);
     action.hash_policy.extend(hash::of(c, &name));
     route::Route {
         name: "default".to_owned(),

@@ -63,6 +63,8 @@ pub(crate) fn settings() -> Settings {
         abilities: Abilities::ALL,
         detection_timeout: std::time::Duration::from_millis(100),
         telemetry: Telemetry::default(),
+        default_retries: None,
+        localities: None,
     }
 }
 
@@ -77,7 +79,11 @@ fn config(rules: &[Value]) -> Config {
 }
 
 pub(crate) fn compiled(registry: &Registry, rules: &[Value]) -> Compiled {
-    compile(&Arc::new(registry.clone()), &config(rules), &settings(), &BTreeSet::new(), &Compiled::default())
+    compiled_by(registry, &config(rules))
+}
+
+pub(crate) fn compiled_by(registry: &Registry, config: &Config) -> Compiled {
+    compile(&Arc::new(registry.clone()), config, &settings(), &BTreeSet::new(), &Compiled::default())
 }
 
 pub(crate) fn compiled_with(registry: &Registry, linger: &BTreeSet<PortKey>, before: &Compiled) -> Compiled {
@@ -102,7 +108,7 @@ fn to(host: &str, subset: &str) -> Value {
     json!({"destination": {"host": host, "subset": subset}})
 }
 
-fn decode<T: Message + Default>(compiled: &Compiled, type_url: &str, name: &str) -> T {
+pub(crate) fn decode<T: Message + Default>(compiled: &Compiled, type_url: &str, name: &str) -> T {
     let snapshot = compiled.snapshot(&node("node~10.0.0.0~n~mesh"));
     T::decode(snapshot.types[type_url][name].body.clone()).expect("decodes")
 }
@@ -113,7 +119,7 @@ fn routes(compiled: &Compiled, service: &str) -> Vec<pb::Route> {
     host.expect("virtual host").routes
 }
 
-fn action(route: &pb::Route) -> &pb::RouteAction {
+pub(crate) fn action(route: &pb::Route) -> &pb::RouteAction {
     match &route.action {
         Some(Action::Route(action)) => action,
         other => panic!("no route action: {other:?}"),

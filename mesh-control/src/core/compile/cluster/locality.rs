@@ -17,9 +17,11 @@ pub(crate) struct Preference {
     failover: bool,
 }
 
-/// The preference of a policy; `None` if all endpoints are equal wherever they are. On by default, as in Istio.
-pub(super) fn preference(policy: &Policy<'_>) -> Option<Preference> {
-    let setting = policy.load_balancer.and_then(|settings| settings.locality_lb_setting.clone()).unwrap_or_default();
+/// The preference of a policy, or the whole mesh's where it has none; `None` if all endpoints are equal wherever they are. On by default,
+/// as in Istio.
+pub(super) fn preference(policy: &Policy<'_>, mesh: Option<&LocalityLbSetting>) -> Option<Preference> {
+    let own = policy.load_balancer.and_then(|settings| settings.locality_lb_setting.as_ref());
+    let setting = own.or(mesh).cloned().unwrap_or_default();
     let failover = policy.outlier_detection.is_some();
     let wanted = setting.enabled != Some(false) && (failover || !setting.distribute.is_empty());
     wanted.then_some(Preference { setting, failover })
