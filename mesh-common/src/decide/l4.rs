@@ -74,7 +74,7 @@ impl Verdict {
 /// 3. The node's Mesos agent passes (the executor shares the namespace); control-plane and admin ports are refused.
 /// 4. A service's VIP is balanced for every process, enrolled or not; an address of a VIP range that no service owns is refused.
 /// 5. What is not enrolled passes.
-/// 6. The address of a known workload passes, and so does what a service's backend is dialled by.
+/// 6. The address of a known workload passes; so does, on a brokered socket, what a service's backend is dialled by.
 /// 7. Everything else is outside the mesh: what a rule of the pod's egress policy allows passes, or goes to the proxy where the rule says so;
 ///    the rest as the mesh's settings say.
 #[inline(always)]
@@ -96,7 +96,7 @@ pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdic
         return Verdict::Deny(Reason::UnknownVip);
     }
     let Some(pod) = flow.pod else { return Verdict::Pass(Passed::NotEnrolled) };
-    if tables.is_workload(&flow.dest.addr) || tables.is_endpoint(&flow.dest) {
+    if tables.is_workload(&flow.dest.addr) || (flow.brokered && tables.is_endpoint(&flow.dest)) {
         return Verdict::Pass(if flow.brokered { Passed::Brokered } else { Passed::Workload });
     }
     match tables.egress(pod.policy, &flow.dest) {

@@ -98,6 +98,7 @@ fn each_step_in_order() {
         ("own node's Mesos agent", to([192, 0, 2, 11], 5051), pod, false, &proxy, Verdict::Pass(Passed::MesosAgent)),
         ("another node's Mesos agent", to([192, 0, 2, 12], 5051), pod, false, &proxy, Verdict::Deny(Reason::EgressDenied)),
         ("a backend at its node's address", to([192, 0, 2, 12], 31_000), pod, true, &proxy, Verdict::Pass(Passed::Brokered)),
+        ("the same, by the pod itself", to([192, 0, 2, 12], 31_000), pod, false, &proxy, Verdict::Deny(Reason::EgressDenied)),
         ("its neighbour's port", to([192, 0, 2, 12], 31_001), pod, true, &proxy, Verdict::Deny(Reason::EgressDenied)),
         ("the control plane", to([192, 0, 2, 11], 32443), pod, false, &proxy, Verdict::Deny(Reason::ControlPlane)),
         (
