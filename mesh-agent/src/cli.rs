@@ -38,6 +38,9 @@ pub enum Command {
     /// Take one pod, or all of this node, out of the mesh at once: nothing is judged, handed to the proxy or asked of the mesh's DNS. VIPs go
     /// on. Holds, also over restarts, until `bypass --end`.
     Bypass(Bypass),
+    /// Be a CNI plugin: called by Mesos with environment and standard input, behind the plugin that makes a container's network, or with that
+    /// as `delegate` in its configuration. Has this node's agent enrol the container before its first instruction.
+    Cni,
     /// Take programs and tables out of the kernel, after the agent has stopped: no VIPs, no policy.
     Uninstall(Uninstall),
     /// Compare the VIPs that the kernel balances with those of dcos-net's load balancer on this node, which may run beside the mesh. Fails if
@@ -170,6 +173,10 @@ pub struct Run {
     /// Where mesh-proxy and its DNS process get their sockets.
     #[arg(long, env = "MESH_SOCKET", value_name = "FILE", default_value = SOCKET)]
     pub socket: PathBuf,
+
+    /// Where `mesh-agent cni` asks.
+    #[arg(long, env = "MESH_CNI_SOCKET", value_name = "FILE", default_value = crate::cni::SOCKET)]
+    pub cni_socket: PathBuf,
 
     /// HTTP over a unix socket for the operator: GET /ready, /metrics, /status.
     #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]

@@ -2,6 +2,7 @@
 
 pub mod bypass;
 mod cells;
+pub mod cni;
 pub mod desired;
 pub mod drift;
 pub mod edges;

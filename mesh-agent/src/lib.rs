@@ -5,11 +5,13 @@
 #![warn(missing_docs)]
 
 mod admin;
+mod admit;
 pub mod balance;
 mod broker;
 pub mod bypass;
 pub mod cgroup;
 pub mod cli;
+pub mod cni;
 pub mod core;
 pub mod dump;
 mod edges;

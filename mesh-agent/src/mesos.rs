@@ -5,7 +5,7 @@
 
 use crate::cgroup;
 use crate::core::enrol::host::{Mark, Task};
-use crate::core::mesos::{self, Container};
+use crate::core::mesos::{self, Container, Identity};
 use anyhow::{Context, Result, bail, ensure};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::Request;
@@ -24,6 +24,8 @@ use tracing::{info, warn};
 const PAUSE: Duration = Duration::from_millis(200);
 /// After a question that was not answered.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(2);
+/// The question for all outermost containers.
+const CONTAINERS: &str = r#"{"type":"GET_CONTAINERS","get_containers":{"show_nested":false}}"#;
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A container takes about 2 kB; a node has hundreds.
@@ -50,6 +52,30 @@ impl Address {
         Ok(Self {
             authority: if has_port { authority.to_owned() } else { format!("{authority}:{}", mesh_common::ports::MESOS_AGENT) },
         })
+    }
+}
+
+impl Address {
+    /// Who a container is that has been made and does not run yet; `None` if it is no executor's.
+    pub(crate) async fn identify(&self, container: &str) -> Result<Option<Identity>> {
+        let ask = async {
+            let Some(executor) = mesos::executor(&self.call(CONTAINERS).await?, container)? else { return Ok(None) };
+            Ok(Some(mesos::identity(&self.call(r#"{"type":"GET_STATE"}"#).await?, &executor)?))
+        };
+        tokio::time::timeout(PATIENCE, ask).await.context("no answer in time").flatten()
+    }
+
+    async fn call(&self, question: &'static str) -> Result<Bytes> {
+        let stream = TcpStream::connect(&self.authority).await?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+        let connection = tokio::spawn(connection);
+        let request = Request::post("/api/v1").header(HOST, &self.authority);
+        let request = request.header(CONTENT_TYPE, "application/json").header(ACCEPT, "application/json");
+        let response = sender.send_request(request.body(Full::new(Bytes::from_static(question.as_bytes())))?).await?;
+        ensure!(response.status().is_success(), "{question} is answered with {}", response.status());
+        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|error| anyhow::anyhow!(error))?;
+        connection.abort();
+        Ok(body.to_bytes())
     }
 }
 
@@ -97,17 +123,7 @@ impl Asker {
     }
 
     async fn ask(&self) -> Result<Vec<Container>> {
-        let stream = TcpStream::connect(&self.address.authority).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let question = Full::new(Bytes::from_static(br#"{"type":"GET_CONTAINERS","get_containers":{"show_nested":false}}"#));
-        let request = Request::post("/api/v1").header(HOST, &self.address.authority);
-        let request = request.header(CONTENT_TYPE, "application/json").header(ACCEPT, "application/json").body(question)?;
-        let response = sender.send_request(request).await?;
-        ensure!(response.status().is_success(), "GET_CONTAINERS is answered with {}", response.status());
-        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|error| anyhow::anyhow!(error))?;
-        connection.abort();
-        Ok(mesos::containers(&body.to_bytes())?)
+        Ok(mesos::containers(&self.address.call(CONTAINERS).await?)?)
     }
 
     fn resolve(&self, containers: Vec<Container>) -> Vec<Task> {

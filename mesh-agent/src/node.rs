@@ -27,6 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{error, info, warn};
 
+mod admit;
 mod host;
 pub(crate) use host::OnHost;
 
@@ -67,6 +68,8 @@ pub(crate) struct Node {
     held: BTreeMap<u64, (Pod, Workload)>,
     failures: BTreeMap<String, String>,
     on_host: OnHost,
+    /// When each of `world.announced` was.
+    announced_at: BTreeMap<String, Instant>,
     balance: Balance,
     bypass_file: PathBuf,
     /// A UDP backend is gone: sockets may be connected to it.
@@ -102,6 +105,7 @@ impl Node {
             held: BTreeMap::new(),
             failures: BTreeMap::new(),
             on_host,
+            announced_at: BTreeMap::new(),
             balance: Balance::default(),
             bypass_file,
             // Of a former agent's time.
@@ -230,6 +234,7 @@ impl Node {
         }
         self.rebalance(audit);
         self.heed_bypass();
+        self.forget_announced(now);
         let known = self.kernel.maps().pods();
         let (known, on_host) = match known.and_then(|known| Ok((known, self.kernel.maps().host_pods()?))) {
             Ok(known) => known,

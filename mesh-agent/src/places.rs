@@ -6,6 +6,7 @@ use crate::netns::{self, Namespace};
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,8 @@ pub struct Places {
     own: (u64, u64),
     // By device and inode. The handle keeps the inode from being used again while it is a key here.
     found: BTreeMap<(u64, u64), Found>,
+    /// Namespaces in which nothing runs yet, by Mesos' id of the container.
+    announced: BTreeMap<String, Found>,
 }
 
 #[derive(Debug)]
@@ -35,7 +38,7 @@ impl Places {
     /// If /proc is not mounted.
     pub fn new(runtime_dir: &Path) -> io::Result<Self> {
         let own = netns::identity(Path::new("/proc/self/ns/net"))?;
-        Ok(Self { containers: runtime_dir.join("containers"), own, found: BTreeMap::new() })
+        Ok(Self { containers: runtime_dir.join("containers"), own, found: BTreeMap::new(), announced: BTreeMap::new() })
     }
 
     /// The directory that holds one directory for each container.
@@ -76,19 +79,56 @@ impl Places {
             found.insert(identity, entry);
         }
         self.found = found;
-        self.found.values().map(|f| f.place.clone()).collect()
+        // What runs is known by its processes, and ends with them.
+        let runs = |f: &Found| self.found.values().any(|known| known.place.cookie == f.place.cookie);
+        self.announced.retain(|_, f| !runs(f));
+        self.all().map(|f| f.place.clone()).collect()
+    }
+
+    /// A container whose network is there and in which nothing runs yet.
+    ///
+    /// # Errors
+    /// If the namespace cannot be entered, or is the node's own.
+    pub fn announce(
+        &mut self,
+        container: &str,
+        instance: &str,
+        namespace: Namespace,
+        addresses: &[IpAddr],
+        now: Instant,
+    ) -> io::Result<()> {
+        if namespace.identity()? == self.own {
+            return Err(io::Error::other("it is the node's own network"));
+        }
+        let mut all = namespace.addresses()?;
+        // What the plugin before us has said comes first, and is there also where the interface is not up yet.
+        all.retain(|ip| !addresses.contains(ip));
+        let addresses = addresses.iter().copied().chain(all).collect();
+        let place = Place { cookie: namespace.cookie()?, instance: Some(instance.to_owned()), addresses };
+        self.announced.insert(container.to_owned(), Found { namespace, place, read: now });
+        Ok(())
+    }
+
+    /// It has ended, or never began.
+    pub fn dismiss(&mut self, container: &str) {
+        self.announced.remove(container);
+    }
+
+    /// What runs, and what is announced and does not run yet.
+    fn all(&self) -> impl Iterator<Item = &Found> {
+        self.found.values().chain(self.announced.values())
     }
 
     /// The namespace with this cookie.
     #[must_use]
     pub fn namespace(&self, cookie: u64) -> Option<Namespace> {
-        self.found.values().find(|f| f.place.cookie == cookie).map(|f| f.namespace.clone())
+        self.all().find(|f| f.place.cookie == cookie).map(|f| f.namespace.clone())
     }
 
     /// All of them, in the mesh or not, and the node's own.
     pub fn namespaces(&self) -> Vec<Namespace> {
         let own = Namespace::open(Path::new("/proc/self/ns/net")).ok();
-        self.found.values().map(|f| f.namespace.clone()).chain(own).collect()
+        self.all().map(|f| f.namespace.clone()).chain(own).collect()
     }
 
     /// `containers/ID/pid`. Nested containers share their parent's namespace, so only the outermost count.

@@ -12,7 +12,7 @@ use crate::places::Places;
 use crate::ready::{self, Ready};
 use crate::served::Roster;
 use crate::status::Shared;
-use crate::{cgroup, events, mesos};
+use crate::{admit, cgroup, events, mesos};
 use anyhow::{Context, Result};
 use mesh_common::ports::MESOS_AGENT;
 use mesh_xds::agent as wire;
@@ -25,7 +25,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{info, warn};
 
 /// Between two looks while a wanted pod is missing: what shows a container's addresses is not announced by any event.
@@ -55,6 +55,8 @@ pub async fn run(config: Run) -> Result<()> {
     let mesos_agent =
         mesos::Address::parse(&config.mesos_agent.clone().unwrap_or_else(|| default_mesos_agent(config.node_address)));
     let mesos_agent = mesos_agent.context("--mesos-agent")?;
+
+    let cni_socket = admit::listen(&config.cni_socket).context("--cni-socket")?;
 
     let kernel = Arc::new(Kernel::open(&config.bpffs, cgroup_root)?);
     kernel::fires(cgroup_root)?;
@@ -86,6 +88,8 @@ pub async fn run(config: Run) -> Result<()> {
     };
     tokio::spawn(Arc::new(broker).serve(broker_socket));
 
+    let (to_loop, admissions) = mpsc::channel(admit::WAITING);
+    tokio::spawn(admit::serve(cni_socket, mesos_agent.clone(), to_loop));
     let ((said, hearing), bell) = (watch::channel(None), Arc::new(Notify::new()));
     let asker = mesos::Asker {
         address: mesos_agent,
@@ -99,7 +103,7 @@ pub async fn run(config: Run) -> Result<()> {
     let sources = Sources { places, on_host: OnHost::new(hearing, bell)?, bypass_file: config.bypass_file };
     let node = Node::new(Arc::clone(&kernel), roster, metrics, status, book, sources, &connection.node);
     let updates = mesh_xds::stream::start(connection, &[wire::MESH, wire::WORKLOAD, wire::SERVICE, wire::EGRESS]);
-    follow(node, updates, &gateway).await?;
+    follow(node, updates, admissions, &gateway).await?;
 
     if config.detach_on_exit {
         kernel.detach()?;
@@ -131,7 +135,12 @@ fn connection(config: &Run) -> Result<Connection> {
 }
 
 /// The loop. Deliveries are answered once they are in force; the look at the containers follows whatever has happened.
-async fn follow(mut node: Node, mut updates: Updates, gateway: &Gateway) -> Result<()> {
+async fn follow(
+    mut node: Node,
+    mut updates: Updates,
+    mut admissions: mpsc::Receiver<admit::Admission>,
+    gateway: &Gateway,
+) -> Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let mut watch = Watch::new(node.containers());
     let mut mesos = node.mesos();
@@ -150,6 +159,7 @@ async fn follow(mut node: Node, mut updates: Updates, gateway: &Gateway) -> Resu
                 }
             }
             () = watch.changed() => node.ask_mesos(),
+            Some(admission) = admissions.recv() => tokio::task::block_in_place(|| node.admit(admission, Instant::now())),
             // The asker lives as long as we do.
             Ok(()) = mesos.changed() => {}
             () = tokio::time::sleep(if settled { CALM } else { HURRY }) => watch.renew(node.containers()),

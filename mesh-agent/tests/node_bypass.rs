@@ -11,7 +11,7 @@ use std::net::TcpListener;
 use std::process::{Command, Output};
 
 const BACKEND: &str = "9.0.1.1:8080";
-/// Behind no VIP: a backend's own address would be allowed.
+/// Behind no VIP.
 const DENIED: &str = "9.0.1.1:8081";
 const VIP: &str = "11.1.2.3:80";
 

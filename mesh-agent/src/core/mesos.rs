@@ -1,6 +1,8 @@
 //! What a Mesos agent says of its containers (`GET_CONTAINERS`), and which Marathon instance each is.
 
+use super::resources::Workload;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 
 /// An outermost container of this node. Nested ones share its cgroup and network.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -52,6 +54,108 @@ struct CgroupInfo {
 #[derive(Deserialize)]
 struct NetCls {
     classid: Option<u32>,
+}
+
+/// Who a container is, as the Mesos agent knows before Marathon says that it runs.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Identity {
+    /// Marathon's instance id.
+    pub instance: String,
+    /// Its labels.
+    pub labels: BTreeMap<String, String>,
+}
+
+impl Identity {
+    /// Does it ask to be in the mesh? What its namespace says is the control plane's to know.
+    #[must_use]
+    pub fn wishes(&self) -> bool {
+        let own = self.labels.get(INJECT).map(String::as_str).unwrap_or_default();
+        ["true", "yes", "y", "on"].iter().any(|yes| own.eq_ignore_ascii_case(yes))
+    }
+
+    /// As the control plane will describe it. A Marathon path has no underscore, so the one in a task's id stands for its slashes.
+    #[must_use]
+    pub fn workload(&self) -> Workload {
+        let path = self.instance.rsplit_once('.').map_or(self.instance.as_str(), |(path, _)| path);
+        let namespace = self.labels.get(NAMESPACE).filter(|name| !name.is_empty()).map_or("default", String::as_str);
+        Workload {
+            id: self.instance.clone(),
+            app: format!("/{}", path.replace('_', "/")),
+            namespace: namespace.to_ascii_lowercase(),
+            labels: self.labels.clone(),
+            ..Workload::default()
+        }
+    }
+}
+
+/// Label of an app or pod: its wish.
+const INJECT: &str = "sidecar.istio.io/inject";
+/// Label of an app or pod: its namespace in Istio's sense.
+const NAMESPACE: &str = "istio.io/namespace";
+
+/// The executor of a container, from `GET_CONTAINERS`.
+///
+/// # Errors
+/// Names the field that is not as Mesos has it.
+pub fn executor(json: &[u8], container: &str) -> Result<Option<String>, serde_json::Error> {
+    let answer: Answer = serde_json::from_slice(json)?;
+    let found = answer.get_containers.containers.into_iter().find(|item| item.container_id.value == container);
+    Ok(found.and_then(|item| item.executor_id).map(|executor| executor.value))
+}
+
+/// Who the executor's tasks are, from `GET_STATE`: those that run, and those that wait for the executor to come up. The tasks of a pod have
+/// the same labels.
+///
+/// # Errors
+/// Names the field that is not as Mesos has it.
+pub fn identity(json: &[u8], executor: &str) -> Result<Identity, serde_json::Error> {
+    let state: StateAnswer = serde_json::from_slice(json)?;
+    let tasks = state.get_state.get_tasks;
+    let is_its =
+        |task: &&TaskItem| task.executor_id.as_ref().is_some_and(|id| id.value == executor) || task.task_id.value == executor;
+    let labels = tasks.launched_tasks.iter().chain(&tasks.queued_tasks).chain(&tasks.pending_tasks).filter(is_its);
+    let labels = labels.flat_map(|task| &task.labels.labels).map(|label| (label.key.clone(), label.value.clone()));
+    Ok(Identity { instance: instance(executor), labels: labels.collect() })
+}
+
+#[derive(Deserialize)]
+struct StateAnswer {
+    get_state: StateItem,
+}
+
+#[derive(Deserialize)]
+struct StateItem {
+    #[serde(default)]
+    get_tasks: Tasks,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Tasks {
+    launched_tasks: Vec<TaskItem>,
+    queued_tasks: Vec<TaskItem>,
+    pending_tasks: Vec<TaskItem>,
+}
+
+#[derive(Deserialize)]
+struct TaskItem {
+    task_id: Value,
+    executor_id: Option<Value>,
+    #[serde(default)]
+    labels: LabelList,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LabelList {
+    labels: Vec<Label>,
+}
+
+#[derive(Deserialize)]
+struct Label {
+    key: String,
+    #[serde(default)]
+    value: String,
 }
 
 /// Reads the answer. What is no executor's (standalone containers) is nobody's workload.
@@ -127,6 +231,26 @@ mod tests {
         assert_eq!(containers(br#"{"get_containers":{}}"#).expect("valid"), []);
         let error = containers(br#"{"get_containers":{"containers":[{}]}}"#).expect_err("no id").to_string();
         assert!(error.contains("container_id"), "{error}");
+    }
+
+    #[test]
+    fn who_a_container_is_says_the_state() {
+        assert_eq!(executor(ANSWER.as_bytes(), "a67c4246").expect("valid").as_deref(), Some("instance-shop_web.beef"));
+        assert_eq!(executor(ANSWER.as_bytes(), "alone").expect("valid"), None);
+        let state = br#"{"type":"GET_STATE","get_state":{"get_tasks":{
+            "launched_tasks":[{"task_id":{"value":"other"},"labels":{"labels":[{"key":"a","value":"b"}]}}],
+            "queued_tasks":[{"task_id":{"value":"shop_web.instance-beef.main"},"executor_id":{"value":"instance-shop_web.beef"},
+                "labels":{"labels":[{"key":"sidecar.istio.io/inject","value":"true"},{"key":"istio.io/namespace","value":"Shop"},{"key":"flag"}]}}]}}}"#;
+        let known = identity(state, "instance-shop_web.beef").expect("valid");
+        assert!(known.wishes());
+        let workload = known.workload();
+        assert_eq!(
+            (workload.id.as_str(), workload.app.as_str(), workload.namespace.as_str()),
+            ("shop_web.instance-beef", "/shop/web", "shop")
+        );
+        assert_eq!(workload.labels["flag"], "");
+        assert!(!identity(state, "other").expect("valid").wishes());
+        assert_eq!(identity(br#"{"get_state":{}}"#, "web.1").expect("valid").workload().app, "/web");
     }
 
     #[test]

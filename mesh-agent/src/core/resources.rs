@@ -21,6 +21,8 @@ pub struct World {
     pub services: BTreeMap<String, Service>,
     /// By name.
     pub egress: BTreeMap<String, Rule>,
+    /// Containers that start and that the control plane has not heard of yet, by id: Mesos' id, and who it is by its agent's word.
+    pub announced: BTreeMap<String, (String, Workload)>,
     /// Who is taken out of the mesh for the time being: not the control plane's word, the operator's.
     pub bypass: Bypass,
     /// Types of which a first delivery has come.
@@ -123,7 +125,8 @@ impl Workload {
 impl World {
     /// The workloads that should be in the mesh on this node.
     pub fn wanted<'a>(&'a self, ours: &'a [String]) -> impl Iterator<Item = &'a Workload> {
-        self.workloads.values().filter(|w| w.is_wanted(ours) && !self.bypass.covers(w))
+        let announced = self.announced.values().map(|(_, workload)| workload).filter(|w| !self.workloads.contains_key(&w.id));
+        self.workloads.values().chain(announced).filter(|w| w.is_wanted(ours) && !self.bypass.covers(w))
     }
 
     /// Those that should, but for the bypass.

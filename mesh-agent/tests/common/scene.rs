@@ -66,6 +66,7 @@ impl Scene {
             ("--mesos-runtime-dir", self.path("mesos")),
             ("--socket", self.path("agent.sock")),
             ("--admin-socket", self.path("admin.sock")),
+            ("--cni-socket", self.path("cni.sock")),
             ("--bypass-file", self.path("bypass")),
         ] {
             command.arg(flag).arg(path);
