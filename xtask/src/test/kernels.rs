@@ -21,15 +21,13 @@ const KERNELS: [Kernel; 2] = [
 ];
 
 /// Test programs of mesh-agent, and what of each is left out under emulation (as libtest's `--skip` reads it).
-pub(super) const PROGRAMS: [(&str, &[&str]); 4] = [
+pub(super) const PROGRAMS: [(&str, &[&str]); 3] = [
     // Programs that load, hooks that fire, hand-over, datagrams, refusals.
     ("node_flows", &[]),
     // What a kernel gives the guard of a veth differs most: TCX or filters, and which packets still have a socket.
     ("node_guard", &[]),
     // Left out are sizes, which no kernel changes, and which take a minute each here.
     ("node_vips", &["a_mesh_of_50_000_backends_fits", "each_full_table_of_services", "weights_come_out_over_20_000"]),
-    // Callbacks of sockops.
-    ("node_edges", &[]),
 ];
 
 /// Seconds, for a machine that is busy with other things: a kernel that hangs is a failure, and must not take the other suites with it.
