@@ -78,6 +78,12 @@ fn mirrored(world: &mut World) -> Result<()> {
         Ok(())
     })?;
     apply(world, "1/copyVirtualService")?;
+    // kubectl returns a moment before the rule is in force.
+    eventually("requests are copied", SOON, || {
+        load(world, "client", 1, 1, &["-H", "x-walk: tried", RETRY])?;
+        ensure!(logs(world, "sniffer")?.contains("tried"), "none yet");
+        Ok(())
+    })?;
     let counts = load(world, "client", 2, 20, &["-H", "x-walk: mirrored", RETRY])?;
     ensure!(count(&counts, "200") == 20, "{counts:?}");
     eventually("the sniffer saw all of them", SOON, || {
