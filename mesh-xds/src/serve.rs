@@ -9,7 +9,7 @@ use crate::server::{Request, Session, Snapshot};
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -180,7 +180,8 @@ impl ClientTask {
         responses: &Responses,
     ) -> Result<(), Status> {
         self.handle(&first)?;
-        let (mut looked_at, mut settled): (Option<Arc<Snapshot>>, Option<Arc<Snapshot>>) = (None, None);
+        // What was settled is not kept alive: that a snapshot is tells the source that an answer may still speak of it.
+        let (mut looked_at, mut settled): (Option<Arc<Snapshot>>, Weak<Snapshot>) = (None, Weak::new());
         loop {
             let snapshot = Arc::clone(&self.snapshots.borrow_and_update());
             while let Some(response) = self.session.poll_response(&snapshot) {
@@ -195,9 +196,9 @@ impl ClientTask {
                 }
                 looked_at = Some(Arc::clone(&snapshot));
             }
-            if settled.as_ref().is_none_or(|before| !Arc::ptr_eq(before, &snapshot)) && self.session.settled(&snapshot) {
+            if settled.as_ptr() != Arc::as_ptr(&snapshot) && self.session.settled(&snapshot) {
                 self.source.settled(&self.node, &snapshot);
-                settled = Some(snapshot);
+                settled = Arc::downgrade(&snapshot);
             }
             tokio::select! {
                 request = requests.message() => match request? {
