@@ -388,6 +388,24 @@ fn a_connection_outlives_its_rule_but_not_the_enrolment() {
 }
 
 #[test]
+fn an_accepted_connection_outlives_its_clients_place_in_the_mesh() {
+    let scene = Scene::new();
+    let (pod, node) = (&scene.mesh.pair.pod, &scene.mesh.pair.world);
+    let listener = pod.run(|| TcpListener::bind("9.0.1.2:8080").expect("bound"));
+    let mut client =
+        node.run(|| TcpStream::connect_timeout(&at("9.0.1.2:8080"), Duration::from_secs(3))).expect("inbound is free");
+    client.set_read_timeout(Some(Duration::from_secs(3))).expect("set");
+    let (mut server, _) = listener.accept().expect("accepted");
+    let mut says = || {
+        server.write_all(b"x").expect("queued");
+        client.read(&mut [0; 8]).is_ok_and(|length| length > 0)
+    };
+    assert!(says(), "to a workload");
+    scene.mesh.fill(&[], &[], &[]);
+    assert!(says(), "that is none any more: its socket has been judged by its packets");
+}
+
+#[test]
 fn guards_are_replaced_in_place_and_leave_with_the_pod() {
     let mut scene = Scene::new();
     let ends = scene.mesh.pair.world.run(|| host_ends(&scene.mesh.pair.pod.handle)).expect("asked");
