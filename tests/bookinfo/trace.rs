@@ -12,6 +12,7 @@ pub(crate) const CASES: &[Case] = &[
     ("trace::Zipkin shows the seven seconds that jason waits", delay),
     ("trace::Zipkin shows how often a request was repeated", retries),
     ("trace::one trace from productpage over reviews to ratings", parents),
+    ("trace::a gateway begins the trace of what comes from outside", gateway),
 ];
 
 /// Zipkin starts beside the other cases and has mostly done so by now; a Java on a busy machine takes its time.
@@ -38,6 +39,16 @@ fn traces(world: &World, query: &str) -> Result<Vec<Vec<Value>>> {
 
 /// Asks by `ask`, which gets an id for its request, until Zipkin shows a trace of one that is as wanted.
 fn shown(world: &World, ask: impl Fn(&str) -> Result<()>, wanted: impl Fn(&[Value]) -> Result<()>) -> Result<()> {
+    shown_by(world, "x-request-id", ask, wanted)
+}
+
+/// The same, where the id is in this header.
+fn shown_by(
+    world: &World,
+    header: &str,
+    ask: impl Fn(&str) -> Result<()>,
+    wanted: impl Fn(&[Value]) -> Result<()>,
+) -> Result<()> {
     ensure!(world.zipkin.is_some(), "bookinfo posted no Zipkin; `cargo xtask bookinfo` says why");
     let mut turn = 0;
     eventually("Zipkin shows it", START, || {
@@ -46,7 +57,7 @@ fn shown(world: &World, ask: impl Fn(&str) -> Result<()>, wanted: impl Fn(&[Valu
         let id = format!("trace-test-{}-{turn}", std::process::id());
         ask(&id)?;
         eventually("the request's trace", SHOWN, || {
-            let found = traces(world, &format!("guid:x-request-id={id}"))?;
+            let found = traces(world, &format!("guid:{header}={id}"))?;
             let judged = found.iter().map(|trace| wanted(trace).with_context(|| format!("{trace:#?}")));
             judged.reduce(Result::or).context("no trace of it")?
         })
@@ -160,4 +171,63 @@ fn parents(world: &mut World) -> Result<()> {
         ensure!(ratings.iter().all(|span| parent(span)), "whose children are those of reviews?");
         Ok(())
     })
+}
+
+/// The shop at every gateway.
+const SHOP: &str = "apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: shop}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [shop.example.com]}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop}
+spec:
+  hosts: [shop.example.com]
+  gateways: [shop]
+  http:
+  - route: [{destination: {host: productpage.marathon.l4lb.thisdcos.directory, port: {number: 9080}}}]
+";
+
+fn gateway(world: &mut World) -> Result<()> {
+    let output = world.try_kubectl(&["apply", "-f", "-"], SHOP)?;
+    ensure!(output.status.success(), "{output:?}");
+    let ask = |id: &str| {
+        // Its own id for a request a stranger may not choose; but one for his trace.
+        let id = format!("x-client-trace-id: {id}");
+        let curl =
+            ["curl", "-s", "-S", "-m", "20", "-o", "/dev/null", "-w", "%{http_code}", "-H", "host: shop.example.com", "-H", &id];
+        let output = world.in_namespace("outside", &[&curl[..], &["http://198.18.0.11/productpage"]].concat())?.output()?;
+        ensure!(output.status.success() && output.stdout == b"200", "{output:?}");
+        Ok(())
+    };
+    shown_by(world, "x-client-trace-id", ask, |trace| {
+        let of = |kind: &str, source: &str| -> Vec<&Value> {
+            let is = |span: &&Value| {
+                span["kind"] == kind && span["localEndpoint"]["serviceName"].as_str().is_some_and(|name| name.starts_with(source))
+            };
+            trace.iter().filter(is).collect()
+        };
+        let (requests, attempts) = (of("SERVER", "istio-ingressgateway."), of("CLIENT", "istio-ingressgateway."));
+        let ([request], [attempt]) = (requests.as_slice(), attempts.as_slice()) else {
+            anyhow::bail!("{} spans of what came and {} of attempts", requests.len(), attempts.len())
+        };
+        ensure!(request.get("parentId").is_none(), "the trace begins there");
+        ensure!(attempt["parentId"] == request["id"], "whose attempt is it?");
+        ensure!(
+            attempt["remoteEndpoint"]["serviceName"].as_str().is_some_and(|name| name.starts_with("productpage")),
+            "the shop"
+        );
+        tags(request, &[("http.status_code", "200"), ("http.url", "http://shop.example.com/productpage")])?;
+        tags(attempt, &[("http.status_code", "200")])?;
+        let asked = of("CLIENT", "productpage");
+        ensure!(asked.len() >= 2, "{} spans of productpage", asked.len());
+        ensure!(asked.iter().all(|span| span["parentId"] == attempt["id"]), "productpage was told of the attempt");
+        Ok(())
+    })?;
+    let output = world.try_kubectl(&["delete", "-f", "-"], SHOP)?;
+    ensure!(output.status.success(), "{output:?}");
+    Ok(())
 }

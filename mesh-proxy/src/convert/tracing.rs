@@ -28,8 +28,7 @@ pub(super) fn tracing(at: &At<'_>, mut message: pb::Tracing) -> Result<Option<Ar
         let at = at.field("custom_tags");
         own.extend(self::tag(&at.index(index), tag)?);
     }
-    // One span per request is what false asks for.
-    message.spawn_upstream_span.take_if(|spawn| !spawn.value);
+    let hop = message.spawn_upstream_span.take().is_some_and(|spawn| spawn.value);
     let provider = message.provider.take();
     at.nothing_else(&message)?;
     let Some(provider) = provider else { return Ok(None) };
@@ -39,8 +38,12 @@ pub(super) fn tracing(at: &At<'_>, mut message: pb::Tracing) -> Result<Option<Ar
     };
     let at = at.field("typed_config");
     let zipkin: trace::ZipkinConfig = unpack(&at, &any, ZIPKIN)?;
+    if hop && zipkin.shared_span_context.as_ref().is_none_or(|shared| shared.value) {
+        // A hop's span is a server's, which would be the client's own span too.
+        return Err(at.field("shared_span_context").value("must be false with spawn_upstream_span"));
+    }
     let (collector, long_ids, w3c) = self::zipkin(&at, zipkin)?;
-    Ok(Some(Arc::new(Tracing { sampling, tags: own, max_path, long_ids, w3c, collector: Arc::new(collector) })))
+    Ok(Some(Arc::new(Tracing { sampling, tags: own, max_path, long_ids, w3c, hop, collector: Arc::new(collector) })))
 }
 
 fn zipkin(at: &At<'_>, mut message: trace::ZipkinConfig) -> Result<(Collector, bool, bool), Invalid> {
@@ -67,7 +70,7 @@ fn zipkin(at: &At<'_>, mut message: trace::ZipkinConfig) -> Result<(Collector, b
         Err(_) => return Err(at.field("trace_context_option").value("unknown")),
     };
     let long_ids = take(&mut message.trace_id_128bit);
-    // It is about the spans of servers; a client's is always its own.
+    // It is about the spans of servers; a client's is always its own, and a hop's was asked for above.
     message.shared_span_context = None;
     at.nothing_else(&message)?;
     Ok((Collector { cluster: cluster.into(), path, host }, long_ids, w3c))
@@ -101,6 +104,7 @@ fn tag(at: &At<'_>, mut message: tags::CustomTag) -> Result<Option<Tag>, Invalid
 mod tests {
     use super::*;
     use envoy_types::pb::envoy::r#type::v3::Percent;
+    use envoy_types::pb::google::protobuf::BoolValue;
     use envoy_types::util::pack_any;
 
     fn message(zipkin: trace::ZipkinConfig) -> pb::Tracing {
@@ -153,6 +157,15 @@ mod tests {
         );
         let verbose = pb::Tracing { verbose: true, ..message(zipkin_config()) };
         assert_eq!(read(verbose).expect_err("refused"), "l: tracing.verbose is not supported");
+        let hop = |shared| {
+            let zipkin = trace::ZipkinConfig { shared_span_context: shared, ..zipkin_config() };
+            read(pb::Tracing { spawn_upstream_span: Some(BoolValue { value: true }), ..message(zipkin) })
+        };
+        for shared in [None, Some(BoolValue { value: true })] {
+            let text = "l: tracing.provider.typed_config.shared_span_context: must be false with spawn_upstream_span";
+            assert_eq!(hop(shared).expect_err("refused"), text);
+        }
+        assert!(hop(Some(BoolValue { value: false })).expect("taken").expect("traced").hop);
         assert_eq!(read(pb::Tracing::default()), Ok(None), "no provider, no tracing");
     }
 }

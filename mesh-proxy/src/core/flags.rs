@@ -55,6 +55,12 @@ impl Flags {
         self.0 |= other.0;
     }
 
+    /// Those that are not in `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
     /// Envoy's `RESPONSE_CODE_DETAILS` for them; `answered`: an upstream's response was begun.
     #[must_use]
     pub fn details(self, answered: bool) -> &'static str {

@@ -4,10 +4,12 @@
 //! before W3C, and both are handed on. One difference: the single header `b3` of the client is rewritten, where Envoy leaves the
 //! client's own in place and the next hop would continue the wrong span.
 
+mod attempt;
 mod context;
 mod sampling;
 mod span;
 
+pub use attempt::{Attempt, of_attempt};
 pub use context::{Context, Incoming};
 pub use sampling::{Decision, Sampling};
 pub use span::{Endpoint, Facts, Span, build};
@@ -28,6 +30,8 @@ pub struct Tracing {
     pub long_ids: bool,
     /// W3C's headers are read and written too.
     pub w3c: bool,
+    /// A hop of its own: the request's span is the server's, and each attempt to reach an endpoint has a client's below it.
+    pub hop: bool,
     /// Who collects spans.
     pub collector: Arc<Collector>,
 }

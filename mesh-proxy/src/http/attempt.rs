@@ -117,6 +117,7 @@ impl Call<'_> {
             if self.attempt_count {
                 self.parts.headers.insert("x-envoy-attempt-count", (retries + 1).into());
             }
+            record.attempting(address, &mut self.parts.headers);
             waiting.set(Some(address));
             let result = {
                 let attempt = pin!(self.attempt(address, stale));
@@ -126,6 +127,9 @@ impl Call<'_> {
                 }
             };
             waiting.set(None);
+            if let Err(failure) = &result {
+                record.attempted(0, failure.flags());
+            }
             if matches!(result, Err(Failure::Stale)) {
                 stale += 1;
                 tried.push(address);
@@ -146,6 +150,9 @@ impl Call<'_> {
             if counted.is_none() {
                 record.flags.set(Flags::OVERFLOW);
                 return result.map_err(|failure| failure.local(retries > 0));
+            }
+            if let Ok((response, _)) = &result {
+                record.attempted(response.status().as_u16(), Flags::default());
             }
             retries += 1;
             record.retries = retries;
@@ -313,16 +320,27 @@ fn outcome(result: &Result<Answer, Failure>) -> Option<Outcome<'_>> {
 }
 
 impl Failure {
+    /// What is said of it.
+    fn flags(&self) -> Flags {
+        match self {
+            Self::Overflow => Flags::OVERFLOW,
+            Self::Connect(_) => Flags::CONNECT_FAILURE,
+            Self::Refused | Self::Reset { kind: Reset::Stream, .. } => Flags::REMOTE_RESET,
+            Self::Reset { kind: Reset::Protocol, .. } => Flags::PROTOCOL,
+            Self::Reset { kind: Reset::Connection, .. } | Self::Stale => Flags::TERMINATED,
+            Self::PerTryTimeout => Flags::TIMEOUT,
+        }
+    }
+
     fn local(self, retried: bool) -> Local {
+        let flags = self.flags();
         match self {
             Self::Overflow => Local::overflow(),
-            Self::Connect(error) => Local::reset(&error.to_string(), retried, Flags::CONNECT_FAILURE),
-            Self::Refused => Local::reset("remote refused stream reset", retried, Flags::REMOTE_RESET),
-            Self::Reset { kind: Reset::Protocol, .. } => Local::reset("protocol error", retried, Flags::PROTOCOL),
-            Self::Reset { kind: Reset::Stream, .. } => Local::reset("remote reset", retried, Flags::REMOTE_RESET),
-            Self::Reset { kind: Reset::Connection, .. } | Self::Stale => {
-                Local::reset("connection termination", retried, Flags::TERMINATED)
-            }
+            Self::Connect(error) => Local::reset(&error.to_string(), retried, flags),
+            Self::Refused => Local::reset("remote refused stream reset", retried, flags),
+            Self::Reset { kind: Reset::Protocol, .. } => Local::reset("protocol error", retried, flags),
+            Self::Reset { kind: Reset::Stream, .. } => Local::reset("remote reset", retried, flags),
+            Self::Reset { kind: Reset::Connection, .. } | Self::Stale => Local::reset("connection termination", retried, flags),
             Self::PerTryTimeout => Local::timeout(),
         }
     }

@@ -320,7 +320,7 @@ impl ResponseBody {
                 lease.complete(now);
             }
         }
-        if let Some(record) = self.record.take() {
+        if let Some(mut record) = self.record.take() {
             record.finish(now);
         }
     }

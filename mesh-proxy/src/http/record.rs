@@ -2,6 +2,8 @@
 //!
 //! Headers and names are copied only if somebody wants them: the listener's access log, or the collector because this request is traced.
 
+mod hop;
+
 use super::Connection;
 use super::admit::Admitted;
 use super::body::Replay;
@@ -49,6 +51,8 @@ pub struct Record {
     /// An upstream's response was begun.
     answered: bool,
     grpc_status: Option<u16>,
+    /// The attempt that is under way, where attempts have spans of their own.
+    attempt: Option<Box<hop::Attempt>>,
 }
 
 /// Copied for who wants more than a count.
@@ -87,6 +91,7 @@ impl Record {
             body: None,
             answered: false,
             grpc_status: None,
+            attempt: None,
         })
     }
 
@@ -157,7 +162,10 @@ impl Record {
     }
 
     /// Ends: called once.
-    pub fn finish(&self, now: Instant) {
+    pub fn finish(&mut self, now: Instant) {
+        if self.attempt.is_some() {
+            self.attempted(if self.answered { self.status } else { 0 }, self.flags);
+        }
         let (duration, workload) = (now - self.started, self.pod.workload());
         let received = self.body.as_ref().map_or(0, Replay::received);
         let shared = &self.pod.shared;
@@ -187,6 +195,7 @@ impl Record {
             let facts = Facts {
                 source: &source,
                 source_address: Some(detail.peer.ip()),
+                hop: tracing.hop.then(|| Some(detail.destination.ip())),
                 destination: destination.as_deref(),
                 operation: operation.as_deref(),
                 node: shared.telemetry.node(),
@@ -221,6 +230,7 @@ impl Record {
             operation: None,
             source,
             source_address: None,
+            hop: None,
             upstream: self.upstream,
             destination: None,
             node: "",

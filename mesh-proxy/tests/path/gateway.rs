@@ -23,12 +23,12 @@ use tokio_rustls::client::TlsStream;
 
 const TCP_PROXY: &str = "envoy.filters.network.tcp_proxy";
 
-fn free() -> SocketAddr {
+pub fn free() -> SocketAddr {
     std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
 }
 
 /// A listener of the gateway, with the chains of the test.
-fn gateway(address: SocketAddr, filter_chains: Vec<listener::FilterChain>) -> (String, listener::Listener) {
+pub fn gateway(address: SocketAddr, filter_chains: Vec<listener::FilterChain>) -> (String, listener::Listener) {
     let base = network_listener("127.0.0.1", address.port(), TCP_PROXY, any(&tcp::TcpProxy::default()));
     let name = names::gateway_listener(address);
     let bind_to_port = Some(BoolValue { value: true });

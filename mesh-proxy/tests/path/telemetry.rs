@@ -9,11 +9,13 @@ use envoy_types::pb::envoy::extensions::access_loggers::file::v3 as file;
 use envoy_types::pb::envoy::extensions::filters::http::router::v3::Router;
 use envoy_types::pb::envoy::extensions::filters::network::http_connection_manager::v3 as hcm;
 use envoy_types::pb::envoy::r#type::v3::Percent;
+use envoy_types::pb::google::protobuf::BoolValue;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use mesh_xds::names;
+use prost::Message;
 use serde_json::Value;
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -93,17 +95,22 @@ fn manager(port: u16, sampling: f64, logged: Option<&str>) -> hcm::HttpConnectio
     }
 }
 
-/// Routes to `backend`, retried twice on 5xx, on a listener that is traced.
-async fn traced(sampling: f64, backend: SocketAddr, collector: SocketAddr, logged: Option<&str>) -> World {
-    let mut world = World::new("0.0.0.0:0");
-    world.cluster("outbound|9080||reviews.example", &[backend]);
-    world.cluster("zipkin", &[collector]);
+/// To the backend, twice more on 5xx.
+fn retried() -> route::Route {
     let retry = route::RetryPolicy {
         retry_on: "5xx".to_owned(),
         num_retries: Some(envoy_types::pb::google::protobuf::UInt32Value { value: 2 }),
         ..Default::default()
     };
-    world.routes(vec![to("/", route::RouteAction { retry_policy: Some(retry), ..action("outbound|9080||reviews.example") })]);
+    to("/", route::RouteAction { retry_policy: Some(retry), ..action("outbound|9080||reviews.example") })
+}
+
+/// Routes to `backend`, retried twice on 5xx, on a listener that is traced.
+async fn traced(sampling: f64, backend: SocketAddr, collector: SocketAddr, logged: Option<&str>) -> World {
+    let mut world = World::new("0.0.0.0:0");
+    world.cluster("outbound|9080||reviews.example", &[backend]);
+    world.cluster("zipkin", &[collector]);
+    world.routes(vec![retried()]);
     let filter = "envoy.filters.network.http_connection_manager";
     let listener = network_listener("0.0.0.0", world.port, filter, any(&manager(world.port, sampling, logged)));
     let name = format!("0.0.0.0_{}", world.port);
@@ -163,6 +170,87 @@ async fn a_failed_request_is_a_span_that_says_what_happened() {
         assert_eq!(header("x-request-id"), span["tags"]["guid:x-request-id"].as_str().expect("an id"));
     }
     counted(&world, "mesh_proxy_spans_reported_total 1").await;
+}
+
+/// The manager of a port that is a hop of its own.
+fn hop(port: u16) -> hcm::HttpConnectionManager {
+    let mut manager = manager(port, 100.0, None);
+    let tracing = manager.tracing.as_mut().expect("traced");
+    tracing.spawn_upstream_span = Some(BoolValue { value: true });
+    let Some(trace::tracing::http::ConfigType::TypedConfig(provider)) =
+        tracing.provider.as_mut().and_then(|provider| provider.config_type.as_mut())
+    else {
+        panic!("a provider")
+    };
+    let zipkin = trace::ZipkinConfig::decode(&*provider.value).expect("Zipkin");
+    *provider = any(&trace::ZipkinConfig { shared_span_context: Some(BoolValue { value: false }), ..zipkin });
+    manager
+}
+
+#[tokio::test]
+async fn a_gateway_tells_of_what_came_and_of_each_attempt_below_it() {
+    let ((backend, mut asked), (collector, mut posts)) = (server(503).await, server(202).await);
+    let mut world = World::new("0.0.0.0:0");
+    world.cluster("outbound|9080||reviews.example", &[backend]);
+    world.cluster("zipkin", &[collector]);
+    let address = crate::gateway::free();
+    let filter = "envoy.filters.network.http_connection_manager";
+    let chains = network_listener("127.0.0.1", address.port(), filter, any(&hop(address.port()))).filter_chains;
+    let (name, message) = crate::gateway::gateway(address, chains);
+    assert_eq!(world.deliver(names::LISTENER, &[(&*name, message)]), [""; 0]);
+    let all = route::VirtualHost {
+        name: "all".to_owned(),
+        domains: vec!["*".to_owned()],
+        routes: vec![retried()],
+        ..Default::default()
+    };
+    let name = address.port().to_string();
+    let table = route::RouteConfiguration { name: name.clone(), virtual_hosts: vec![all], ..Default::default() };
+    assert_eq!(world.deliver(names::ROUTE, &[(&*name, table)]), [""; 0]);
+    tokio::spawn(mesh_proxy::telemetry::zipkin::run(Arc::clone(&world.shared)));
+    drop(crate::gateway::dial(address).await);
+    assert_eq!(
+        Client::to(address.port()).await.get("/reviews/0", &[("b3", "0af7651916cd43dd-b7ad6b7169203331-1")]).await.status,
+        503
+    );
+    let mut spans: Vec<Value> = Vec::new();
+    while spans.len() < 4 {
+        let batch: Vec<Value> = serde_json::from_slice(&next(&mut posts).await.1).expect("JSON");
+        spans.extend(batch);
+    }
+    let of_kind = |kind: &str| spans.iter().filter(|span| span["kind"] == kind).collect::<Vec<_>>();
+    let (servers, clients) = (of_kind("SERVER"), of_kind("CLIENT"));
+    let [request] = servers.as_slice() else { panic!("{spans:?}") };
+    assert_eq!(
+        (&request["traceId"], &request["parentId"]),
+        (&"0af7651916cd43dd".into(), &"b7ad6b7169203331".into()),
+        "{request}"
+    );
+    assert_eq!(request["remoteEndpoint"], serde_json::json!({"serviceName": "", "ipv4": "127.0.0.1"}));
+    assert_eq!((&request["tags"]["http.status_code"], &request["tags"]["response_flags"]), (&"503".into(), &"URX".into()));
+    assert_eq!(clients.len(), 3, "{spans:?}");
+    let mut turns = Vec::new();
+    for span in clients {
+        assert_eq!((&span["traceId"], &span["parentId"]), (&request["traceId"], &request["id"]), "{span}");
+        assert_eq!(
+            (&span["name"], &span["tags"]["error"]),
+            (&"router outbound|9080||reviews.example egress".into(), &"true".into())
+        );
+        assert_eq!((&span["tags"]["http.status_code"], &span["tags"]["response_flags"]), (&"503".into(), &"-".into()), "{span}");
+        assert_eq!(span["remoteEndpoint"]["port"], backend.port());
+        turns.push(span["tags"]["retry.count"].as_str().unwrap_or("0").to_owned());
+        // The endpoint was told of its own attempt.
+        let (sent, _) = next(&mut asked).await;
+        let header = |name: &str| sent.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
+        let told = spans.iter().find(|span| span["id"] == header("x-b3-spanid").as_str()).expect("a span that is known");
+        assert_eq!((&told["kind"], told["parentId"].as_str()), (&"CLIENT".into(), Some(&*header("x-b3-parentspanid"))));
+        assert_eq!(
+            header("b3"),
+            format!("{}-{}-1-{}", header("x-b3-traceid"), header("x-b3-spanid"), header("x-b3-parentspanid"))
+        );
+    }
+    turns.sort();
+    assert_eq!(turns, ["0", "1", "2"]);
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! What proxies tell of requests: tracing and access log of the whole mesh, and who each endpoint is.
 
-use super::Settings;
 use super::envoy::{cluster, core, endpoint, hcm, pack_any};
 use crate::core::registry::Workload;
 use clap::ValueEnum;
@@ -65,9 +64,12 @@ pub(super) struct Telling {
 }
 
 impl Telling {
-    /// A gateway logs; it is not traced yet, since its nodes may not have the collector's cluster.
-    pub(super) fn at_gateway(settings: &Settings) -> Self {
-        Self { tracing: None, access_log: access_log(settings.telemetry.access_log) }
+    /// A gateway is a hop of its own, as Istio's: a span for what came, and one below it for each attempt to reach an endpoint.
+    pub(super) fn at_gateway(mut self) -> Self {
+        if let Some(tracing) = &mut self.tracing {
+            tracing.spawn_upstream_span = Some(BoolValue { value: true });
+        }
+        self
     }
 }
 
@@ -222,7 +224,7 @@ fn string(text: &str) -> Value {
 mod tests {
     use super::*;
     use crate::core::compile::tests::{node, reviews, settings};
-    use crate::core::compile::{Compiled, compile};
+    use crate::core::compile::{Compiled, Settings, compile};
     use crate::istio::Config;
     use mesh_xds::names::{CLUSTER, LISTENER};
     use prost::Message;

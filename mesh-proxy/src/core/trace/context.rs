@@ -80,6 +80,11 @@ impl Context {
         }
     }
 
+    /// Of a span below ours.
+    pub fn child(&self, rng: &mut dyn RngCore) -> Self {
+        Self { span: rng.random_range(1..=u64::MAX), parent: Some(self.span), ..*self }
+    }
+
     /// Tells the upstream. `b3` only if the client used it.
     pub fn write(&self, headers: &mut HeaderMap, w3c: bool) {
         let trace = self.trace_id();

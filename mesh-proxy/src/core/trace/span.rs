@@ -17,16 +17,36 @@ pub struct Span {
     id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     parent_id: Option<String>,
-    kind: &'static str,
-    name: String,
+    pub(super) kind: &'static str,
+    pub(super) name: String,
     /// Microseconds since 1970.
     timestamp: u64,
     /// Microseconds.
     duration: u64,
-    local_endpoint: Endpoint,
+    pub(super) local_endpoint: Endpoint,
     #[serde(skip_serializing_if = "Option::is_none")]
-    remote_endpoint: Option<Endpoint>,
-    tags: BTreeMap<String, String>,
+    pub(super) remote_endpoint: Option<Endpoint>,
+    pub(super) tags: BTreeMap<String, String>,
+}
+
+impl Span {
+    /// One of a client that has no more than its ids and its time.
+    pub(super) fn timed(context: &Context, started: SystemTime, duration: Duration) -> Self {
+        let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+        Self {
+            trace_id: context.trace_id(),
+            id: format!("{:016x}", context.span),
+            parent_id: context.parent.map(|parent| format!("{parent:016x}")),
+            kind: "CLIENT",
+            name: String::new(),
+            timestamp: micros(started.duration_since(UNIX_EPOCH).unwrap_or_default()),
+            // Zipkin takes 0 for: unknown.
+            duration: micros(duration).max(1),
+            local_endpoint: Endpoint::default(),
+            remote_endpoint: None,
+            tags: BTreeMap::new(),
+        }
+    }
 }
 
 /// One side of a span.
@@ -90,10 +110,12 @@ pub struct Facts<'a> {
     pub cluster: &'a str,
     /// The route's decorator, if it has one.
     pub operation: Option<&'a str>,
-    /// The client.
+    /// The client, or the hop.
     pub source: &'a Peer,
-    /// Its address.
+    /// The client's address.
     pub source_address: Option<IpAddr>,
+    /// At a hop of its own: the address that the client called; else the client is the pod whose proxy this is.
+    pub hop: Option<Option<IpAddr>>,
     /// The last endpoint that was tried.
     pub upstream: Option<SocketAddr>,
     /// Who it is.
@@ -102,26 +124,38 @@ pub struct Facts<'a> {
     pub node: &'a str,
 }
 
-/// The span of the client's side of a request.
+/// The span of a request: the client's side of it, or at a hop the server's.
 #[must_use]
 pub fn build(context: &Context, facts: &Facts<'_>, tags: &[Tag], max_path: usize) -> Span {
-    let micros = |duration: Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let none = Peer::default();
-    let port = facts.upstream.map(|address| address.port());
-    let remote = facts.upstream.map(|address| Endpoint::new(facts.destination.unwrap_or(&none), Some(address.ip()), port));
+    let (local, remote) = match facts.hop {
+        // The other side of what came is the client, whose name nobody knows.
+        Some(own) => (own, facts.source_address.map(|address| Endpoint::new(&none, Some(address), None))),
+        None => (facts.source_address, facts.upstream.map(|address| upstream(facts.destination, address))),
+    };
     Span {
-        trace_id: context.trace_id(),
-        id: format!("{:016x}", context.span),
-        parent_id: context.parent.map(|parent| format!("{parent:016x}")),
-        kind: "CLIENT",
+        kind: if facts.hop.is_some() { "SERVER" } else { "CLIENT" },
         name: facts.operation.unwrap_or(facts.authority).to_owned(),
-        timestamp: micros(facts.started.duration_since(UNIX_EPOCH).unwrap_or_default()),
-        // Zipkin takes 0 for: unknown.
-        duration: micros(facts.duration).max(1),
-        local_endpoint: Endpoint::new(facts.source, facts.source_address, None),
+        local_endpoint: Endpoint::new(facts.source, local, None),
         remote_endpoint: remote,
         tags: all_tags(facts, tags, max_path),
+        ..Span::timed(context, facts.started, facts.duration)
     }
+}
+
+/// The side that was called.
+pub(super) fn upstream(destination: Option<&Peer>, address: SocketAddr) -> Endpoint {
+    let none = Peer::default();
+    Endpoint::new(destination.unwrap_or(&none), Some(address.ip()), Some(address.port()))
+}
+
+/// Who was called.
+pub(super) fn destination_tags(tags: &mut BTreeMap<String, String>, destination: &Peer) {
+    let mut tag = |name: &str, value: &str| drop(tags.insert(name.to_owned(), value.to_owned()));
+    tag("istio.destination_workload", &destination.workload);
+    tag("istio.destination_canonical_service", &destination.canonical_service);
+    tag("istio.destination_canonical_revision", &destination.canonical_revision);
+    tag("istio.destination_namespace", &destination.namespace);
 }
 
 fn all_tags(facts: &Facts<'_>, custom: &[Tag], max_path: usize) -> BTreeMap<String, String> {
@@ -171,12 +205,6 @@ fn all_tags(facts: &Facts<'_>, custom: &[Tag], max_path: usize) -> BTreeMap<Stri
     tag("istio.canonical_revision", facts.source.canonical_revision.clone());
     tag("istio.namespace", facts.source.namespace.clone());
     tag("istio.mesh_id", "mesh".to_owned());
-    if let Some(destination) = facts.destination {
-        tag("istio.destination_workload", destination.workload.clone());
-        tag("istio.destination_canonical_service", destination.canonical_service.clone());
-        tag("istio.destination_canonical_revision", destination.canonical_revision.clone());
-        tag("istio.destination_namespace", destination.namespace.clone());
-    }
     for custom in custom {
         let value = match &custom.value {
             TagValue::Literal(value) => Some(value.clone()),
@@ -185,6 +213,9 @@ fn all_tags(facts: &Facts<'_>, custom: &[Tag], max_path: usize) -> BTreeMap<Stri
         if let Some(value) = value {
             tag(&custom.name, value);
         }
+    }
+    if let Some(destination) = facts.destination {
+        destination_tags(&mut tags, destination);
     }
     tags
 }
@@ -236,6 +267,7 @@ mod tests {
             operation: Some("details:9080/*"),
             source: &source,
             source_address: Some("9.0.1.4".parse().expect("address")),
+            hop: None,
             upstream: Some("9.0.2.3:9080".parse().expect("address")),
             destination: Some(&destination),
             node: "node~192.0.2.1~n~mesh",
@@ -302,6 +334,7 @@ mod tests {
             operation: None,
             source: &source,
             source_address: None,
+            hop: None,
             upstream: None,
             destination: None,
             node: "n",

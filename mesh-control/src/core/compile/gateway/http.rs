@@ -2,7 +2,6 @@
 
 use super::super::entrance::{At, Entrance};
 use super::super::envoy::{BoolValue, listener, route, versioned};
-use super::super::telemetry::Telling;
 use super::super::{listener as listeners, matching, route as routes};
 use super::{Bound, Making, host};
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,10 +11,13 @@ impl Making<'_, '_, '_> {
     pub(super) fn plain_http(&mut self, port: u16, servers: &[Bound<'_>]) -> listener::FilterChain {
         let name = format!("http.{port}");
         self.routes_of(&name, servers, false);
-        listener::FilterChain {
-            filters: vec![listeners::edge_manager(&name, self.c.settings.abilities, &Telling::at_gateway(self.c.settings))],
-            ..Default::default()
-        }
+        listener::FilterChain { filters: vec![self.manager(&name)], ..Default::default() }
+    }
+
+    /// What serves requests by these routes.
+    pub(super) fn manager(&mut self, routes: &str) -> listener::Filter {
+        let telling = self.c.telling().at_gateway();
+        listeners::edge_manager(routes, self.c.settings.abilities, &telling)
     }
 
     /// Makes the route configuration of some servers.

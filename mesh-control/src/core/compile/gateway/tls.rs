@@ -3,7 +3,6 @@
 use super::super::envoy::{self, core, listener, pack_any};
 use super::super::listener as listeners;
 use super::super::tcp::{self, Place};
-use super::super::telemetry::Telling;
 use super::{Bound, Making, host, terminates};
 use crate::istio::gateway::{ServerProtocol, ServerTlsMode, ServerTlsSettings, TlsProtocol};
 use envoy_types::pb::envoy::extensions::filters::listener::tls_inspector::v3::TlsInspector;
@@ -58,7 +57,7 @@ impl Making<'_, '_, '_> {
             let (name, meta) = (&bound.server.port.name, &bound.gateway.meta);
             let routes = format!("https.{}.{name}.{}.{}", bound.port, meta.name, meta.namespace);
             self.routes_of(&routes, std::slice::from_ref(bound), true);
-            listeners::edge_manager(&routes, self.c.settings.abilities, &Telling::at_gateway(self.c.settings))
+            self.manager(&routes)
         } else {
             self.opaque(bound)?.filters.into_iter().next()?
         };

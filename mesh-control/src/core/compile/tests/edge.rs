@@ -231,3 +231,29 @@ fn a_host_that_no_rule_has_is_no_route() {
     let compiled = compiled(&reviews(&["v1"]), &[gateway("edge", 1, &[server(80, "HTTP", &["a.com"])])]);
     assert_eq!(hosts(&compiled, "http.80"), [("*".to_owned(), vec![])]);
 }
+
+#[test]
+fn gateways_are_traced_as_hops_of_their_own() {
+    use crate::core::compile::telemetry::{AccessLog, Telemetry};
+    use envoy_types::pb::envoy::config::trace::v3 as trace;
+    let telemetry =
+        Telemetry { zipkin: Some("reviews:9080".parse().expect("address")), sampling: 10.0, access_log: AccessLog::Off };
+    let rules = [gateway("edge", 1, &[server(80, "HTTP", &["*"])])];
+    let settings = Settings { telemetry, ..settings() };
+    let compiled = compile(&Arc::new(reviews(&["v1"])), &config(&rules), &settings, &BTreeSet::new(), &Compiled::default());
+    let found: listener::Listener = at_edge(&compiled, LISTENER, HTTP);
+    let Some(listener::filter::ConfigType::TypedConfig(any)) = &found.filter_chains[0].filters[0].config_type else {
+        panic!("no filter")
+    };
+    let manager = hcm::HttpConnectionManager::decode(any.value.as_slice()).expect("a manager");
+    let tracing = manager.tracing.expect("traced");
+    assert!(tracing.spawn_upstream_span.is_some_and(|on| on.value));
+    let Some(trace::tracing::http::ConfigType::TypedConfig(any)) = tracing.provider.and_then(|provider| provider.config_type)
+    else {
+        panic!("no provider")
+    };
+    let zipkin = trace::ZipkinConfig::decode(any.value.as_slice()).expect("Zipkin");
+    // mesh-proxy takes such spans only if they are not shared with the client.
+    assert!(zipkin.shared_span_context.is_some_and(|shared| !shared.value));
+    assert!(compiled.snapshot(&edge_node()).types[CLUSTER].contains_key(&zipkin.collector_cluster));
+}
