@@ -335,3 +335,37 @@ async fn what_a_node_holds_and_what_it_refuses_is_known() {
     eventually(publisher, 10, None).await;
     server.abort();
 }
+
+/// Acknowledges whatever comes until it is done.
+async fn answer_until(updates: &mut Updates, done: impl Fn() -> bool) {
+    use mesh_xds::names::ENDPOINT;
+    let mut names = BTreeSet::new();
+    for _ in 0..4000 {
+        if done() {
+            return;
+        }
+        let Ok(delivery) = tokio::time::timeout(Duration::from_millis(5), updates.next()).await else { continue };
+        if delivery.type_url == CLUSTER {
+            names.extend(delivery.resources.iter().map(|resource| resource.name.clone()));
+            updates.subscribe(ENDPOINT, names.clone()).await;
+        } else if delivery.type_url == LISTENER {
+            updates.subscribe(ROUTE, BTreeSet::from(["9080".to_owned()])).await;
+        }
+        updates.ack(&delivery).await;
+    }
+    panic!("never done");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn answers_after_a_settled_snapshot_speak_of_the_next() {
+    let source = Arc::new(Racing { publisher: publisher(), next: Mutex::new(None) });
+    let publisher = &source.publisher;
+    put(publisher, &in_mode(Mode::Kernel));
+    let agent = publisher.watch(&node("agent~10.0.0.1~a~mesh"));
+    publisher.answered(&node("agent~10.0.0.1~a~mesh"), Answer { type_url: SERVICE, error: None, in_sync: true });
+    let (mut updates, server) = serve(source.clone()).await;
+    answer_until(&mut updates, || !publisher.standing().is_empty()).await;
+    put(publisher, &in_mode(Mode::Proxy));
+    answer_until(&mut updates, || told(&agent) == Some(Mode::Proxy)).await;
+    server.abort();
+}
