@@ -13,6 +13,7 @@ pub mod l4lb;
 pub mod learned;
 pub mod limit;
 pub mod mesos;
+pub mod policies;
 pub mod reconcile;
 pub mod resources;
 pub mod slots;

@@ -1,7 +1,7 @@
 //! The allowlist at work: egress rules from the control plane and addresses from DNS answers into the kernel's tables. Shared by the main
 //! loop, which brings rules and time, and the broker's conversations, which bring answers; the core decides.
 
-use crate::core::egress::{Allowed, EgressOp, Rule, allowed, cells, reconcile};
+use crate::core::egress::{Allowed, EgressOp, Rule, Rules, allowed, cells, reconcile};
 use crate::core::learned::{Inside, Learned, Lesson};
 use crate::core::resources::World;
 use crate::explain::Cell;
@@ -9,7 +9,7 @@ use crate::kernel::{Error, Kernel};
 use crate::metrics::Metrics;
 use mesh_common::abi::maps;
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tracing::{debug, error, info, warn};
@@ -23,7 +23,7 @@ pub(crate) struct Book {
 
 #[derive(Default)]
 struct State {
-    rules: BTreeMap<String, Rule>,
+    rules: Rules,
     inside: Inside,
     learned: Learned,
     /// What the tables hold, as far as we know; `None` to read them again.
@@ -44,7 +44,7 @@ impl Book {
     /// Puts a world's rules in force. What no rule asks for any more is forgotten, and not allowed, from here on.
     pub(crate) fn follow(&self, world: &World, node: IpAddr) -> Result<(), String> {
         let mut state = self.state.lock();
-        state.rules.clone_from(&world.egress);
+        state.rules = Rules::of(world);
         state.inside = Inside::of(world, node);
         state.ruled = true;
         self.settle(&mut state, now())
@@ -55,8 +55,8 @@ impl Book {
         self.state.lock().actual = None;
     }
 
-    /// Each rule with what it allows now.
-    pub(crate) fn cells_of_rules(&self) -> Vec<(String, Vec<Cell>)> {
+    /// Each rule with its policies and what it allows now.
+    pub(crate) fn cells_of_rules(&self) -> Vec<(String, BTreeSet<u32>, Vec<Cell>)> {
         let state = self.state.lock();
         let cells = |rule: &Rule| {
             let learned = state.learned.iter().filter(|(name, ..)| rule.wants(name));
@@ -64,7 +64,8 @@ impl Book {
             let all = rule.ranges.iter().copied().chain(hosts);
             all.flat_map(|(ip, bits)| rule.ports.keys().map(move |(proto, port)| (ip, bits, *port, *proto))).collect()
         };
-        state.rules.iter().map(|(name, rule)| (name.clone(), cells(rule))).collect()
+        let rules = state.rules.rules.iter();
+        rules.map(|(name, rule)| (name.clone(), state.rules.policies_of(rule), cells(rule))).collect()
     }
 
     /// Forgets what has expired.
@@ -82,9 +83,7 @@ impl Book {
 
     fn settle(&self, state: &mut State, now: u64) -> Result<(), String> {
         let (rules, inside) = (&state.rules, &state.inside);
-        let gone = state.learned.sift(|name, ip, expires| {
-            expires > now && inside.forbids(ip).is_none() && rules.values().any(|rule| rule.wants(name))
-        });
+        let gone = state.learned.sift(|name, ip, expires| expires > now && inside.forbids(ip).is_none() && rules.wants(name));
         let desired = allowed(&state.rules, state.learned.iter().map(|(name, ip, _)| (name, ip))).map_err(|e| e.to_string())?;
         let actual = self.actual(state)?;
         let ops = reconcile(&desired, &actual);
@@ -101,7 +100,7 @@ impl Book {
     /// Takes an answer. When this returns, what may be allowed of it is allowed.
     pub(crate) fn learn(&self, name: &str, addresses: &[IpAddr], ttl: u32) {
         let mut state = self.state.lock();
-        let wanted = state.rules.values().any(|rule| rule.wants(name));
+        let wanted = state.rules.wants(name);
         for ip in addresses.iter().map(IpAddr::to_canonical) {
             let lesson = if wanted { self.lesson(&mut state, name, ip, ttl) } else { Lesson::Unwanted };
             self.metrics.lesson(lesson.label());

@@ -5,10 +5,11 @@ use crate::cli::Explain;
 use crate::core::desired::{addr, ip};
 use crate::kernel::Maps;
 use anyhow::{Context, Result, bail};
-use mesh_common::abi::{Addr, Dest, Pod, mode};
+use mesh_common::abi::{Addr, Dest, Pod, mode, policy};
 use mesh_common::decide::l4::{self, Flow, TCP, UDP, Verdict};
 use mesh_common::reason::{Passed, Reason};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -29,8 +30,8 @@ pub struct Names {
     pub pods: Vec<(u32, String, String)>,
     /// Services: name, all names, VIPs.
     pub services: Vec<(String, Vec<String>, Vec<IpAddr>)>,
-    /// ServiceEntries, each with what it allows now.
-    pub egress: Vec<(String, Vec<Cell>)>,
+    /// ServiceEntries, each with the policies that it is part of, and what it allows now.
+    pub egress: Vec<(String, BTreeSet<u32>, Vec<Cell>)>,
 }
 
 /// The answer.
@@ -83,9 +84,18 @@ fn answer(maps: &Maps, names: &Names, pod: &Pod, label: String, dest: Dest) -> R
     let service = names.services.iter().find(|(_, _, vips)| vips.contains(&to)).map_or("a service", |(name, ..)| name.as_str());
     let listed = tables.services.get(&dest).filter(|service| service.mode != mode::DIRECT);
     let backends = listed.map(|service| crate::dump::backends_of(service, &tables)).unwrap_or_default();
+    let mine = |policies: &BTreeSet<u32>| policies.contains(&policy::EVERYBODY) || policies.contains(&pod.policy);
+    let around = || names.egress.iter().filter(|(.., cells)| cells.iter().any(|cell| contains(*cell, &dest)));
     let of_entry = || {
-        let mut rules = names.egress.iter().filter(|(_, cells)| cells.iter().any(|cell| contains(*cell, &dest)));
-        rules.next().map_or_else(|| "a ServiceEntry".to_owned(), |(name, _)| format!("ServiceEntry {name}"))
+        let rule = around().find(|(_, policies, _)| mine(policies));
+        rule.map_or_else(|| "a ServiceEntry".to_owned(), |(name, ..)| format!("ServiceEntry {name}"))
+    };
+    let denied = || match around().next() {
+        _ if tables.services.contains_key(&dest) => format!("{service}, which is not exported to the pod's namespace"),
+        Some((name, ..)) => {
+            format!("outboundTrafficPolicy REGISTRY_ONLY: ServiceEntry {name} is not exported to the pod's namespace")
+        }
+        None => "outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it".to_owned(),
     };
     let decided_by = match verdict {
         Verdict::Proxy if !tables.services.contains_key(&dest) => format!("{}, and a rule for its host", of_entry()),
@@ -95,7 +105,7 @@ fn answer(maps: &Maps, names: &Names, pod: &Pod, label: String, dest: Dest) -> R
         Verdict::Pass(Passed::Egress) if tables.config.egress != 0 => "outboundTrafficPolicy ALLOW_ANY".to_owned(),
         Verdict::Pass(Passed::Egress) => of_entry(),
         Verdict::Pass(Passed::Workload) => "it is the address of a workload of the mesh".to_owned(),
-        Verdict::Deny(Reason::EgressDenied) => "outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it".to_owned(),
+        Verdict::Deny(Reason::EgressDenied) => denied(),
         Verdict::Deny(Reason::NoBackend) => format!("{service} has no backend that takes connections"),
         Verdict::Deny(Reason::UnknownVip) => "the VIP range, in which no service owns this address and port".to_owned(),
         _ => "the mesh itself".to_owned(),

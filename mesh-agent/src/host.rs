@@ -8,13 +8,13 @@ use crate::pod::{Error, listeners};
 use mesh_common::abi::{ListenerKey, Pod, listener};
 use std::collections::BTreeSet;
 
-/// Enrols the workload whose processes have these marks, in the node's own namespace. Safe to repeat, also by a new agent.
+/// Enrols the workload whose processes have these marks, and whose addresses are the node's, in the node's own namespace. Safe to repeat, also by a new agent.
 ///
 /// # Errors
 /// Names what could not be done. What was done stays and harms nobody; the next attempt replaces it.
-pub fn enrol(kernel: &Kernel, slot: u32, marks: &BTreeSet<Mark>, node: &Namespace) -> Result<PodSockets, Error> {
+pub fn enrol(kernel: &Kernel, pod: &Pod, marks: &BTreeSet<Mark>, node: &Namespace) -> Result<PodSockets, Error> {
+    let slot = pod.slot;
     let opened = node.visit(|| sockets::open_on_host(slot))??;
-    let pod = Pod { slot, ..Pod::default() };
     let netns = node.cookie()?;
     {
         let mut maps = kernel.maps();
@@ -25,7 +25,7 @@ pub fn enrol(kernel: &Kernel, slot: u32, marks: &BTreeSet<Mark>, node: &Namespac
         }
     }
     kernel.steer_node(node)?;
-    kernel.maps().set_host_pod(netns, &pod, marks)?;
+    kernel.maps().set_host_pod(netns, pod, marks)?;
     Ok(opened)
 }
 

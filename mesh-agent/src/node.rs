@@ -275,12 +275,7 @@ impl Node {
                     Err(error) => error!(slot = pod.slot, %error, "a pod could not be taken out of the mesh"),
                 }
             }
-            Step::Describe(cookie, workload) => {
-                if let Some((pod, told)) = self.held.get_mut(cookie) {
-                    *told = workload.clone();
-                    self.roster.described(pod.slot, workload.clone());
-                }
-            }
+            Step::Describe(cookie, pod, workload) => self.describe_anew(*cookie, pod, workload),
             Step::Enrol(cookie, pod, workload) => {
                 let Some(namespace) = self.places.namespace(*cookie) else { return };
                 match pod::enrol(&self.kernel, *cookie, pod, &namespace) {
@@ -291,15 +286,32 @@ impl Node {
                         self.guard(*cookie, pod, workload);
                         self.failures.remove(&workload.id);
                     }
-                    Err(error) => {
-                        self.metrics.enrol_failed();
-                        let text = error.to_string();
-                        if self.failures.insert(workload.id.clone(), text.clone()).as_ref() != Some(&text) {
-                            warn!(pod = workload.id, error = text, "a pod cannot be enrolled; trying again");
-                        }
-                    }
+                    Err(error) => self.cannot(workload, &error),
                 }
             }
+        }
+    }
+
+    /// The kernel first: the proxy must not know a pod by a namespace whose rules are not in force.
+    fn describe_anew(&mut self, cookie: u64, pod: &Pod, workload: &Workload) {
+        let Some((before, _)) = self.held.get(&cookie) else { return };
+        if before != pod {
+            let Some(namespace) = self.places.namespace(cookie) else { return };
+            if let Err(error) = pod::judge(&self.kernel, cookie, pod, &namespace) {
+                return self.cannot(workload, &error);
+            }
+            self.guard(cookie, pod, workload);
+            self.failures.remove(&workload.id);
+        }
+        self.held.insert(cookie, (*pod, workload.clone()));
+        self.roster.described(pod.slot, workload.clone());
+    }
+
+    fn cannot(&mut self, workload: &Workload, error: &pod::Error) {
+        self.metrics.enrol_failed();
+        let text = error.to_string();
+        if self.failures.insert(workload.id.clone(), text.clone()).as_ref() != Some(&text) {
+            warn!(pod = workload.id, error = text, "a pod cannot be enrolled; trying again");
         }
     }
 

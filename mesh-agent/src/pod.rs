@@ -41,6 +41,15 @@ pub fn enrol(kernel: &Kernel, cookie: u64, pod: &Pod, namespace: &Namespace) -> 
     Ok(opened)
 }
 
+/// Has the kernel judge an enrolled pod as another description says. Its listeners, and what waits in them, stay.
+///
+/// # Errors
+/// If the kernel refuses; then it judges as before.
+pub fn judge(kernel: &Kernel, cookie: u64, pod: &Pod, namespace: &Namespace) -> Result<(), Error> {
+    kernel.steer(cookie, pod, namespace)?;
+    Ok(kernel.maps().set_pod(cookie, pod)?)
+}
+
 /// Takes a pod out of the mesh. Fine if parts of it are gone already.
 ///
 /// The rule and route for marked sockets stay in its namespace and vanish with it: connections that were handed over before still need

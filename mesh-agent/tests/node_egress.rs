@@ -18,7 +18,14 @@ const UNREACHABLE: Option<i32> = Some(libc::EHOSTUNREACH);
 fn rule(name: &str, hosts: &[&str], addresses: &[&str], ports: &[u32]) -> wire::Egress {
     let own = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect();
     let ports = ports.iter().map(|port| wire::EgressPort { port: *port, ..wire::EgressPort::default() }).collect();
-    wire::Egress { name: name.to_owned(), hosts: own(hosts), ports, addresses: own(addresses), learn: addresses.is_empty() }
+    wire::Egress {
+        name: name.to_owned(),
+        hosts: own(hosts),
+        ports,
+        addresses: own(addresses),
+        learn: addresses.is_empty(),
+        ..Default::default()
+    }
 }
 
 /// A scene with one pod in the mesh and an outside that answers at these addresses.
@@ -26,7 +33,7 @@ fn scene(outside: &[&str]) -> Scene {
     let mut scene = Scene::new();
     scene.run_container("c1");
     for to in outside {
-        scene.pair.world.owns(&[&format!("{}/32", at(to).ip())]);
+        scene.pair.world.owns(&[&format!("{}/{}", at(to).ip(), if at(to).is_ipv4() { 32 } else { 128 })]);
         answer(scene.pair.world.run(|| TcpListener::bind(at(to)).expect("bound")), to);
     }
     publish(&scene, "1", &[]);
@@ -216,6 +223,50 @@ fn ranges_wildcards_and_bad_rules() {
     });
     assert!(reach(&scene, range).is_ok(), "the former version stays in force");
     assert_eq!(reach(&scene, wild), Err(UNREACHABLE), "what was valid is in force");
+}
+
+/// The pod is of the namespace `default`.
+#[test]
+fn an_entry_that_is_not_exported_to_the_pods_namespace_opens_nothing_to_it() {
+    for (by_name, by_range, vip, vip_port) in [
+        ("203.0.113.20:443", "203.0.113.30:443", "11.1.2.3", "11.1.2.3:80"),
+        ("[2001:db8::20]:443", "[2001:db8::30]:443", "fd01:c::3", "[fd01:c::3]:80"),
+    ] {
+        let scene = scene(&[by_name, by_range]);
+        let dns = dns(&scene);
+        let (host, range) = (at(by_name).ip().to_string(), at(by_range).ip().to_string());
+        let backend = if host.contains(':') { "[2001:db8::20]:443" } else { "203.0.113.20:443" };
+        let publish = |version: &str, namespaces: &[&str]| {
+            let namespaces: Vec<String> = namespaces.iter().map(|name| (*name).to_owned()).collect();
+            let mut rules = [rule("shop/name", &["httpbin.test"], &[], &[443]), rule("shop/range", &[], &[&range], &[443])];
+            rules.iter_mut().for_each(|rule| rule.namespaces.clone_from(&namespaces));
+            let mut service = service("s", vip, wire::Mode::Kernel, backend);
+            service.ports[0].namespaces = namespaces;
+            scene.control.forget_answers();
+            scene.control.publish_with(version, &[scene.workload()], &[service], &rules);
+            for kind in [wire::SERVICE, wire::EGRESS] {
+                scene.control.answered(kind, |error| error.is_none());
+            }
+            learn(&dns, 1, "httpbin.test", &[&host], 300);
+        };
+        for (version, namespaces, open) in
+            [("2", &["shop"][..], false), ("3", &["shop", "default"], true), ("4", &["other"], false), ("5", &[], true)]
+        {
+            publish(version, namespaces);
+            for to in [by_name, by_range, vip_port] {
+                // How long it may take is another test's: the first IPv6 packet of a new link may wait for its neighbour.
+                let got = scene.pair.pod.run(|| ask(at(to))).map(|(text, ..)| text).map_err(|error| error.raw_os_error());
+                assert_eq!(got.as_ref().err(), (!open).then_some(&UNREACHABLE), "{to} for {namespaces:?}: {got:?}");
+            }
+        }
+        publish("6", &["shop"]);
+        for (to, says) in
+            [(by_name, "ServiceEntry shop/name is not exported to the pod's namespace"), (vip_port, "s, which is not exported")]
+        {
+            let text = explain(&scene, "a", to, &[]);
+            assert!(text.contains(says) && text.contains("is refused (egress_denied)"), "{text}");
+        }
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use mesh_agent::core::reconcile::reconcile;
 use mesh_agent::kernel::Kernel;
 use mesh_agent::netns::PodSockets;
 use mesh_agent::{cgroup, host};
-use mesh_common::abi::mode;
+use mesh_common::abi::{Pod, mode};
 use mesh_common::decide::l4::TCP;
 use std::collections::BTreeSet;
 use std::fs;
@@ -32,6 +32,10 @@ struct Host {
     workloads: Vec<(u32, PathBuf, PodSockets)>,
     // Last: what hangs on its cgroup and pins goes before it.
     node: Node,
+}
+
+fn pod(slot: u32) -> Pod {
+    Pod { slot, ..Pod::default() }
 }
 
 impl Host {
@@ -71,7 +75,7 @@ impl Host {
     fn enrol(&mut self, slot: u32, name: &str) -> PathBuf {
         let container = self.cgroup(name);
         let marks = BTreeSet::from([self.mark(&container)]);
-        let opened = host::enrol(&self.kernel, slot, &marks, &self.ns.handle).unwrap_or_else(|error| panic!("{error}"));
+        let opened = host::enrol(&self.kernel, &pod(slot), &marks, &self.ns.handle).unwrap_or_else(|error| panic!("{error}"));
         // What the proxy and the DNS process do with their duplicates.
         answer(TcpListener::from(opened.outbound_v4.try_clone().expect("dup")), &format!("proxy{slot}"));
         answer(TcpListener::from(opened.outbound_v6.as_ref().expect("IPv6").try_clone().expect("dup")), &format!("proxy{slot}"));
@@ -185,7 +189,7 @@ fn whoever_leaves_is_judged_no_more_and_a_new_agent_finds_the_rest() {
     assert!(host.ask(&b, RULED).expect("handed over").starts_with("proxy6 "));
     let opened = {
         let marks = BTreeSet::from([host.mark(&b)]);
-        host::enrol(&host.kernel, 6, &marks, &host.ns.handle).unwrap_or_else(|error| panic!("{error}"))
+        host::enrol(&host.kernel, &pod(6), &marks, &host.ns.handle).unwrap_or_else(|error| panic!("{error}"))
     };
     answer(TcpListener::from(opened.outbound_v4.try_clone().expect("dup")), "second");
     assert!(host.ask(&b, RULED).expect("handed over").starts_with("second "));
@@ -271,7 +275,7 @@ fn where_cgroups_are_shared_the_class_id_tells_workloads_apart() {
     // As on a Mesos 1.x host: one cgroup2 for everybody, a class id for each container.
     let shared = host.cgroup("shared");
     let (a, b) = (classes.class("a", 0x0010_0001), classes.class("b", 0x0010_0002));
-    let opened = host::enrol(&host.kernel, 4, &BTreeSet::from([Mark::Class(0x0010_0001)]), &host.ns.handle);
+    let opened = host::enrol(&host.kernel, &pod(4), &BTreeSet::from([Mark::Class(0x0010_0001)]), &host.ns.handle);
     let opened = opened.unwrap_or_else(|error| panic!("{error}"));
     answer(TcpListener::from(opened.outbound_v4.try_clone().expect("dup")), "proxy4");
     let ask = |class: &Path, to: &str| {

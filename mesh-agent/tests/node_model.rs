@@ -6,7 +6,7 @@ mod common;
 use common::{Mesh, Ns};
 use mesh_agent::core::desired::{Desired, Port, addr, ip};
 use mesh_agent::core::egress::Rule;
-use mesh_common::abi::{Addr, Config, Dest, Question, Service, choice, egress, mode, way};
+use mesh_common::abi::{Addr, Config, Dest, Question, Service, choice, egress, mode, policy, way};
 use mesh_common::decide::l4::{self, Flow, TCP, Tables, UDP, Verdict};
 use mesh_common::reason::{Reason, Steered};
 use rand::rngs::StdRng;
@@ -40,7 +40,12 @@ fn in_ranges(rule: &Rule, dest: &Dest) -> Option<u8> {
 impl Tables for Plain<'_> {
     fn service(&self, dest: &Dest) -> Option<Service> {
         let port = self.0.services.get(dest)?;
-        Some(Service { mode: port.mode, backends: port.backends.len() as u32, ..Service::default() })
+        Some(Service {
+            mode: port.mode,
+            backends: port.backends.len() as u32,
+            scoped: u8::from(port.scoped),
+            ..Service::default()
+        })
     }
     fn is_protected(&self, dest: &Dest) -> bool {
         self.0.protected.contains(dest)
@@ -52,12 +57,18 @@ impl Tables for Plain<'_> {
         self.0.workloads.contains(addr)
     }
     fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
-        let here = self.1.iter().filter(|_| policy == 0).filter_map(|rule| {
-            let way = *rule.ports.get(&(dest.proto, dest.port))?;
-            Some((in_ranges(rule, dest)?, way))
-        });
         // The longest range; of equals, the proxy.
-        here.max().map(|(_, way)| way)
+        let longest = |mine: bool| {
+            let rules = self.1.iter().filter(|rule| rule.namespaces.is_empty() != mine);
+            let rules = rules.filter(|rule| !mine || rule.namespaces.iter().any(|name| policy::of(name) == policy));
+            let here = rules.filter_map(|rule| Some((in_ranges(rule, dest)?, *rule.ports.get(&(dest.proto, dest.port))?)));
+            here.max()
+        };
+        // An address of its own, by whomever, before ranges; of two that are left, the proxy.
+        let all = [longest(true), longest(false)];
+        let whole = if dest.addr.to_v4().is_some() { 32 } else { 128 };
+        let exact = all.iter().flatten().filter(|(bits, _)| *bits == whole).map(|(_, way)| *way).max();
+        exact.or_else(|| all.iter().flatten().map(|(_, way)| *way).max())
     }
 }
 
@@ -116,7 +127,7 @@ fn world(rng: &mut StdRng) -> Desired {
         let backends = (0..rng.random_range(0..4)).map(|i| (Dest { addr, port: 7000 + i, ..dest }, rng.random_range(1..4)));
         let backends = backends.collect();
         let choice = *[choice::LEAST, choice::RANDOM, choice::SOURCE].choose(rng).expect("not empty");
-        services.insert(dest, Port { mode, choice, backends });
+        services.insert(dest, Port { mode, choice, scoped: rng.random_ratio(1, 3), backends });
     }
     let bits = *[0u8, 1, 8, 24, 32, 33].choose(rng).expect("not empty");
     let bits6 = *[0u8, 1, 16, 64, 65, 127, 128, 129].choose(rng).expect("not empty");
@@ -144,9 +155,11 @@ fn rules(rng: &mut StdRng) -> Vec<Rule> {
             ((dest.proto, dest.port), way)
         };
         let ports = (0..rng.random_range(1..4)).map(|_| port(rng)).collect();
-        Rule { ranges: [mesh_agent::core::egress::range(base, bits)].into(), ports, ..Rule::default() }
+        let some: [&[&str]; 4] = [&[], &[common::MINE], &[common::OTHER], &[common::OTHER, common::MINE]];
+        let namespaces = some.choose(rng).expect("not empty").iter().map(|name| (*name).to_owned()).collect();
+        Rule { ranges: [mesh_agent::core::egress::range(base, bits)].into(), ports, namespaces, ..Rule::default() }
     };
-    (0..rng.random_range(0..4)).map(|_| rule(rng)).collect()
+    (0..rng.random_range(0..6)).map(|_| rule(rng)).collect()
 }
 
 /// What the kernel is expected to count, and the errno that the caller gets: the shell around the decision, in a few lines.

@@ -128,7 +128,7 @@ fn connect(to: &SockAddr) -> Socket {
 fn one(choice: u8, weights: &[(&str, u32)]) -> Desired {
     let backends = weights.iter().filter(|(_, weight)| *weight > 0).map(|(to, weight)| (tcp(to), *weight)).collect();
     let draining = weights.iter().filter(|(_, weight)| *weight == 0).map(|(to, _)| tcp(to)).collect();
-    let services = [(tcp(V4), Port { mode: mode::KERNEL, choice, backends })].into();
+    let services = [(tcp(V4), Port { mode: mode::KERNEL, choice, backends, ..Port::default() })].into();
     Desired { config: common::config(), services, workloads: [tcp("9.0.1.1:1").addr].into(), draining, ..Desired::default() }
 }
 

@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -81,6 +81,7 @@ pub struct Dest {
 
 mod edge;
 pub mod host;
+pub mod policy;
 mod question;
 mod service;
 pub use edge::{Edge, EdgeKey};
@@ -94,7 +95,7 @@ pub use service::{Backend, BackendKey, Endpoint, Load, NO_CELL, Service, UdpChoi
 pub struct Pod {
     /// Number of the pod on this node: key of its listeners, content of its sockets' tags.
     pub slot: u32,
-    /// Egress policy of the pod (0: the mesh's default).
+    /// Egress policy of the pod: what its namespace may, beside what everybody may ([`policy`]).
     pub policy: u32,
     /// Own IPv4 address (v4-mapped) or all zero.
     pub addr4: Addr,

@@ -9,7 +9,7 @@ use mesh_common::abi::{
     Addr, Backend, BackendKey, Config, Dest, Diverted, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, FlowKey, HandedKey, Host,
     HostKey, LearnedKey, LearnedName, ListenerKey, Load, Original, Pod, Service, Tag, UdpChoice, UdpKey, listener, maps,
 };
-use mesh_common::decide::l4::Tables;
+use mesh_common::decide::l4::{Tables, stricter};
 use mesh_common::reason;
 
 #[map]
@@ -93,10 +93,22 @@ impl Tables for KernelTables {
 
     #[inline(always)]
     fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
-        // SAFETY: the value is one aligned word, copied at once.
-        if let Some(way) = unsafe { EGRESS_EXACT.get(&EgressKey { policy, dest: *dest }) } {
-            return Some(*way);
-        }
-        EGRESS_CIDR.get(&Key::new(EgressNet::BITS, EgressNet::question(policy, dest))).copied()
+        let known = |way: u32| (way != NOTHING).then_some(way);
+        stricter(policy, |policy| known(exact(policy, dest)), |policy| known(range(policy, dest)))
     }
+}
+
+/// No cell. The verifier refuses to compare two cells' pointers at once, which is what the compiler makes of two look-ups whose answers are
+/// joined; so each look-up is a function of its own, and its answer a number.
+const NOTHING: u32 = u32::MAX;
+
+#[inline(never)]
+fn exact(policy: u32, dest: &Dest) -> u32 {
+    // SAFETY: the value is one aligned word, copied at once.
+    unsafe { EGRESS_EXACT.get(&EgressKey { policy, dest: *dest }) }.map_or(NOTHING, |way| *way)
+}
+
+#[inline(never)]
+fn range(policy: u32, dest: &Dest) -> u32 {
+    EGRESS_CIDR.get(&Key::new(EgressNet::BITS, EgressNet::question(policy, dest))).map_or(NOTHING, |way| *way)
 }

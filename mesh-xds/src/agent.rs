@@ -55,6 +55,9 @@ pub struct ServicePort {
     /// How the kernel picks one of them.
     #[prost(enumeration = "Balance", tag = "6")]
     pub balance: i32,
+    /// Namespaces whose workloads may dial it (`exportTo` of the ServiceEntry that declares it); empty: all.
+    #[prost(string, repeated, tag = "7")]
+    pub namespaces: Vec<String>,
 }
 
 /// One backend of a service's port.
@@ -199,6 +202,9 @@ pub struct Egress {
     /// True if addresses are learned from DNS answers for `hosts` (resolution NONE, DNS, DNS_ROUND_ROBIN, DYNAMIC_DNS).
     #[prost(bool, tag = "5")]
     pub learn: bool,
+    /// Namespaces whose workloads it lets out (`exportTo`); empty: all.
+    #[prost(string, repeated, tag = "6")]
+    pub namespaces: Vec<String>,
 }
 
 /// One allowed port.

@@ -2,6 +2,7 @@
 //! itself: suite `bookinfo`.
 
 mod edge;
+mod exported;
 mod kit;
 mod more;
 mod one;
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         two::CASES,
         three_four::CASES,
         edge::CASES,
+        exported::CASES,
         more::CASES,
         scopes::CASES,
         shares::CASES,

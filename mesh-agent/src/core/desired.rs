@@ -28,6 +28,8 @@ pub struct Port {
     pub mode: u8,
     /// One of [`mesh_common::abi::choice`].
     pub choice: u8,
+    /// It is for some namespaces only.
+    pub scoped: bool,
     /// Who serves it, each with its weight, which is not 0.
     pub backends: BTreeMap<Dest, u32>,
 }
@@ -60,9 +62,9 @@ pub fn desired(world: &World, node: IpAddr) -> Result<Desired, TooMany> {
     let (mut services, mut draining) = (BTreeMap::new(), BTreeSet::new());
     for service in world.services.values() {
         for (dest, port) in ports_of(service) {
-            services.entry(dest).or_insert_with(|| to_port(port, &dest.addr));
+            services.entry(dest).or_insert_with(|| Port { scoped: !port.namespaces.is_empty(), ..to_port(port, &dest.addr) });
         }
-        for port in service.ports.iter().filter(|port| port.mode != mode::DIRECT) {
+        for port in service.ports.iter().filter(|port| port.mode != mode::DIRECT && port.namespaces.is_empty()) {
             draining.extend(port.backends.iter().filter(|b| b.weight == 0).map(|b| dialled(b, port.proto)));
         }
     }
@@ -79,10 +81,12 @@ impl TooMany {
 }
 
 impl Desired {
-    /// What backends are dialled by, of all services.
+    /// What backends are dialled by, of all services that are for everybody: such addresses are the mesh's, which every workload may dial. Those
+    /// of others are outside, let out by the allowlist to whom they are for, and not counted.
     #[must_use]
     pub fn endpoints(&self) -> BTreeSet<Dest> {
-        self.services.values().flat_map(|port| port.backends.keys()).chain(&self.draining).copied().collect()
+        let open = self.services.values().filter(|port| !port.scoped);
+        open.flat_map(|port| port.backends.keys()).chain(&self.draining).copied().collect()
     }
 
     fn check(&self) -> Result<(), TooMany> {
@@ -133,7 +137,7 @@ fn config(mesh: &Mesh, node: IpAddr) -> Config {
 fn to_port(port: &ServicePort, vip: &Addr) -> Port {
     let mut backends = BTreeMap::new();
     if port.mode == mode::DIRECT {
-        return Port { mode: port.mode, choice: port.choice, backends };
+        return Port { mode: port.mode, choice: port.choice, backends, ..Port::default() };
     }
     let takes = |backend: &&super::resources::Backend| backend.weight > 0 && backend.address.is_ipv4() == vip.to_v4().is_some();
     let able = || port.backends.iter().filter(takes);
@@ -142,7 +146,7 @@ fn to_port(port: &ServicePort, vip: &Addr) -> Port {
         let weight: &mut u32 = backends.entry(dialled(backend, port.proto)).or_default();
         *weight = weight.saturating_add(backend.weight);
     }
-    Port { mode: port.mode, choice: port.choice, backends }
+    Port { mode: port.mode, choice: port.choice, backends, ..Port::default() }
 }
 
 fn dialled(backend: &super::resources::Backend, proto: u8) -> Dest {

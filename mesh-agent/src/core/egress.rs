@@ -1,14 +1,12 @@
 //! What is allowed outside the mesh: the control plane's `Egress` resources, and the cells of the kernel's allowlist that they ask for.
 
 use super::desired::{TooMany, addr};
-use super::resources::{Field, address, port, proto};
+use super::policies::Policies;
+use super::resources::{Field, Service, ServicePort, World, address, port, proto};
 use mesh_common::abi::{Dest, EgressKey, EgressNet, maps, way};
 use mesh_xds::agent as wire;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-
-/// Egress policy of all pods.
-const POLICY: u32 = 0;
 
 /// One ServiceEntry.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -21,6 +19,52 @@ pub struct Rule {
     pub ranges: BTreeSet<(IpAddr, u8)>,
     /// Are addresses of `hosts` learned from DNS?
     pub learn: bool,
+    /// Whose workloads it lets out; empty: all.
+    pub namespaces: Vec<String>,
+}
+
+/// All rules, and the numbers of namespaces.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// By name.
+    pub rules: BTreeMap<String, Rule>,
+    /// Their namespaces, and others.
+    pub policies: Policies,
+}
+
+impl Rules {
+    /// What this world allows: what its entries say, and VIPs that are for some namespaces only.
+    #[must_use]
+    pub fn of(world: &World) -> Self {
+        let mut rules = world.egress.clone();
+        let ports = world.services.iter().flat_map(|(name, service)| service.ports.iter().map(move |port| (name, service, port)));
+        let scoped = ports.filter(|(.., port)| !port.namespaces.is_empty());
+        let named = |name: &str, port: &ServicePort| format!("VIP {name}:{} ({})", port.port, port.proto);
+        rules.extend(scoped.map(|(name, service, port)| (named(name, port), vips(service, port))));
+        Self { rules, policies: Policies::of(world) }
+    }
+
+    /// The policies that a rule is part of.
+    #[must_use]
+    pub fn policies_of(&self, rule: &Rule) -> BTreeSet<u32> {
+        self.policies.all(&rule.namespaces)
+    }
+
+    /// Does any rule learn addresses of this name?
+    #[must_use]
+    pub fn wants(&self, name: &str) -> bool {
+        self.rules.values().any(|rule| rule.wants(name))
+    }
+}
+
+/// Who may dial a port of a service's VIPs, as a rule.
+fn vips(service: &Service, port: &ServicePort) -> Rule {
+    Rule {
+        ports: [((port.proto, port.port), way::PASS)].into(),
+        ranges: service.addresses.iter().map(|ip| (*ip, width(*ip))).collect(),
+        namespaces: port.namespaces.clone(),
+        ..Rule::default()
+    }
 }
 
 /// A host name in a rule, lower case, without trailing dot.
@@ -80,15 +124,17 @@ impl Allowed {
 
 /// The cells that one learned address asks for.
 #[must_use]
-pub fn cells(rules: &BTreeMap<String, Rule>, name: &str, ip: IpAddr) -> BTreeMap<EgressKey, u32> {
+pub fn cells(rules: &Rules, name: &str, ip: IpAddr) -> BTreeMap<EgressKey, u32> {
     let mut cells = BTreeMap::new();
-    for rule in rules.values().filter(|rule| rule.wants(name)) {
-        rule.ports.iter().for_each(|((proto, port), way)| stricter(&mut cells, exact(ip, *proto, *port), *way));
+    for rule in rules.rules.values().filter(|rule| rule.wants(name)) {
+        for policy in rules.policies_of(rule) {
+            rule.ports.iter().for_each(|((proto, port), way)| stricter(&mut cells, exact(policy, ip, *proto, *port), *way));
+        }
     }
     cells
 }
 
-/// Of two rules for the same address or range, what is for the proxy by one must not get past it by the other. A rule for an address goes
+/// Of two rules of one policy for the same address or range, what is for the proxy by one must not get past it by the other. A rule for an address goes
 /// before one for a range around it, as the longer range does.
 fn stricter<K: Ord>(cells: &mut BTreeMap<K, u32>, key: K, way: u32) {
     let known = cells.entry(key).or_insert(way);
@@ -101,17 +147,15 @@ fn stricter<K: Ord>(cells: &mut BTreeMap<K, u32>, key: K, way: u32) {
 ///
 /// # Errors
 /// If a table would not fit. Nothing is cut off silently.
-pub fn allowed<'a>(
-    rules: &'a BTreeMap<String, Rule>,
-    learned: impl Iterator<Item = (&'a str, IpAddr)>,
-) -> Result<Allowed, TooMany> {
+pub fn allowed<'a>(rules: &'a Rules, learned: impl Iterator<Item = (&'a str, IpAddr)>) -> Result<Allowed, TooMany> {
     let mut allowed = Allowed::default();
-    for rule in rules.values() {
+    let each = rules.rules.values().flat_map(|rule| rules.policies_of(rule).into_iter().map(move |policy| (rule, policy)));
+    for (rule, policy) in each {
         for ((ip, bits), ((proto, port), way)) in rule.ranges.iter().flat_map(|r| rule.ports.iter().map(move |p| (r, p))) {
             if *bits == width(*ip) {
-                stricter(&mut allowed.exact, exact(*ip, *proto, *port), *way);
+                stricter(&mut allowed.exact, exact(policy, *ip, *proto, *port), *way);
             } else {
-                stricter(&mut allowed.nets, net(*ip, *bits, *proto, *port), *way);
+                stricter(&mut allowed.nets, net((policy, *proto, *port), *ip, *bits), *way);
             }
         }
     }
@@ -137,15 +181,15 @@ pub fn reconcile(desired: &Allowed, actual: &Allowed) -> Vec<EgressOp> {
     ops
 }
 
-fn exact(ip: IpAddr, proto: u8, port: u16) -> EgressKey {
-    EgressKey { policy: POLICY, dest: Dest { addr: addr(ip), port, proto, pad: 0 } }
+fn exact(policy: u32, ip: IpAddr, proto: u8, port: u16) -> EgressKey {
+    EgressKey { policy, dest: Dest { addr: addr(ip), port, proto, pad: 0 } }
 }
 
-fn net(ip: IpAddr, bits: u8, proto: u8, port: u16) -> (u32, EgressNet) {
+fn net((policy, proto, port): (u32, u8, u16), ip: IpAddr, bits: u8) -> (u32, EgressNet) {
     // An IPv4 address lies in the last 32 bits.
     let before = EgressNet::FIXED_BITS + 128 - u32::from(width(ip));
     let dest = Dest { addr: addr(ip), port, proto, pad: 0 };
-    (before + u32::from(bits), EgressNet::question(POLICY, &dest))
+    (before + u32::from(bits), EgressNet::question(policy, &dest))
 }
 
 /// Bits of an address of this family.
@@ -172,6 +216,7 @@ pub(super) fn rule(wire: wire::Egress) -> Field<Rule> {
         ports: ports.collect::<Field<_>>()?,
         ranges: ranges.collect::<Field<_>>()?,
         learn: wire.learn,
+        namespaces: wire.namespaces,
     })
 }
 

@@ -1,6 +1,7 @@
 //! Who should be in the mesh on this node, and what to do about it. The wish comes from the control plane, the state from the kernel.
 
 use super::desired::addr;
+use super::policies::Policies;
 use super::resources::{Workload, World};
 use mesh_common::abi::{Addr, Pod, maps};
 use std::collections::{BTreeMap, BTreeSet};
@@ -22,8 +23,8 @@ pub struct Place {
 /// One thing to do. Each is safe to repeat.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
-    /// The same pod, described differently.
-    Describe(u64, Workload),
+    /// The same pod in the same place, described differently; its egress policy may be another.
+    Describe(u64, Pod, Workload),
     /// Open listeners, set routes, attach, and only then let the kernel know the pod.
     Enrol(u64, Pod, Workload),
     /// The reverse.
@@ -71,6 +72,7 @@ pub fn plan(
     let leaving = known.iter().filter(|(cookie, _)| !wanted.contains_key(cookie));
     plan.steps.extend(leaving.map(|(cookie, pod)| Step::Leave(*cookie, *pod)));
 
+    let policies = Policies::of(world);
     let staying = known.iter().filter(|(cookie, _)| wanted.contains_key(cookie)).map(|(_, pod)| pod.slot);
     let mut slots: BTreeSet<u32> = staying.chain(taken.iter().copied()).collect();
     for (cookie, (place, workload)) in wanted {
@@ -84,11 +86,11 @@ pub fn plan(
                 }
             },
         };
-        let pod = describe(slot, place, workload);
+        let pod = describe((slot, policies.get(&workload.namespace)), place, workload);
         match held.get(&cookie) {
-            Some((before, told)) if *before == pod && known.get(&cookie) == Some(&pod) => {
-                if told != workload {
-                    plan.steps.push(Step::Describe(cookie, workload.clone()));
+            Some((before, told)) if is_in_place(before, &pod) && known.get(&cookie) == Some(before) => {
+                if told != workload || *before != pod {
+                    plan.steps.push(Step::Describe(cookie, pod, workload.clone()));
                 }
             }
             _ => plan.steps.push(Step::Enrol(cookie, pod, workload.clone())),
@@ -118,13 +120,18 @@ fn place_of<'a>(
 }
 
 /// The address that the control plane knows comes first; where it knows none of a family, the namespace's own.
-fn describe(slot: u32, place: &Place, workload: &Workload) -> Pod {
+fn describe((slot, policy): (u32, u32), place: &Place, workload: &Workload) -> Pod {
     let pick = |v4: bool| {
         let of_family = |ip: &&IpAddr| ip.is_ipv4() == v4;
         let told = workload.addresses.iter().filter(of_family).find(|ip| place.addresses.contains(ip));
         told.or_else(|| place.addresses.iter().find(of_family)).map_or_else(Addr::default, |ip| addr(*ip))
     };
-    Pod { slot, policy: 0, addr4: pick(true), addr6: pick(false) }
+    Pod { slot, policy, addr4: pick(true), addr6: pick(false) }
+}
+
+/// Can the one become the other without new listeners, which would lose the connections that wait in the old ones?
+fn is_in_place(before: &Pod, pod: &Pod) -> bool {
+    Pod { policy: pod.policy, ..*before } == *pod
 }
 
 #[cfg(test)]

@@ -156,7 +156,8 @@ fn services(desired: &Desired, dialled: &BTreeSet<Dest>, actual: &Actual) -> Ser
             .map(|index| held(index).map(|b| Dest { addr: b.addr, port: b.port, proto: dest.proto, pad: 0 }))
             .collect();
         let slots = arrange(port.choice, &port.backends, &now);
-        let service = Service { id, backends: slots.len() as u32, mode: port.mode, choice: port.choice, pad: [0; 2] };
+        let scoped = u8::from(port.scoped);
+        let service = Service { id, backends: slots.len() as u32, mode: port.mode, choice: port.choice, scoped, pad: 0 };
         for (index, slot) in slots.into_iter().enumerate() {
             let backend = backend(&slot, endpoints.get(&slot.to).copied().unwrap_or_default());
             if actual.backends.get(&key(index)) != Some(&backend) {

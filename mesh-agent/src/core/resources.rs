@@ -89,6 +89,8 @@ pub struct ServicePort {
     pub choice: u8,
     /// Who serves it.
     pub backends: Vec<Backend>,
+    /// Namespaces whose workloads may dial it; empty: all.
+    pub namespaces: Vec<String>,
 }
 
 /// One backend.
@@ -279,6 +281,7 @@ fn service_port(at: &str, wire: &wire::ServicePort) -> Field<ServicePort> {
         mode,
         choice,
         backends: backends.collect::<Field<_>>()?,
+        namespaces: wire.namespaces.clone(),
     })
 }
 

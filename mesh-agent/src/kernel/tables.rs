@@ -3,7 +3,7 @@
 use super::maps::Maps;
 use aya::maps::lpm_trie::Key;
 use mesh_common::abi::{Addr, Dest, EgressKey, EgressNet, Service};
-use mesh_common::decide::l4::Tables;
+use mesh_common::decide::l4::{Tables, stricter};
 
 impl Tables for Maps {
     fn service(&self, dest: &Dest) -> Option<Service> {
@@ -23,8 +23,10 @@ impl Tables for Maps {
     }
 
     fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
-        let question = Key::new(EgressNet::BITS, EgressNet::question(policy, dest));
-        let exact = self.egress_exact.get(&EgressKey { policy, dest: *dest }, 0).ok();
-        exact.or_else(|| self.egress_cidr.get(&question, 0).ok())
+        stricter(
+            policy,
+            |policy| self.egress_exact.get(&EgressKey { policy, dest: *dest }, 0).ok(),
+            |policy| self.egress_cidr.get(&Key::new(EgressNet::BITS, EgressNet::question(policy, dest)), 0).ok(),
+        )
     }
 }

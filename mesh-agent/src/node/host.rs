@@ -2,11 +2,13 @@
 
 use super::Node;
 use crate::core::enrol::host::{self as plan, Mark, Plan, Step};
+use crate::core::policies::Policies;
 use crate::core::resources::Workload;
 use crate::host;
 use crate::mesos::Said;
-use crate::netns::Namespace;
-use mesh_common::abi::HostKey;
+use crate::netns::{Namespace, PodSockets};
+use crate::pod::Error;
+use mesh_common::abi::{HostKey, Pod};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
@@ -85,7 +87,7 @@ impl Node {
                     self.roster.described(*slot, self.at_the_node(workload));
                 }
             }
-            Step::Enrol(slot, marks, workload) => match host::enrol(&self.kernel, *slot, marks, &self.on_host.namespace) {
+            Step::Enrol(slot, marks, workload) => match self.enrol_on_host(*slot, marks, workload) {
                 Ok(opened) => {
                     info!(workload = workload.id, slot, ?marks, "a workload on the node's own network is in the mesh");
                     self.roster.enrolled(*slot, self.at_the_node(workload), self.on_host.namespace.clone(), opened);
@@ -101,6 +103,11 @@ impl Node {
                 }
             },
         }
+    }
+
+    fn enrol_on_host(&self, slot: u32, marks: &BTreeSet<Mark>, workload: &Workload) -> Result<PodSockets, Error> {
+        let pod = Pod { slot, policy: Policies::of(&self.world).get(&workload.namespace), ..Pod::default() };
+        host::enrol(&self.kernel, &pod, marks, &self.on_host.namespace)
     }
 
     /// As the proxy knows it: with the address from which its connections leave.

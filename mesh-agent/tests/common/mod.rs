@@ -8,11 +8,12 @@ pub mod control;
 pub mod scene;
 
 use mesh_agent::core::desired::{Desired, Port, addr};
-use mesh_agent::core::egress::{self, Rule};
+use mesh_agent::core::egress::{self, Rule, Rules};
+use mesh_agent::core::policies::Policies;
 use mesh_agent::core::reconcile::reconcile;
 use mesh_agent::kernel::{Events, Kernel};
 use mesh_agent::netns::{Namespace, PodSockets};
-use mesh_common::abi::{ABI_VERSION, Config, Dest, Pod};
+use mesh_common::abi::{ABI_VERSION, Config, Dest, Pod, policy};
 use mesh_common::decide::l4::{TCP, UDP};
 use mesh_common::reason::Reason;
 use std::fs;
@@ -118,7 +119,9 @@ impl Ns {
     /// Adds addresses to `lo`, so that something may listen there.
     pub fn owns(&self, addresses: &[&str]) {
         for address in addresses {
-            self.ip(&["addr", "replace", address, "dev", "lo"]);
+            // Nobody else has it: an IPv6 address that is still looked for cannot be bound.
+            let known: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
+            self.ip(&[&["addr", "replace", address, "dev", "lo"], known].concat());
         }
     }
 }
@@ -212,6 +215,10 @@ pub fn config() -> Config {
     Config { abi: ABI_VERSION, egress: 0, ready: 1, vip4: [11, 0, 0, 0], vip4_bits: 8, vip6_bits: 64, vip6, node }
 }
 
+/// The namespace of the pod, and another one.
+pub const MINE: &str = "mine";
+pub const OTHER: &str = "other";
+
 /// A node with one pod in the mesh.
 pub struct Mesh {
     pub sockets: Option<PodSockets>,
@@ -228,7 +235,7 @@ impl Mesh {
         let (node, pair) = (Node::new(), Pair::new());
         let kernel = node.kernel();
         let cookie = pair.pod.handle.cookie().expect("a cookie");
-        let pod = Pod { slot: 7, policy: 0, addr4: addr(ip("9.0.1.2")), addr6: addr(ip("fd01:9::2")) };
+        let pod = Pod { slot: 7, policy: policy::of(MINE), addr4: addr(ip("9.0.1.2")), addr6: addr(ip("fd01:9::2")) };
         let sockets = mesh_agent::pod::enrol(&kernel, cookie, &pod, &pair.pod.handle).unwrap_or_else(|error| panic!("{error}"));
         let mesh = Self { sockets: Some(sockets), pod, cookie, kernel, pair, node };
         mesh.fill(&[], &[], &[]);
@@ -259,7 +266,9 @@ impl Mesh {
 
     /// Makes these rules the allowlist's whole contents.
     pub fn allow(&self, rules: &[Rule]) {
+        let policies = Policies::of_names([MINE, OTHER].into_iter());
         let rules = rules.iter().enumerate().map(|(i, rule)| (i.to_string(), rule.clone())).collect();
+        let rules = Rules { rules, policies };
         let desired = egress::allowed(&rules, std::iter::empty()).expect("fits");
         let mut maps = self.kernel.maps();
         let ops = egress::reconcile(&desired, &maps.allowed().expect("readable"));

@@ -37,8 +37,10 @@ pub struct Service {
     pub mode: u8,
     /// One of [`choice`].
     pub choice: u8,
+    /// 1: only pods dial it whose egress policy, or everybody's, has the VIP.
+    pub scoped: u8,
     /// Always zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 /// Key of `BACKENDS`.

@@ -3,7 +3,7 @@
 //! The same code is linked into the kernel programs, where [`Tables`] are eBPF maps, and into user space, where they are whatever the
 //! caller has. Tables are asked lazily, in the order of the numbered steps of [`decide`], because each question costs a map look-up.
 
-use crate::abi::{Addr, Config, Dest, GATEWAY_SLOT, Pod, Service, egress, mode, way};
+use crate::abi::{Addr, Config, Dest, GATEWAY_SLOT, Pod, Service, egress, mode, policy, way};
 use crate::ports;
 use crate::reason::{Passed, Reason, Steered};
 
@@ -33,9 +33,26 @@ pub trait Tables {
     fn is_workload(&self, addr: &Addr) -> bool;
     /// Is this what a backend of some service is dialled by: for workloads whose address others share, as on their node's own network?
     fn is_endpoint(&self, dest: &Dest) -> bool;
-    /// How a rule of this egress policy allows this destination outside the mesh: one of [`way`].
+    /// How a rule of this egress policy, or one that is for everybody, allows this destination: one of [`way`]. [`stricter`] says how.
     fn egress(&self, policy: u32, dest: &Dest) -> Option<u32>;
 }
+
+/// The answer of a policy's and everybody's cells together: an address's own before those of ranges around it, and of a policy's and
+/// everybody's the way by the proxy, or a rule for all would open what a rule for some has closed.
+#[inline(always)]
+pub fn stricter(number: u32, exact: impl Fn(u32) -> Option<u32>, range: impl Fn(u32) -> Option<u32>) -> Option<u32> {
+    // One policy is the rule where nothing is scoped: half the questions.
+    if number == policy::EVERYBODY {
+        return exact(number).or_else(|| range(number));
+    }
+    let (own, all) = (exact(number), exact(policy::EVERYBODY));
+    if own.is_some() || all.is_some() {
+        return own.max(all);
+    }
+    range(number).max(range(policy::EVERYBODY))
+}
+
+const _: () = assert!(way::PROXY > way::PASS, "the larger way is the stricter");
 
 /// What to do with a flow.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -72,7 +89,8 @@ impl Verdict {
 /// 1. DNS of an enrolled workload, at any address, goes to the mesh's DNS.
 /// 2. The mesh's own listeners are refused, to the gateway the node's whole loopback; other loopback and own-address traffic passes.
 /// 3. The node's Mesos agent passes (the executor shares the namespace); control-plane and admin ports are refused.
-/// 4. A service's VIP is balanced for every process, enrolled or not; an address of a VIP range that no service owns is refused.
+/// 4. A service's VIP is balanced for every process, enrolled or not, but for workloads that the service is not for; an address of a VIP
+///    range that no service owns is refused.
 /// 5. What is not enrolled passes.
 /// 6. The address of a known workload passes; so does, on a brokered socket, what a service's backend is dialled by.
 /// 7. Everything else is outside the mesh: what a rule of the pod's egress policy allows passes, or goes to the proxy where the rule says so;
@@ -90,7 +108,8 @@ pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdic
         return Verdict::Pass(Passed::Loopback);
     }
     if let Some(service) = tables.service(&flow.dest) {
-        return to_service(flow, service);
+        let outsider = flow.pod.filter(|pod| service.scoped != 0 && tables.egress(pod.policy, &flow.dest).is_none());
+        return if outsider.is_some() { Verdict::Deny(Reason::EgressDenied) } else { to_service(flow, service) };
     }
     if in_vip_range(&flow.dest.addr, config) {
         return Verdict::Deny(Reason::UnknownVip);

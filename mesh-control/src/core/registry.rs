@@ -1,6 +1,7 @@
 //! What runs, independent of who told us: services with their endpoints, and workloads.
 
 use super::flip::PortKey;
+use crate::istio::service_entry::Seen;
 use mesh_xds::agent::{Balance, Mode, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -95,6 +96,8 @@ pub(crate) struct Port {
     pub(crate) balance: Balance,
     /// Sorted by address, then workload.
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Whose workloads may dial it, by `exportTo` of its ServiceEntries.
+    pub(crate) seen: Seen,
 }
 
 /// One instance that serves a port.

@@ -14,6 +14,7 @@ mod tests;
 use super::allot::{Allotment, Want};
 use super::names;
 use super::registry::{Endpoint, Port, Protocol, Registry, Service, Workload};
+use crate::istio::service_entry::Seen;
 use crate::istio::{Resource, ServiceEntry};
 use crate::marathon::types::View;
 use instance::Running;
@@ -91,6 +92,8 @@ struct DraftPort {
     modes: BTreeSet<Mode>,
     balances: BTreeSet<Balance>,
     endpoints: BTreeSet<Endpoint>,
+    /// By ServiceEntries.
+    seen: Option<Seen>,
 }
 
 impl Draft {
@@ -181,7 +184,8 @@ impl Draft {
             mode = Mode::Kernel;
         }
         let balance = port.balances.last().copied().unwrap_or_default();
-        let port = Port { protocol, mode, balance, endpoints: port.endpoints.into_iter().collect() };
+        let (endpoints, seen) = (port.endpoints.into_iter().collect(), port.seen.unwrap_or_default());
+        let port = Port { protocol, mode, balance, endpoints, seen };
         if port.panics() {
             self.problem(format!("{service}:{number}: every instance is unhealthy, so connections go to all of them"));
         }

@@ -161,7 +161,6 @@ impl Enforced for ServiceEntry {
             found.if_set(format!("{at}.weight"), endpoint.weight != 0);
             found.if_set(format!("{at}.serviceAccount"), !endpoint.service_account.is_empty());
         }
-        found.export_to(&self.export_to);
         found.if_set("spec.subjectAltNames".to_owned(), !self.subject_alt_names.is_empty());
     }
 }

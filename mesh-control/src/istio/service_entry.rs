@@ -1,6 +1,6 @@
 //! `ServiceEntry` as Istio's proto declares it (networking/v1alpha3/service_entry.proto).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::decode::{enumeration, message};
@@ -24,7 +24,44 @@ message! {
     }
 }
 
+/// To whose workloads an entry is exported.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) enum Seen {
+    #[default]
+    ByAll,
+    By(BTreeSet<String>),
+}
+
+impl Seen {
+    /// The namespaces; none: everybody.
+    pub(crate) fn namespaces(&self) -> Vec<String> {
+        match self {
+            Self::ByAll => Vec::new(),
+            Self::By(names) => names.iter().cloned().collect(),
+        }
+    }
+
+    /// Several entries may name one host: who sees one of them sees the host.
+    pub(crate) fn add(&mut self, other: Self) {
+        match (&mut *self, other) {
+            (Self::By(names), Self::By(more)) => names.extend(more),
+            (_, Self::ByAll) => *self = Self::ByAll,
+            (Self::ByAll, Self::By(_)) => {}
+        }
+    }
+}
+
 impl ServiceEntry {
+    /// Who sees an entry of this namespace; `None`: nobody.
+    pub(crate) fn seen(&self, namespace: &str) -> Option<Seen> {
+        if self.export_to.is_empty() || self.export_to.iter().any(|to| to == "*") {
+            return Some(Seen::ByAll);
+        }
+        let names = self.export_to.iter().filter(|to| *to != "~").map(|to| if to == "." { namespace } else { to });
+        let names: BTreeSet<String> = names.map(str::to_owned).collect();
+        (!names.is_empty()).then_some(Seen::By(names))
+    }
+
     /// Are its endpoints known without asking DNS, so that the mesh can balance over them? A service has addresses, not networks.
     pub(crate) fn is_service(&self) -> bool {
         let is_address = |text: &str| text.parse::<IpAddr>().is_ok();

@@ -7,7 +7,7 @@ fn told(address: &str, weight: u32) -> Told {
 }
 
 fn world(vips: &[&str], mode: u8, backends: Vec<Told>) -> World {
-    let port = ServicePort { port: 80, proto: TCP, mode, choice: choice::LEAST, backends };
+    let port = ServicePort { port: 80, proto: TCP, mode, choice: choice::LEAST, backends, ..Default::default() };
     let addresses = vips.iter().map(|v| v.parse().expect("address")).collect();
     let mut world = World { mesh: Some(Mesh::default()), ..World::default() };
     world.services.insert("a".to_owned(), Service { addresses, ports: vec![port], ..Service::default() });

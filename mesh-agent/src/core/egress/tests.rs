@@ -16,6 +16,7 @@ fn entry(hosts: &[&str], addresses: &[&str], ports: &[(u32, i32)]) -> wire::Egre
         addresses: own(addresses),
         ports: ports.collect(),
         learn: true,
+        namespaces: Vec::new(),
     }
 }
 
@@ -23,8 +24,9 @@ fn ip(text: &str) -> IpAddr {
     text.parse().expect("address")
 }
 
-fn rules(entries: &[wire::Egress]) -> BTreeMap<String, Rule> {
-    entries.iter().enumerate().map(|(i, e)| (i.to_string(), rule(e.clone()).expect("valid"))).collect()
+fn rules(entries: &[wire::Egress]) -> Rules {
+    let rules = entries.iter().enumerate().map(|(i, e)| (i.to_string(), rule(e.clone()).expect("valid")));
+    Rules { rules: rules.collect(), policies: Policies::of_names(["mine", "other"].into_iter()) }
 }
 
 fn key(address: &str, port: u16, proto: u8) -> EgressKey {
@@ -97,6 +99,28 @@ fn each_rule_opens_its_own_ports_only() {
         (64 + 32, range("2001:db8::", 443, UDP, 6)),
     ];
     assert_eq!(allowed.nets, nets.map(|net| (net, way::PASS)).into());
+}
+
+#[test]
+fn an_entry_that_is_for_some_namespaces_opens_nothing_to_others() {
+    let mine = wire::Egress {
+        namespaces: vec!["mine".to_owned(), "nobody's".to_owned()],
+        ..entry(&["a.example"], &["203.0.113.0/24"], &[(80, 0)])
+    };
+    let rules = rules(&[mine, entry(&["a.example"], &[], &[(443, 0)])]);
+    let allowed = allowed(&rules, [("a.example", ip("198.51.100.1"))].into_iter()).expect("fits");
+    let policy = mesh_common::abi::policy::of("mine");
+    let own = EgressKey { policy, ..key("198.51.100.1", 80, TCP) };
+    assert_eq!(allowed.exact.into_keys().collect::<BTreeSet<_>>(), [own, key("198.51.100.1", 443, TCP)].into());
+    assert_eq!(allowed.nets.into_keys().map(|(_, net)| net.policy).collect::<Vec<_>>(), [policy]);
+
+    let mut world = World::default();
+    let open = ServicePort { port: 443, proto: TCP, ..Default::default() };
+    let port = ServicePort { port: 80, namespaces: vec!["mine".to_owned()], ..open.clone() };
+    let service = Service { addresses: vec![ip("11.0.0.1")], ports: vec![port, open], ..Service::default() };
+    world.services.insert("s".to_owned(), service);
+    let allowed = super::allowed(&Rules::of(&world), std::iter::empty()).expect("fits");
+    assert_eq!(allowed.exact, [(EgressKey { policy, ..key("11.0.0.1", 80, TCP) }, way::PASS)].into(), "its VIP");
 }
 
 #[test]

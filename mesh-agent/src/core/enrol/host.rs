@@ -108,7 +108,9 @@ pub fn plan(
             keys.contains(&HostKey::slot(slot)) && keys.len() == marks.len() + 1 && marks.iter().all(|m| keys.contains(&m.key()))
         });
         match held.get(&slot) {
-            Some((before, told)) if is_known && *before == marks && told.id == workload.id => {
+            Some((before, told))
+                if is_known && *before == marks && told.id == workload.id && told.namespace == workload.namespace =>
+            {
                 if told != workload {
                     plan.steps.push(Step::Describe(slot, workload.clone()));
                 }

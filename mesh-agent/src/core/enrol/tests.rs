@@ -7,7 +7,14 @@ pub(super) const OURS: &str = "192.0.2.11";
 
 fn workload(id: &str, address: &str) -> Workload {
     let addresses = vec![address.parse().expect("address")];
-    Workload { id: id.to_owned(), node: OURS.to_owned(), addresses, enrol: true, ..Workload::default() }
+    Workload {
+        id: id.to_owned(),
+        namespace: "default".to_owned(),
+        node: OURS.to_owned(),
+        addresses,
+        enrol: true,
+        ..Workload::default()
+    }
 }
 
 pub(super) fn world(workloads: Vec<Workload>) -> World {
@@ -41,8 +48,10 @@ fn obey(plan: &Plan, known: &mut BTreeMap<u64, Pod>, held: &mut Held) {
                 known.insert(*cookie, *pod);
                 held.insert(*cookie, (*pod, workload.clone()));
             }
-            Step::Describe(cookie, workload) => {
-                held.get_mut(cookie).expect("held").1 = workload.clone();
+            Step::Describe(cookie, pod, workload) => {
+                assert_eq!(held.get(cookie).map(|(pod, _)| pod.slot), Some(pod.slot), "held before");
+                known.insert(*cookie, *pod);
+                held.insert(*cookie, (*pod, workload.clone()));
             }
         }
     }
@@ -64,8 +73,9 @@ fn a_workload_is_found_by_its_address_on_its_node() {
         plan.steps.iter().map(|s| if let Step::Enrol(c, p, _) = s { (*c, *p) } else { panic!("{s:?}") }).collect();
     let v4 = |last| Addr::v4([9, 0, 0, last]);
     let six = addr("fd01::1".parse().expect("address"));
-    assert_eq!(pods[0], (1, Pod { slot: 0, policy: 0, addr4: v4(1), addr6: six }), "IPv6 is the namespace's own");
-    assert_eq!(pods[1], (3, Pod { slot: 1, policy: 0, addr4: v4(3), addr6: Addr::default() }), "the address Marathon knows");
+    let policy = mesh_common::abi::policy::of("default");
+    assert_eq!(pods[0], (1, Pod { slot: 0, policy, addr4: v4(1), addr6: six }), "IPv6 is the namespace's own");
+    assert_eq!(pods[1], (3, Pod { slot: 1, policy, addr4: v4(3), addr6: Addr::default() }), "the address Marathon knows");
     assert_eq!((pods.len(), plan.wanted, plan.pending.len()), (2, 2, 0));
 }
 
@@ -113,7 +123,24 @@ fn a_changed_label_is_told_without_new_listeners() {
     obey(&ask(&world, &places, &known, &held), &mut known, &mut held);
     world.workloads.get_mut("a").expect("there").labels.insert("version".to_owned(), "v2".to_owned());
     let plan = ask(&world, &places, &known, &held);
-    assert!(matches!(plan.steps.as_slice(), [Step::Describe(1, _)]), "{plan:?}");
+    assert!(matches!(plan.steps.as_slice(), [Step::Describe(1, pod, _)] if *pod == known[&1]), "{plan:?}");
+}
+
+#[test]
+fn another_namespace_is_another_policy_without_new_listeners() {
+    let mut world = world(vec![workload("a", "9.0.0.1")]);
+    let places = [place(1, &["9.0.0.1"])];
+    let (mut known, mut held) = (BTreeMap::new(), Held::new());
+    obey(&ask(&world, &places, &known, &held), &mut known, &mut held);
+    world.workloads.get_mut("a").expect("there").namespace = "shop".to_owned();
+    let plan = ask(&world, &places, &known, &held);
+    let shop = Pod { policy: mesh_common::abi::policy::of("shop"), ..known[&1] };
+    assert!(matches!(plan.steps.as_slice(), [Step::Describe(1, pod, _)] if *pod == shop), "{plan:?}");
+    obey(&plan, &mut known, &mut held);
+    assert_eq!(ask(&world, &places, &known, &held).steps, []);
+    // Somebody has changed the kernel's cell: who knows what else.
+    known.insert(1, Pod { policy: 0, ..shop });
+    assert!(matches!(ask(&world, &places, &known, &held).steps.as_slice(), [Step::Enrol(1, pod, _)] if *pod == shop));
 }
 
 proptest! {

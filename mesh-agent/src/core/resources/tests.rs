@@ -18,8 +18,14 @@ fn delivery<M: Message>(type_url: &str, resources: &[(&str, M)], removed: &[&str
 
 fn service(vip: &str) -> wire::Service {
     let backend = wire::Backend { address: "9.0.0.1".to_owned(), port: 8080, weight: 1, workload: "w".to_owned(), priority: 0 };
-    let port =
-        wire::ServicePort { port: 80, transport: 0, mode: 1, protocol: "TCP".to_owned(), backends: vec![backend], balance: 0 };
+    let port = wire::ServicePort {
+        port: 80,
+        transport: 0,
+        mode: 1,
+        protocol: "TCP".to_owned(),
+        backends: vec![backend],
+        ..Default::default()
+    };
     wire::Service { name: "s".to_owned(), names: vec![], addresses: vec![vip.to_owned()], ports: vec![port] }
 }
 

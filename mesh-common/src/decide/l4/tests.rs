@@ -25,7 +25,7 @@ impl Tables for World {
         self.workloads.contains(addr)
     }
     fn egress(&self, policy: u32, dest: &Dest) -> Option<u32> {
-        self.egress.get(&(policy, *dest)).copied()
+        stricter(policy, |policy| self.egress.get(&(policy, *dest)).copied(), |_| None)
     }
 }
 
@@ -161,6 +161,43 @@ fn allow_any_lets_outside_pass_but_not_the_control_plane() {
     assert_eq!(ask(to([198, 51, 100, 7], 8080)), Verdict::Proxy, "a rule on a host holds although all hosts are allowed");
     assert_eq!(ask(to([192, 0, 2, 11], 32443)), Verdict::Deny(Reason::ControlPlane));
     assert_eq!(ask(to([11, 9, 9, 9], 80)), Verdict::Deny(Reason::UnknownVip));
+}
+
+#[test]
+fn a_namespace_may_what_it_may_beside_what_everybody_may() {
+    let mine = Pod { policy: 1, ..POD };
+    let (mine, pod, mut world) = (Some(&mine), Some(&POD), world(mode::KERNEL, 1));
+    let (both, own) = (to([198, 51, 100, 7], 443), to([198, 51, 100, 7], 80));
+    assert_eq!(ask(own, mine, false, &world), Verdict::Pass(Passed::Egress));
+    assert_eq!(ask(own, pod, false, &world), Verdict::Deny(Reason::EgressDenied));
+    assert_eq!(ask(both, mine, false, &world), Verdict::Pass(Passed::Egress), "what everybody may");
+    // What is for the proxy by one does not get past it by the other.
+    world.egress.insert((1, to([198, 51, 100, 7], 8080)), way::PASS);
+    assert_eq!(ask(to([198, 51, 100, 7], 8080), mine, false, &world), Verdict::Proxy);
+    world.egress.insert((1, both), way::PROXY);
+    assert_eq!(ask(both, mine, false, &world), Verdict::Proxy);
+    assert_eq!(ask(both, pod, false, &world), Verdict::Pass(Passed::Egress));
+
+    // A VIP that is for some: the others are refused, also by a brokered socket; who is no workload is not asked.
+    let vip = to(VIP, 9080);
+    world.services.values_mut().for_each(|service| service.scoped = 1);
+    world.egress.insert((1, vip), way::PASS);
+    assert!(matches!(ask(vip, mine, false, &world), Verdict::Backend(_)));
+    for brokered in [false, true] {
+        assert_eq!(ask(vip, pod, brokered, &world), Verdict::Deny(Reason::EgressDenied));
+    }
+    assert!(matches!(ask(vip, None, false, &world), Verdict::Backend(_)));
+}
+
+#[test]
+fn an_address_goes_before_ranges_whoever_has_it() {
+    let of = |own: Option<u32>, all: Option<u32>| move |policy| if policy == 0 { all } else { own };
+    let (pass, proxy) = (Some(way::PASS), Some(way::PROXY));
+    assert_eq!(stricter(1, of(None, pass), of(proxy, None)), pass);
+    assert_eq!(stricter(1, of(pass, None), of(None, proxy)), pass);
+    assert_eq!(stricter(1, of(None, None), of(pass, proxy)), proxy);
+    assert_eq!(stricter(0, of(proxy, None), of(proxy, pass)), pass);
+    assert_eq!(stricter(1, of(None, None), of(None, None)), None);
 }
 
 fn dest() -> impl Strategy<Value = Dest> {

@@ -83,6 +83,7 @@ fn message(service: &Service, backends: impl Fn(&crate::core::registry::Port) ->
         protocol: port.protocol.as_str().to_owned(),
         backends: backends(port),
         balance: port.balance.into(),
+        namespaces: port.seen.namespaces(),
     });
     agent::Service {
         name: service.name.clone(),

@@ -35,7 +35,8 @@ impl Entries {
     ) -> Self {
         let (mut wanted, mut open) = (BTreeMap::new(), BTreeMap::new());
         for rule in &config.service_entries {
-            let egress = egress(index, rule, unsupported);
+            let Some(seen) = rule.spec.seen(&rule.meta.namespace) else { continue };
+            let egress = Egress { namespaces: seen.namespaces(), ..egress(index, rule, unsupported) };
             if rule.spec.is_service() {
                 wanted.insert(egress.name.clone(), versioned(&egress));
             } else {
@@ -111,6 +112,7 @@ fn egress(index: &Index<'_>, rule: &Resource<ServiceEntry>, unsupported: &mut Ve
         ports: ports(spec, declared),
         addresses: fixed.chain(endpoints).collect::<BTreeSet<_>>().into_iter().collect(),
         learn: spec.resolution != Resolution::Static && !declared,
+        namespaces: Vec::new(),
     }
 }
 

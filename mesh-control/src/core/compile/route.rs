@@ -2,9 +2,10 @@
 
 use super::entrance::Entrance;
 use super::envoy::{self, BoolValue, duration, pack_any, route};
-use super::views::shadows;
+use super::views::{Clients, shadows};
 use super::{Abilities, Compiler, Settings, action, answer, cors, fault, hash, headers, matching};
 use crate::core::registry::Service;
+use crate::istio::service_entry::Seen;
 use crate::istio::virtual_service::HttpRoute;
 use crate::istio::{Resource, VirtualService};
 use mesh_xds::agent::OutboundPolicy;
@@ -66,6 +67,10 @@ fn virtual_host(c: &mut Compiler<'_, '_>, port: u16, service: &Service) -> route
         }
         routes
     });
+    let routes = match service.tcp_port(port).map(|port| &port.seen) {
+        Some(Seen::By(namespaces)) if c.settings.abilities.source_namespace => for_seeing(namespaces, routes, c.settings),
+        _ => routes,
+    };
     let hosts = service.names.iter().cloned().chain(service.addresses.iter().map(literal));
     route::VirtualHost {
         name: format!("{}:{port}", service.name),
@@ -90,6 +95,13 @@ fn for_clients(c: &mut Compiler<'_, '_>, make: impl Fn(&mut Compiler<'_, '_>) ->
         routes.push(route);
     }
     routes
+}
+
+/// The routes of a service for those who see its port; for others it is a host that no service has.
+fn for_seeing(namespaces: &BTreeSet<String>, routes: Vec<route::Route>, settings: &Settings) -> Vec<route::Route> {
+    let clients: Vec<_> = namespaces.iter().map(|namespace| Clients::of(namespace)).collect();
+    let theirs = routes.iter().flat_map(|route| clients.iter().filter_map(|clients| matching::only(route, clients)));
+    theirs.chain(catch_all(settings).routes).collect()
 }
 
 /// An address as it stands in a Host header.

@@ -7,7 +7,7 @@ use super::spec::Owner;
 use super::{Draft, DraftService};
 use crate::core::registry::{Endpoint, Health, Locality, Port, Protocol, Registry, Service, Workload};
 use crate::istio::Resource;
-use crate::istio::service_entry::{ServiceEntry, ServicePort, WorkloadEntry};
+use crate::istio::service_entry::{Seen, ServiceEntry, ServicePort, WorkloadEntry};
 use mesh_xds::agent::{Balance, Mode, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
@@ -29,28 +29,30 @@ fn target(port: &ServicePort) -> u32 {
 impl Draft {
     /// The services of an entry, one for each host. Workloads come before.
     pub(super) fn enter(&mut self, entry: &Resource<ServiceEntry>) {
-        if !entry.spec.is_service() {
-            return;
-        }
+        let Some(seen) = entry.spec.seen(&entry.meta.namespace).filter(|_| entry.spec.is_service()) else { return };
         for host in entry.spec.hosts.iter().filter(|host| !host.starts_with('*')) {
             let host = host.trim_end_matches('.').to_ascii_lowercase();
             let mut service = self.services.remove(&Owner::Host(host.clone())).unwrap_or_default();
             service.namespaces.insert(entry.meta.namespace.clone());
             service.addresses.extend(entry.spec.addresses.iter().filter_map(|address| address.parse::<IpAddr>().ok()));
             for port in &entry.spec.ports {
-                self.enter_port(entry, port, &mut service);
+                self.enter_port((entry, &seen), port, &mut service);
             }
             self.services.insert(Owner::Host(host), service);
         }
     }
 
-    fn enter_port(&self, entry: &Resource<ServiceEntry>, port: &ServicePort, service: &mut DraftService) {
+    fn enter_port(&self, (entry, seen): (&Resource<ServiceEntry>, &Seen), port: &ServicePort, service: &mut DraftService) {
         // Admission has seen both.
         let Ok(number) = u16::try_from(port.number) else { return };
         let Some(protocol) = Protocol::parse(if port.protocol.is_empty() { "TCP" } else { &port.protocol }) else { return };
         let transport = if protocol == Protocol::Udp { Transport::Udp } else { Transport::Tcp };
         let draft = service.ports.entry((number, transport)).or_default();
         draft.protocols.insert(protocol);
+        match &mut draft.seen {
+            Some(known) => known.add(seen.clone()),
+            none => *none = Some(seen.clone()),
+        }
         let listed = entry.spec.endpoints.iter().filter_map(|endpoint| listed(entry, endpoint, port));
         draft.endpoints.extend(listed);
         if let Some(selector) = &entry.spec.workload_selector {
@@ -100,6 +102,7 @@ pub(super) fn outside(entries: &[Arc<Resource<ServiceEntry>>], registry: &mut Re
         None => services.contains(host),
     };
     for entry in entries.iter().filter(|entry| !entry.spec.is_service()) {
+        let Some(seen) = entry.spec.seen(&entry.meta.namespace) else { continue };
         let names = entry.spec.hosts.iter().map(|host| host.trim_end_matches('.').to_ascii_lowercase());
         for name in names.filter(|name| !taken(name)) {
             let host = hosts.entry(name.clone()).or_insert_with(|| Service {
@@ -114,9 +117,11 @@ pub(super) fn outside(entries: &[Arc<Resource<ServiceEntry>>], registry: &mut Re
                 // Admission has seen both.
                 let (Ok(number), Some(protocol)) = (u16::try_from(port.number), protocol) else { continue };
                 if protocol != Protocol::Udp {
-                    let plain = || Port { protocol, mode: Mode::Kernel, balance: Balance::default(), endpoints: Vec::new() };
+                    let (mode, balance, endpoints) = (Mode::Kernel, Balance::default(), Vec::new());
+                    let plain = || Port { protocol, mode, balance, endpoints, seen: seen.clone() };
                     let known = host.ports.entry((number, Transport::Tcp)).or_insert_with(plain);
                     known.protocol = known.protocol.min(protocol);
+                    known.seen.add(seen.clone());
                 }
             }
         }

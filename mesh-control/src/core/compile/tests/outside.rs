@@ -137,3 +137,49 @@ fn what_has_no_effect_outside_is_told() {
     let policy = rule("DestinationRule", "d", 1, json!({"host": "db.org", "trafficPolicy": {"tls": {"mode": "SIMPLE"}}}));
     assert_eq!(told(&compiled_of(&[quiet, policy]))[0].0, "spec.host");
 }
+
+#[test]
+fn an_entry_is_for_the_namespaces_that_it_is_exported_to() {
+    let exported = |to_whom: Value| {
+        let port = json!([{"number": 80, "name": "http", "protocol": "HTTP"}]);
+        let named = json!({"hosts": ["a.org"], "ports": port, "exportTo": to_whom});
+        let fixed = json!({"hosts": ["b.org"], "ports": port, "exportTo": to_whom, "resolution": "STATIC", "endpoints": [{"address": "203.0.113.9"}]});
+        let route = virtual_service("v", 1, "a.org", json!([{"route": [to("a.org", "")]}]));
+        compiled_of(&[rule("ServiceEntry", "named", 0, named), rule("ServiceEntry", "fixed", 0, fixed), route])
+    };
+    let told = |compiled: &Compiled, name: &str| {
+        let snapshot = compiled.snapshot(&node("agent~10.0.0.0~a~mesh"));
+        let body = snapshot.types[EGRESS].get(name).map(|resource| resource.body.clone());
+        body.map(|body| Egress::decode(body).expect("egress").namespaces)
+    };
+    let vip = |compiled: &Compiled| {
+        let snapshot = compiled.snapshot(&node("agent~10.0.0.0~a~mesh"));
+        let body = snapshot.types[SERVICE].get("b.org").map(|resource| resource.body.clone());
+        body.map(|body| mesh_xds::agent::Service::decode(body).expect("service").ports[0].namespaces.clone())
+    };
+    let names = |compiled: &Compiled, host: &str| {
+        let found = hosts(compiled, "80").into_iter().find(|found| found.name == format!("{host}:80"));
+        let routes = found.map(|found| found.routes).unwrap_or_default();
+        let scoped = |route: &pb::Route| !route.r#match.as_ref().expect("a match").dynamic_metadata.is_empty();
+        routes.iter().map(|route| (route.name.clone(), scoped(route))).collect::<Vec<_>>()
+    };
+    for whom in [json!([]), json!(["*"]), json!([".", "*"])] {
+        let all = exported(whom);
+        assert_eq!(all.unsupported, []);
+        assert_eq!(
+            (told(&all, "default/named"), told(&all, "default/fixed"), vip(&all)),
+            (Some(vec![]), Some(vec![]), Some(vec![]))
+        );
+        assert!(names(&all, "a.org").iter().chain(&names(&all, "b.org")).all(|(_, scoped)| !scoped));
+    }
+    let some = exported(json!([".", "shop"]));
+    assert_eq!(some.unsupported, []);
+    let both = Some(vec!["default".to_owned(), "shop".to_owned()]);
+    assert_eq!((told(&some, "default/named"), told(&some, "default/fixed"), vip(&some)), (both.clone(), both.clone(), both));
+    for (host, route) in [("a.org", ""), ("b.org", "default")] {
+        let want = [(route, true), (route, true), ("block_all", false)].map(|(name, scoped)| (name.to_owned(), scoped));
+        assert_eq!(names(&some, host), want, "two namespaces, and nothing for others");
+    }
+    let nobody = exported(json!(["~"]));
+    assert_eq!((told(&nobody, "default/named"), told(&nobody, "default/fixed"), vip(&nobody)), (None, None, None));
+}
