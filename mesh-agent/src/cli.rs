@@ -1,6 +1,7 @@
 //! The command line: every flag also as an environment variable, as a Marathon app sets it.
 
 use crate::core::gateway;
+use crate::kernel::KernelLog;
 use clap::{Args, Parser, Subcommand};
 use mesh_common::broker::SOCKET;
 use std::net::IpAddr;
@@ -194,6 +195,11 @@ pub struct Run {
     /// The pods that `mesh-agent bypass` has taken out of the mesh.
     #[arg(long, env = "MESH_BYPASS_FILE", value_name = "FILE", default_value = BYPASS_FILE)]
     pub bypass_file: PathBuf,
+
+    /// Lines that the eBPF programs themselves write to this process's log, about each refusal (info) or every verdict (debug): for finding out why
+    /// a flow goes where it goes. Off costs nothing; what is logged is bounded.
+    #[arg(long, env = "MESH_KERNEL_LOG", value_name = "LEVEL", value_enum, default_value_t)]
+    pub kernel_log: KernelLog,
 
     /// On SIGTERM, take programs and tables out of the kernel. For uninstalling: pods are outside the mesh at once, unprotected.
     #[arg(long, env = "MESH_DETACH_ON_EXIT")]

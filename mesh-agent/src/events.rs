@@ -1,13 +1,14 @@
-//! Refusals from the kernel to the log, a bounded number each second. The counters have them all.
+//! Refusals and lines from the kernel to the log, a bounded number each second. The counters have them all.
 
+use crate::core::budget::Budget;
 use crate::core::desired::ip;
-use crate::kernel::Events;
+use crate::kernel::{Events, Lines};
 use crate::ready;
 use crate::served::Roster;
 use mesh_common::abi::Event;
 use mesh_common::reason::Reason;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use tracing::{info, warn};
 
 /// Log lines a second: enough to see what is wrong, too few to fill a disk.
@@ -19,14 +20,31 @@ pub(crate) async fn log(events: Events, roster: Arc<Roster>) {
         Ok(events) => events,
         Err(error) => return warn!(%error, "refusals are counted but not logged"),
     };
-    let mut budget = Budget { second: Instant::now(), lines: 0, dropped: 0 };
+    let (start, mut budget) = (Instant::now(), Budget::new(LINES_PER_SECOND));
     loop {
         let Ok(mut ready) = events.readable_mut().await else { return };
         while let Some(event) = ready.get_inner_mut().next() {
-            if budget.spend(Instant::now()) {
+            let granted = budget.spend(start.elapsed());
+            if let Some(count) = budget.missed() {
+                warn!(count, "more refusals were counted than logged");
+            }
+            if granted {
                 line(&event, &roster);
             }
         }
+        ready.clear_ready();
+    }
+}
+
+/// Passes on what the kernel programs write, until that cannot be read.
+pub(crate) async fn follow(lines: Lines) {
+    let mut lines = match ready::watch(lines) {
+        Ok(lines) => lines,
+        Err(error) => return warn!(%error, "what the kernel programs write is not read"),
+    };
+    loop {
+        let Ok(mut ready) = lines.readable_mut().await else { return };
+        ready.get_inner_mut().flush();
         ready.clear_ready();
     }
 }
@@ -37,28 +55,4 @@ fn line(event: &Event, roster: &Roster) {
     let reason = Reason::from_code(event.reason).map_or("unknown", Reason::label);
     let destination = std::net::SocketAddr::new(ip(event.dest.addr), event.dest.port);
     info!(pod = id, slot = event.slot, pid = event.pid, %destination, proto = event.dest.proto, reason, "refused");
-}
-
-struct Budget {
-    second: Instant,
-    lines: u32,
-    dropped: u64,
-}
-
-impl Budget {
-    fn spend(&mut self, now: Instant) -> bool {
-        if now.duration_since(self.second) >= Duration::from_secs(1) {
-            if self.dropped > 0 {
-                warn!(count = self.dropped, "more refusals were counted than logged");
-            }
-            *self = Self { second: now, lines: 0, dropped: 0 };
-        }
-        let granted = self.lines < LINES_PER_SECOND;
-        if granted {
-            self.lines += 1;
-        } else {
-            self.dropped += 1;
-        }
-        granted
-    }
 }

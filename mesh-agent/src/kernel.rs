@@ -16,15 +16,18 @@ mod egress;
 mod filter;
 mod guard;
 mod host;
+mod inbound;
 mod judge;
 mod link;
 mod loads;
+mod log;
 mod maps;
 mod probe;
 mod refused;
 mod tables;
 
 pub use judge::Judge;
+pub use log::{KernelLog, Lines};
 pub use maps::Maps;
 pub use probe::{fires, fires_here};
 pub use refused::Refused;
@@ -47,11 +50,14 @@ pub const OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "
 
 /// The programs at the cgroup root.
 /// What ends a count comes before what begins one, and what shows a hand-over before what makes one.
-const HOOKS: [&str; 13] = [
+const HOOKS: [&str; 15] = [
     "release",
-    "handed",
+    "tcp_events",
+    "bind4",
+    "bind6",
     "getsockname4",
     "getsockname6",
+    "create",
     "connect4",
     "connect6",
     "sendmsg4",
@@ -60,7 +66,6 @@ const HOOKS: [&str; 13] = [
     "recvmsg6",
     "getpeername4",
     "getpeername6",
-    "edges",
 ];
 /// The program in each pod's namespace.
 const STEER: &str = "steer";
@@ -88,6 +93,9 @@ pub enum Error {
     /// The object as a whole.
     #[error("the eBPF object does not load: {0}")]
     Object(#[from] aya::EbpfError),
+    /// Its log.
+    #[error("the log of the eBPF programs: {0}")]
+    Log(#[from] aya_log::Error),
     /// One program.
     #[error(
         "eBPF program {name} does not load: {refused}. Nothing was attached in its place, and what a former agent attached goes on. The \
@@ -152,6 +160,8 @@ pub fn check_object() -> Result<(), Error> {
 pub struct Kernel {
     pins: PathBuf,
     maps: Mutex<Maps>,
+    log: KernelLog,
+    lines: Mutex<Option<Lines>>,
 }
 
 impl Kernel {
@@ -160,6 +170,14 @@ impl Kernel {
     /// # Errors
     /// Names what did not load. Nothing that worked before is taken away then.
     pub fn open(bpffs: &Path, cgroup: &Path) -> Result<Self, Error> {
+        Self::open_logging(bpffs, cgroup, KernelLog::Off)
+    }
+
+    /// The same with programs that log.
+    ///
+    /// # Errors
+    /// As above.
+    pub fn open_logging(bpffs: &Path, cgroup: &Path, log: KernelLog) -> Result<Self, Error> {
         check_object()?;
         let pins = bpffs.join("mesh");
         if !is_current(&pins) {
@@ -169,7 +187,8 @@ impl Kernel {
             fs::create_dir_all(&dir).map_err(|source| Error::Path { path: dir, source })?;
         }
         let root = File::open(cgroup).map_err(|source| Error::Path { path: cgroup.to_owned(), source })?;
-        let mut object = load(&pins, None)?;
+        let mut object = load(&pins, log, None)?;
+        let lines = Lines::take(&mut object)?;
         // Before the hooks: a program that finds no config refuses.
         let maps = Maps::take(&mut object)?;
         // All before any is attached: where one is refused, the others of its kind would not be what they were tested as.
@@ -179,7 +198,7 @@ impl Kernel {
         for name in HOOKS {
             attach_hook(&mut object, name, &root, &pins.join("links").join(name))?;
         }
-        Ok(Self { pins, maps: Mutex::new(maps) })
+        Ok(Self { pins, maps: Mutex::new(maps), log, lines: Mutex::new(Some(lines)) })
     }
 
     /// The tables. Held for the time of a whole update, so that updates do not mix.
@@ -198,12 +217,17 @@ impl Kernel {
         Ok(Events { ring })
     }
 
+    /// What the programs log. May be taken once.
+    pub fn lines(&self) -> Option<Lines> {
+        self.lines.lock().take()
+    }
+
     /// Puts the pod's own `steer` program into its namespace, or replaces the one that a former agent put there.
     ///
     /// # Errors
     /// If it does not load or attach.
     pub fn steer(&self, cookie: u64, pod: &Pod, namespace: &Namespace) -> Result<(), Error> {
-        let mut object = load(&self.pins, Some(pod))?;
+        let mut object = load(&self.pins, self.log, Some(pod))?;
         let program = |error| Error::Program { name: STEER, refused: Refused::from(error) };
         let Some(Program::SkLookup(steer)) = object.program_mut(STEER) else { return Err(Error::NoObject) };
         steer.load().map_err(program)?;
@@ -276,8 +300,9 @@ impl AsRawFd for Events {
 }
 
 /// Opens the maps by their pins, or creates them; programs are loaded one by one later.
-fn load(pins: &Path, pod: Option<&Pod>) -> Result<Ebpf, Error> {
-    let mut loader = EbpfLoader::new();
+fn load(pins: &Path, log: KernelLog, pod: Option<&Pod>) -> Result<Ebpf, Error> {
+    let (mut loader, level) = (EbpfLoader::new(), log.level());
+    loader.override_global(log::LEVEL, &level, true);
     for name in abi::maps::ALL {
         loader.map_pin_path(name, pins.join(name));
     }
@@ -336,7 +361,7 @@ fn attach_hook(object: &mut Ebpf, name: &'static str, root: &File, pin: &Path) -
 /// If bpffs or a table refuse.
 pub fn abandon(bpffs: &Path, cookie: u64) -> Result<(), Error> {
     let pins = bpffs.join("mesh");
-    let kernel = Kernel { maps: Mutex::new(Maps::pinned(bpffs)?), pins };
+    let kernel = Kernel { maps: Mutex::new(Maps::pinned(bpffs)?), pins, log: KernelLog::Off, lines: Mutex::default() };
     kernel.maps().remove_pod(cookie)?;
     kernel.unguard(cookie)?;
     kernel.unsteer(cookie)

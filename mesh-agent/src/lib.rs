@@ -19,6 +19,7 @@ mod egress;
 mod events;
 pub mod explain;
 pub mod host;
+pub mod inbound;
 pub mod kernel;
 pub mod l4lb;
 mod mesos;

@@ -133,6 +133,17 @@ pub struct PodSockets {
     pub dns_udp: OwnedFd,
     /// DNS over TCP, 127.0.0.1:15053.
     pub dns_tcp: OwnedFd,
+    /// Captured TCP from outside, of pods with captured ports.
+    pub inbound: Inbound,
+}
+
+/// The listeners of captured ports, if there are such ports.
+#[derive(Debug, Default)]
+pub struct Inbound {
+    /// Over IPv4, 127.0.0.1:15006.
+    pub v4: Option<OwnedFd>,
+    /// Over IPv6, \[::1\]:15006, where the pod has IPv6.
+    pub v6: Option<OwnedFd>,
 }
 
 pub(crate) fn loopback_v4(port: u16) -> SocketAddr {

@@ -8,9 +8,10 @@ use crate::core::reconcile::{Actual, Op, reconcile};
 use crate::core::resources::{Workload, World};
 use crate::egress::Book;
 use crate::explain::Names;
+use crate::inbound;
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
-use crate::netns::sockets;
+use crate::netns::{PodSockets, sockets};
 use crate::places::Places;
 use crate::pod;
 use crate::served::Roster;
@@ -245,6 +246,7 @@ impl Node {
         };
         self.metrics.holds(maps::PODS_BY_NETNS, known.len());
         self.revive();
+        self.listen_in();
         // What somebody has unpinned is enrolled again.
         self.held.retain(|cookie, _| self.kernel.is_steered(*cookie));
         let on_host: BTreeMap<_, _> = on_host.into_iter().map(|(slot, (_, keys))| (slot, keys)).collect();
@@ -278,7 +280,11 @@ impl Node {
             Step::Describe(cookie, pod, workload) => self.describe_anew(*cookie, pod, workload),
             Step::Enrol(cookie, pod, workload) => {
                 let Some(namespace) = self.places.namespace(*cookie) else { return };
-                match pod::enrol(&self.kernel, *cookie, pod, &namespace) {
+                let enrolled = pod::enrol(&self.kernel, *cookie, pod, &namespace).and_then(|opened| {
+                    let inbound = pod::capture(&self.kernel, pod, &workload.inbound, &namespace)?;
+                    Ok(PodSockets { inbound, ..opened })
+                });
+                match enrolled {
                     Ok(opened) => {
                         info!(pod = workload.id, slot = pod.slot, cookie, "a pod is in the mesh");
                         self.roster.enrolled(pod.slot, workload.clone(), namespace, opened);
@@ -322,6 +328,17 @@ impl Node {
             Ok(0) => warn!(pod = workload.id, "no veth of this pod has its other end here: raw packets of it are not judged"),
             Ok(_) => {}
             Err(error) => warn!(pod = workload.id, %error, "the veth of a pod is not guarded: raw packets of it are not judged"),
+        }
+    }
+
+    /// Who listens on captured ports? Where nobody does, the kernel refuses by itself.
+    fn listen_in(&self) {
+        for (slot, pod) in self.roster.all() {
+            if !pod.workload.inbound.is_empty()
+                && let Err(error) = inbound::look(&self.kernel, slot, &pod.workload, &pod.namespace)
+            {
+                warn!(slot, %error, "who listens on captured ports is not known: connections are accepted before they are refused");
+            }
         }
     }
 

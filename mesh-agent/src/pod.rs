@@ -3,8 +3,9 @@
 
 use crate::core::desired::ip;
 use crate::kernel::Kernel;
-use crate::netns::{Namespace, PodSockets, route, sockets};
+use crate::netns::{Inbound, Namespace, PodSockets, route, sockets};
 use mesh_common::abi::{Addr, ListenerKey, Pod, listener};
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::OwnedFd;
 
@@ -41,6 +42,28 @@ pub fn enrol(kernel: &Kernel, cookie: u64, pod: &Pod, namespace: &Namespace) -> 
     Ok(opened)
 }
 
+/// From now on the proxy takes what comes from outside to these ports of the pod, and to no others. Opens the listeners, if there are ports.
+///
+/// # Errors
+/// Names what could not be done; safe to repeat.
+pub fn capture(kernel: &Kernel, pod: &Pod, ports: &BTreeSet<u16>, namespace: &Namespace) -> Result<Inbound, Error> {
+    if ports.is_empty() {
+        kernel.maps().capture(pod.slot, ports)?;
+        return Ok(Inbound::default());
+    }
+    let ipv6 = pod.addr6 != Addr::default();
+    let opened = namespace.visit(|| sockets::open_inbound(ipv6))??;
+    let mut maps = kernel.maps();
+    // The listeners first: a captured connection without one is refused.
+    for (kind, socket) in [(listener::INBOUND_V4, &opened.v4), (listener::INBOUND_V6, &opened.v6)] {
+        if let Some(socket) = socket {
+            maps.set_listener(ListenerKey { slot: pod.slot, kind }, socket)?;
+        }
+    }
+    maps.capture(pod.slot, ports)?;
+    Ok(opened)
+}
+
 /// Has the kernel judge an enrolled pod as another description says. Its listeners, and what waits in them, stay.
 ///
 /// # Errors
@@ -61,7 +84,8 @@ pub fn leave(kernel: &Kernel, cookie: u64, pod: &Pod) -> Result<(), Error> {
     kernel.maps().remove_pod(cookie)?;
     kernel.unguard(cookie)?;
     kernel.unsteer(cookie)?;
-    for kind in [listener::OUTBOUND_V4, listener::OUTBOUND_V6, listener::DNS_TCP_V4, listener::DNS_TCP_V6] {
+    kernel.maps().capture(pod.slot, &BTreeSet::new())?;
+    for kind in 0..listener::KINDS {
         kernel.maps().remove_listener(&ListenerKey { slot: pod.slot, kind })?;
     }
     Ok(())

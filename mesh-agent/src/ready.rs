@@ -14,7 +14,7 @@ pub(crate) type Ready<T> = AsyncFd<Owner<T>>;
 
 /// Registers with the current runtime.
 pub(crate) fn watch<T: AsFd + 'static>(owner: T) -> io::Result<Ready<T>> {
-    // SAFETY: every `T` of this crate (Socket, Inotify, Events) owns one descriptor, never exchanges it, and closes it only when dropped.
+    // SAFETY: every `T` of this crate (Socket, Inotify, Events, Lines) owns one descriptor, never exchanges it, and closes it only when dropped.
     let registered = unsafe { AsyncFd::register(Owner(owner)) };
     registered.map_err(|error| io::Error::other(error.to_string()))
 }

@@ -58,7 +58,7 @@ pub async fn run(config: Run) -> Result<()> {
 
     let cni_socket = admit::listen(&config.cni_socket).context("--cni-socket")?;
 
-    let kernel = Arc::new(Kernel::open(&config.bpffs, cgroup_root)?);
+    let kernel = Arc::new(Kernel::open_logging(&config.bpffs, cgroup_root, config.kernel_log)?);
     kernel::fires(cgroup_root)?;
     kernel::fires_here()?;
     let depth = kernel.depth_of(cgroup_root)?;
@@ -77,6 +77,9 @@ pub async fn run(config: Run) -> Result<()> {
     };
     tokio::spawn(admin.serve(admin_socket));
     tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster)));
+    if let Some(lines) = kernel.lines() {
+        tokio::spawn(events::follow(lines));
+    }
     let gateway = Arc::new(Gateway::new(config.gateway_ports));
     let broker = Broker {
         kernel: Arc::clone(&kernel),

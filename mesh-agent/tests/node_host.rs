@@ -3,15 +3,16 @@
 
 mod common;
 
-use common::{Node, Ns, answer, answer_udp, at, config, port, tcp};
+use common::{Node, Ns, answer, answer_udp, at, config, port, refusal, tcp};
 use mesh_agent::core::desired::Desired;
 use mesh_agent::core::enrol::host::Mark;
 use mesh_agent::core::reconcile::reconcile;
 use mesh_agent::kernel::Kernel;
 use mesh_agent::netns::PodSockets;
 use mesh_agent::{cgroup, host};
-use mesh_common::abi::{Pod, mode};
+use mesh_common::abi::{Dest, Pod, mode};
 use mesh_common::decide::l4::TCP;
+use mesh_common::reason::Reason;
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{TcpListener, UdpSocket};
@@ -107,6 +108,22 @@ impl Host {
     fn ask(&self, container: &Path, to: &str) -> Result<String, String> {
         let to = at(to);
         self.shell(container, &format!("exec 3<>/dev/tcp/{}/{} && timeout 5 cat <&3", to.ip(), to.port()))
+    }
+}
+
+impl Host {
+    /// Makes a socket in a process of this container that has all capabilities.
+    fn socket(&self, container: &Path, domain: i32, kind: i32, proto: i32) -> std::io::Result<()> {
+        let procs = fs::File::options().write(true).open(container.join("leaf/cgroup.procs")).expect("a cgroup");
+        let mut command = Command::new("true");
+        // SAFETY: write and socket are async-signal-safe; the descriptor is open before the fork.
+        unsafe {
+            command.pre_exec(move || {
+                nix::unistd::write(&procs, b"0")?;
+                if libc::socket(domain, kind, proto) < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
+            });
+        }
+        command.output().map(drop)
     }
 }
 
@@ -299,4 +316,22 @@ fn answer_plain(socket: UdpSocket) {
             let _ = socket.send_to(b"real", from);
         }
     });
+}
+
+#[test]
+fn workloads_of_the_nodes_network_make_no_raw_sockets_and_others_do() {
+    let mut host = Host::new();
+    let (a, stranger) = (host.enrol(3, "a"), host.cgroup("stranger"));
+    let mut events = host.kernel.events().expect("events");
+    for (domain, proto) in
+        [(libc::AF_INET, libc::IPPROTO_ICMP), (libc::AF_INET6, libc::IPPROTO_ICMPV6), (libc::AF_INET, libc::IPPROTO_RAW)]
+    {
+        let error = host.socket(&a, domain, libc::SOCK_RAW, proto).expect_err("refused");
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM), "{error}");
+        let dest = Dest { proto: proto as u8, ..Dest::default() };
+        assert_eq!(refusal(&mut events, dest).map(|(reason, slot, _)| (reason, slot)), Some((Reason::Bypass, 3)));
+        host.socket(&stranger, domain, libc::SOCK_RAW, proto).expect("not in the mesh");
+    }
+    host.socket(&a, libc::AF_INET, libc::SOCK_STREAM, 0).expect("what others use");
+    host.socket(&a, libc::AF_INET6, libc::SOCK_DGRAM, 0).expect("what others use");
 }

@@ -5,12 +5,15 @@
 mod common;
 
 use common::{Mesh, Ns, answer, at, ip, tcp};
+use mesh_agent::cgroup;
 use mesh_agent::core::desired::{Desired, addr};
 use mesh_agent::core::egress::EgressOp;
+use mesh_agent::core::enrol::host::Mark;
 use mesh_agent::core::reconcile::Op;
-use mesh_common::abi::{Dest, EgressKey, EgressNet, ListenerKey, Pod, maps, mode, way};
+use mesh_common::abi::{Dest, EgressKey, EgressNet, ListenerKey, Pod, listener, maps, mode, way};
 use mesh_common::decide::l4::TCP;
 use mesh_common::reason::Reason;
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, TcpListener};
 
 const FRIEND: &str = "9.0.1.1:8080";
@@ -111,12 +114,54 @@ fn pods() {
 }
 
 #[test]
+fn workloads_on_the_nodes_network() {
+    let mesh = scene();
+    let level = mesh.kernel.depth_of(&mesh.node.cgroup).expect("fires");
+    let netns = mesh.pair.world.handle.cookie().expect("a cookie");
+    let mark = |id| Mark::Cgroup { id, level };
+    let set = |slot, marks: &BTreeSet<Mark>| mesh.kernel.maps().set_host_pod(netns, &Pod { slot, ..Pod::default() }, marks);
+    // This process is one of them; the rest of the table are cgroups that are not there, of one workload with very many.
+    set(1, &BTreeSet::from([mark(cgroup::id(&mesh.node.cgroup).expect("there"))])).expect("fits");
+    let others = (0..u64::from(maps::HOST_PODS_MAX) - 3).map(|n| mark(u64::MAX - n)).collect();
+    set(2, &others).expect("fits");
+    names(set(3, &BTreeSet::from([mark(7)])).expect_err("full"), maps::HOST_PODS);
+    assert!(!mesh.kernel.maps().host_pods().expect("readable").contains_key(&3), "nothing is left of what did not fit");
+    // Who is known is judged as before, also in a namespace that is no pod's.
+    let ask = |to: &str| mesh.pair.world.run(|| common::ask(at(to)));
+    assert!(ask(FRIEND).is_ok());
+    let (error, counted) = mesh.counted(|| ask("203.0.113.9:8080").expect_err("outside"));
+    assert_eq!((error.raw_os_error(), counted), (Some(Reason::EgressDenied.errno()), vec![(Reason::EgressDenied.code(), 1)]));
+    // There is room again.
+    mesh.kernel.maps().remove_host_pod(2).expect("removed");
+    set(3, &BTreeSet::from([mark(7)])).expect("fits");
+}
+
+#[test]
+fn captured_ports() {
+    let mesh = scene();
+    let ports: BTreeSet<u16> = (1..=16).collect();
+    for slot in 0..maps::INBOUND_MAX / 16 {
+        mesh.kernel.maps().capture(slot, &ports).expect("fits");
+    }
+    names(mesh.kernel.maps().capture(maps::PODS_MAX, &BTreeSet::from([80])).expect_err("full"), maps::LISTENS);
+    assert!(mesh.ask(FRIEND).is_ok());
+    // The pod's own are captured as before: nobody took the listener's place.
+    let opened = mesh_agent::pod::capture(&mesh.kernel, &mesh.pod, &BTreeSet::from([1]), &mesh.pair.pod.handle).expect("its own");
+    let app = mesh.pair.pod.run(|| TcpListener::bind("0.0.0.0:1").expect("bound"));
+    let proxy = TcpListener::from(opened.v4.expect("open"));
+    proxy.set_nonblocking(false).expect("blocking");
+    let client = mesh.pair.world.run(|| std::net::TcpStream::connect(at("9.0.1.2:1")).expect("accepted"));
+    assert_eq!(proxy.accept().expect("captured").1, client.local_addr().expect("connected"));
+    drop(app);
+}
+
+#[test]
 fn listeners() {
     let mesh = scene();
     mesh.fill(&[(tcp("11.1.2.3:80"), mode::PROXY, &[FRIEND])], &[], &[]);
     let own = &mesh.sockets().outbound_v4;
     let mut tables = mesh.kernel.maps();
-    let keys = (100..100 + maps::PODS_MAX).flat_map(|slot| (0..4).map(move |kind| ListenerKey { slot, kind }));
+    let keys = (100..100 + maps::PODS_MAX).flat_map(|slot| (0..listener::KINDS).map(move |kind| ListenerKey { slot, kind }));
     let refused = keys.into_iter().find_map(|key| tables.set_listener(key, own).err());
     names(refused.expect("the pod's own are there too"), maps::LISTENERS);
     drop(tables);

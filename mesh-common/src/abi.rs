@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -81,11 +81,13 @@ pub struct Dest {
 
 mod edge;
 pub mod host;
+mod inbound;
 pub mod policy;
 mod question;
 mod service;
 pub use edge::{Edge, EdgeKey};
 pub use host::{HandedKey, Host, HostKey};
+pub use inbound::{DialledKey, HEARD, InboundKey, silent};
 pub use question::Question;
 pub use service::{Backend, BackendKey, Endpoint, Load, NO_CELL, Service, UdpChoice, choice, mode};
 
@@ -135,6 +137,12 @@ pub mod listener {
     pub const OUTBOUND_V6: u32 = 2;
     /// DNS over TCP over IPv6.
     pub const DNS_TCP_V6: u32 = 3;
+    /// Captured incoming TCP over IPv4.
+    pub const INBOUND_V4: u32 = 4;
+    /// Captured incoming TCP over IPv6.
+    pub const INBOUND_V6: u32 = 5;
+    /// How many kinds there are.
+    pub const KINDS: u32 = 6;
 }
 
 /// A destination before rewriting; value of the UDP reverse table.
@@ -372,6 +380,7 @@ mod pod_impls {
         BackendKey,
         Config,
         Dest,
+        DialledKey,
         Diverted,
         Edge,
         EdgeKey,
@@ -383,6 +392,7 @@ mod pod_impls {
         HandedKey,
         Host,
         HostKey,
+        InboundKey,
         LearnedKey,
         LearnedName,
         ListenerKey,

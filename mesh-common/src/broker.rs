@@ -15,7 +15,7 @@ use std::net::{IpAddr, SocketAddr};
 /// Where the agent listens, by default.
 pub const SOCKET: &str = "/run/mesh/agent.sock";
 /// Raised with every incompatible change of the messages.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 /// Longest message. A pod's labels dominate it; Marathon refuses labels far below this.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Most descriptors in one message: 32 a batch cost 7 µs each, one at a time 60 µs; the kernel's limit is 253.
@@ -69,7 +69,7 @@ pub const GATEWAY_LISTENERS: usize = BATCH;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// mesh-proxy: [`Listener::OutboundV4`] and, where the pod has IPv6, [`Listener::OutboundV6`].
+    /// mesh-proxy: [`Listener::OutboundV4`], of pods with captured ports [`Listener::InboundV4`], and the same of IPv6 where the pod has it.
     Proxy,
     /// `mesh-proxy dns`: [`Listener::DnsUdp`] and [`Listener::DnsTcpV4`].
     Dns,
@@ -94,6 +94,12 @@ pub enum Listener {
     OutboundV4,
     /// The same over IPv6.
     OutboundV6,
+    /// TCP that comes to the pod from outside, to a port that the proxy takes. `getsockname` on an accepted connection is the pod's address and
+    /// that port, `getpeername` the client's. The proxy dials the application there; a brokered socket that it has bound to the client's address
+    /// before shows the application that address.
+    InboundV4,
+    /// The same over IPv6.
+    InboundV6,
     /// DNS over UDP: one wildcard socket with IP_PKTINFO; a reply must leave from the address that was asked.
     DnsUdp,
     /// DNS over TCP.

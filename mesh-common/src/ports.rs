@@ -2,6 +2,8 @@
 
 /// TCP, 127.0.0.1 inside each enrolled pod: captured outgoing connections. Istio's number, so that operators recognise it.
 pub const OUTBOUND: u16 = 15001;
+/// TCP, 127.0.0.1 inside pods with captured ports: connections from outside. Istio's number.
+pub const INBOUND: u16 = 15006;
 /// TCP and UDP inside each enrolled pod: the mesh's DNS. Istio's number.
 pub const DNS: u16 = 15053;
 /// TCP on the node of mesh-control: xDS (gRPC over TLS). Above the ports that Mesos agents offer (32000), below the ephemeral range.
@@ -14,7 +16,7 @@ pub const MESOS_AGENT: u16 = 5051;
 pub const DOMAIN: u16 = 53;
 
 /// What nobody but the mesh, DNS and Mesos may have on a node: a gateway's port is none of these.
-pub const RESERVED: [u16; 6] = [DOMAIN, MESOS_AGENT, OUTBOUND, DNS, XDS, API];
+pub const RESERVED: [u16; 7] = [DOMAIN, MESOS_AGENT, OUTBOUND, INBOUND, DNS, XDS, API];
 
 /// Socket mark of a captured connection inside a pod's namespace; the policy rule there matches it.
 pub const CAPTURE_MARK: u32 = 0x1d5;

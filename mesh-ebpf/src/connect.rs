@@ -2,7 +2,7 @@
 
 use crate::context::{Family, address, destination, rewrite, set_mark};
 use crate::datagram::file;
-use crate::emit::{self, PROCEED, count, refuse};
+use crate::emit::{self, proceed, refuse};
 use crate::host;
 use crate::loads;
 use crate::maps::{LEARNED, ORIGINALS};
@@ -60,10 +60,7 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
         Verdict::Deny(reason) => Err(reason),
     };
     match done {
-        Ok(code) => {
-            count(code);
-            PROCEED
-        }
+        Ok(code) => proceed(code, &dest, caller.slot()),
         Err(reason) => refuse(reason, &dest, caller.slot()),
     }
 }

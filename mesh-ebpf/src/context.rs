@@ -4,7 +4,7 @@
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_setsockopt};
-use aya_ebpf::programs::SockAddrContext;
+use aya_ebpf::programs::{SockAddrContext, SockOpsContext};
 use core::ptr::{read_volatile, write_volatile};
 use mesh_common::abi::{Addr, Dest};
 
@@ -87,4 +87,10 @@ pub(crate) fn set_mark(ctx: &SockAddrContext, mark: u32) -> bool {
 pub(crate) fn cookie(ctx: &SockAddrContext) -> u64 {
     // SAFETY: reads the context only.
     unsafe { bpf_get_socket_cookie(ctx.as_ptr()) }
+}
+
+/// The other side's port, host order: the context has it in network order, in whichever half of the word this machine's byte order puts it.
+#[inline(always)]
+pub(crate) fn remote_port(ctx: &SockOpsContext) -> u16 {
+    u32::from_be(ctx.remote_port()) as u16
 }

@@ -1,7 +1,7 @@
 //! sendto() on unconnected UDP sockets, and the way back. A mark set here would miss this very datagram, so everything is rewritten.
 
 use crate::context::{Family, address, cookie, destination, rewrite};
-use crate::emit::{PROCEED, count, refuse};
+use crate::emit::{PROCEED, proceed, refuse};
 use crate::loads;
 use crate::maps::{ORIGINALS, UDP_CHOICES, UDP_REVERSE};
 use crate::verdict::{Caller, judged};
@@ -57,10 +57,7 @@ fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
         Verdict::Deny(reason) => Err(reason),
     };
     match done {
-        Ok(code) => {
-            count(code);
-            PROCEED
-        }
+        Ok(code) => proceed(code, &dest, caller.slot()),
         Err(reason) => refuse(reason, &dest, caller.slot()),
     }
 }

@@ -1,43 +1,19 @@
-//! sockops: what the connections that connect() has sent to a backend come to, counted by client and VIP. Only those ask for more than the one
-//! callback that every connection makes before its SYN.
+//! What the connections that connect() has sent to a backend come to, counted by client and VIP.
 
-use crate::maps::{EDGES, ORIGINALS};
-use aya_ebpf::bindings::{
-    BPF_ANY, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED,
-    BPF_TCP_SYN_SENT,
-};
-use aya_ebpf::helpers::bpf_sk_storage_get;
-use aya_ebpf::macros::sock_ops;
+use crate::maps::EDGES;
+use aya_ebpf::bindings::{BPF_ANY, BPF_TCP_CLOSE, BPF_TCP_ESTABLISHED, BPF_TCP_SYN_SENT};
 use aya_ebpf::programs::SockOpsContext;
 use core::intrinsics::{AtomicOrdering, atomic_xadd};
-use core::ptr::{null_mut, read_volatile};
-use mesh_common::abi::{Dest, Diverted, Edge, EdgeKey, NO_CELL};
+use core::ptr::read_volatile;
+use mesh_common::abi::{Dest, Diverted, Edge, EdgeKey};
 use mesh_common::decide::l4::TCP;
 
 /// `srtt_us` is in eighths.
 const SRTT_SHIFT: u32 = 3;
 
-#[sock_ops]
-pub fn edges(ctx: SockOpsContext) -> u32 {
-    match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => {
-            if diverted(&ctx).is_some_and(|diverted| diverted.cell != NO_CELL) {
-                let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
-            }
-        }
-        BPF_SOCK_OPS_STATE_CB => {
-            if let Some(diverted) = diverted(&ctx) {
-                turned(&ctx, &diverted, ctx.arg(0), ctx.arg(1));
-            }
-        }
-        _ => {}
-    }
-    1
-}
-
 /// A connection went from one state to another.
 #[inline(always)]
-fn turned(ctx: &SockOpsContext, diverted: &Diverted, from: u32, to: u32) {
+pub(crate) fn turned(ctx: &SockOpsContext, diverted: &Diverted, from: u32, to: u32) {
     if to != BPF_TCP_CLOSE && (from != BPF_TCP_SYN_SENT || to != BPF_TCP_ESTABLISHED) {
         return;
     }
@@ -79,18 +55,4 @@ fn edge(diverted: &Diverted) -> Option<&'static mut Edge> {
 fn add(field: *mut u64, by: i64) {
     // SAFETY: an aligned field of an element of the map, which everybody changes atomically.
     unsafe { atomic_xadd::<i64, i64, { AtomicOrdering::Relaxed }>(field.cast(), by) };
-}
-
-/// What connect() has filed on this socket.
-#[inline(always)]
-fn diverted(ctx: &SockOpsContext) -> Option<Diverted> {
-    // SAFETY: the context's socket is valid during the call, and checked; the value is copied.
-    unsafe {
-        let sk = read_volatile(&raw const (*ctx.ops).__bindgen_anon_2.sk);
-        if sk.is_null() {
-            return None;
-        }
-        let value = bpf_sk_storage_get((&raw const ORIGINALS).cast_mut().cast(), sk.cast(), null_mut(), 0).cast::<Diverted>();
-        value.as_ref().copied()
-    }
 }

@@ -1,7 +1,11 @@
-//! The one path by which a flow is counted, and a refusal reported and turned into an errno.
+//! The one path by which a flow is counted and logged, and a refusal reported and turned into an errno.
+//!
+//! Log lines are for whoever starts the agent with `--kernel-log`: the verifier removes what is above the level that the programs are loaded with,
+//! so that by default there are none and nothing asks for them. Codes are `mesh_common::reason`'s; the agent puts their names to them.
 
 use crate::maps::{COUNTERS, EVENTS};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_set_retval};
+use aya_log_ebpf::{debug, info};
 use mesh_common::abi::{Dest, Event};
 use mesh_common::reason::Reason;
 
@@ -19,6 +23,27 @@ pub(crate) fn count(code: u8) {
     }
 }
 
+/// Counts a flow that goes on.
+#[inline(always)]
+pub(crate) fn proceed(code: u8, dest: &Dest, slot: u32) -> i32 {
+    count(code);
+    log_verdict(&Event { dest: *dest, slot, reason: code, ..Event::default() });
+    PROCEED
+}
+
+/// Functions of their own: what they put on the stack must not add to the hooks'.
+#[inline(never)]
+fn log_verdict(event: &Event) {
+    let Event { dest, slot, reason, .. } = event;
+    debug!((), "verdict code={} slot={} dest={:i} port={} proto={}", *reason, *slot, dest.addr.0, dest.port, dest.proto);
+}
+
+#[inline(never)]
+fn log_refusal(event: &Event) {
+    let Event { dest, slot, reason, pid, .. } = event;
+    info!((), "refused code={} slot={} dest={:i} port={} proto={} pid={}", *reason, *slot, dest.addr.0, dest.port, dest.proto, *pid);
+}
+
 /// Counts, reports and refuses.
 #[inline(always)]
 pub(crate) fn refuse(reason: Reason, dest: &Dest, slot: u32) -> i32 {
@@ -31,11 +56,13 @@ pub(crate) fn refuse(reason: Reason, dest: &Dest, slot: u32) -> i32 {
 #[inline(always)]
 pub(crate) fn report(reason: Reason, dest: &Dest, slot: u32, pid: u32) {
     count(reason.code());
+    // SAFETY: only reads the clock.
+    let time_ns = unsafe { bpf_ktime_get_ns() };
+    let event = Event { time_ns, dest: *dest, slot, pid, reason: reason.code(), pad: [0; 3] };
+    log_refusal(&event);
     // No room means that the agent is behind; the counter has it all the same.
     if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
-        // SAFETY: only reads the clock.
-        let time_ns = unsafe { bpf_ktime_get_ns() };
-        entry.write(Event { time_ns, dest: *dest, slot, pid, reason: reason.code(), pad: [0; 3] });
+        entry.write(event);
         entry.submit(0);
     }
 }

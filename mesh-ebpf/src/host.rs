@@ -1,22 +1,22 @@
 //! Workloads on the node's own network: who they are, and how the listener learns what a connection was meant for.
 //!
-//! Their connections are rewritten to the mesh's listeners (`abi::host`). `handed` files what was asked for when the source port is known
-//! and nothing is sent yet; `getsockname` of the accepted socket shows it, so that the proxy sees the same as in a pod; `steer_node` gives
+//! Their connections are rewritten to the mesh's listeners (`abi::host`). [`file`] notes what was asked for when the source port is known
+//! and nothing is sent yet (`tcp_events.rs`); `getsockname` of the accepted socket shows it, so that the proxy sees the same as in a pod; `steer_node` gives
 //! the thousands of addresses of a workload to its one listener.
 
 use crate::emit::PROCEED;
-use crate::maps::{HANDED, HOST, HOST_PODS, LISTENERS, ORIGINALS};
+use crate::maps::{HANDED, HOST, HOST_PODS, LISTENERS};
 use aya_ebpf::EbpfContext;
-use aya_ebpf::bindings::{__sk_buff, BPF_SK_LOOKUP_F_NO_REUSEPORT, BPF_SOCK_OPS_TCP_CONNECT_CB, bpf_sock, sk_action};
-use aya_ebpf::helpers::{bpf_get_cgroup_classid, bpf_get_current_ancestor_cgroup_id, bpf_sk_storage_get};
-use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup, sock_ops};
+use aya_ebpf::bindings::{__sk_buff, BPF_SK_LOOKUP_F_NO_REUSEPORT, bpf_sock, sk_action};
+use aya_ebpf::helpers::{bpf_get_cgroup_classid, bpf_get_current_ancestor_cgroup_id};
+use aya_ebpf::macros::{cgroup_sock_addr, sk_lookup};
 use aya_ebpf::programs::{SkLookupContext, SockAddrContext, SockOpsContext};
-use core::ptr::{null_mut, read_volatile};
+use core::ptr::read_volatile;
 use mesh_common::abi::{Addr, Dest, Diverted, HandedKey, Host, HostKey, ListenerKey, Pod, host, listener};
 use mesh_common::decide::l4::TCP;
 use mesh_common::ports;
 
-use crate::context::{Family, address, rewrite};
+use crate::context::{Family, address, remote_port, rewrite};
 
 /// Are class ids asked for? The agent writes it before loading, where the kernel knows net_cls (`abi::host::CLASSES_GLOBAL`).
 #[unsafe(no_mangle)]
@@ -26,7 +26,7 @@ const AF_INET: u32 = 2;
 
 /// The workload of the process that makes the call: by its cgroup, else by its class id.
 #[inline(always)]
-pub(crate) fn workload(ctx: &SockAddrContext) -> Option<&'static Pod> {
+pub(crate) fn workload(ctx: &impl EbpfContext) -> Option<&'static Pod> {
     let host = settings()?;
     let mut i = 0;
     while i < host::LEVELS {
@@ -87,33 +87,14 @@ fn settings() -> Option<&'static Host> {
     HOST.get(0).filter(|host| host.netns != 0)
 }
 
-/// The source port is known, and the SYN is not sent.
-#[sock_ops]
-pub fn handed(ctx: SockOpsContext) -> u32 {
-    if ctx.op() == BPF_SOCK_OPS_TCP_CONNECT_CB {
-        file(&ctx);
-    }
-    1
-}
-
+/// Files what a connection was meant for that is handed over: its source port is known, and the SYN is not sent.
 #[inline(always)]
-fn file(ctx: &SockOpsContext) {
+pub(crate) fn file(ctx: &SockOpsContext, diverted: &Diverted) {
     let listener = ctx.remote_ip4().to_ne_bytes();
-    // In network order, in whichever half of the word this machine's byte order puts it.
-    let port = u32::from_be(ctx.remote_port()) as u16;
+    let port = remote_port(ctx);
     if host::owner(listener).is_none() || (port != ports::OUTBOUND && port != ports::DNS) {
         return;
     }
-    // SAFETY: the context is valid during the call; a null socket is asked for nothing.
-    let diverted = unsafe {
-        let sk = read_volatile(&raw const (*ctx.ops).__bindgen_anon_2.sk);
-        if sk.is_null() {
-            return;
-        }
-        let value = bpf_sk_storage_get((&raw const ORIGINALS).cast_mut().cast(), sk.cast(), null_mut(), 0).cast::<Diverted>();
-        value.as_ref().copied()
-    };
-    let Some(diverted) = diverted else { return };
     let client = ctx.local_ip4().to_ne_bytes();
     let key = HandedKey { client, listener, client_port: ctx.local_port() as u16, listener_port: port };
     // An LRU has room; if not, the listener finds nothing and refuses.

@@ -4,11 +4,12 @@
 //! |---|---|---|
 //! | `connect4`, `connect6` | cgroup connect | `connect.rs` |
 //! | `sendmsg4`, `sendmsg6`, `recvmsg4`, `recvmsg6` | cgroup UDP | `datagram.rs` |
-//! | `edges` | sockops | `edges.rs` |
-//! | `release` | cgroup socket release | `release.rs` |
+//! | `tcp_events` | sockops | `tcp_events.rs` (what they come to: `edges.rs`, `host.rs`, `inbound.rs`) |
+//! | `bind4`, `bind6` | cgroup bind | `inbound.rs` |
+//! | `create`, `release` | cgroup socket creation and release | `create.rs`, `release.rs` |
 //! | `getpeername4`, `getpeername6` | cgroup | `peername.rs` |
 //! | `from_pod`, `to_pod` | tc at the host's end of the veth, one instance per pod | `guard.rs` |
-//! | `handed`, `getsockname4`, `getsockname6` | cgroup sock_ops, cgroup | `host.rs` |
+//! | `getsockname4`, `getsockname6` | cgroup | `host.rs` |
 //! | `steer_node` | sk_lookup, the node's own namespace | `host.rs` |
 //! | `judge` | none: asked by tests | `judge.rs` |
 //! | `steer` | sk_lookup, one instance per pod | `steer.rs` |
@@ -21,17 +22,20 @@
 
 mod connect;
 mod context;
+mod create;
 mod datagram;
 mod edges;
 mod emit;
 mod guard;
 mod host;
+mod inbound;
 mod judge;
 mod loads;
 mod maps;
 mod peername;
 mod release;
 mod steer;
+mod tcp_events;
 mod verdict;
 
 /// Found by the agent in the object before it loads it.

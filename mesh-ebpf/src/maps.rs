@@ -6,8 +6,8 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, Diverted, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, FlowKey, HandedKey, Host,
-    HostKey, LearnedKey, LearnedName, ListenerKey, Load, Original, Pod, Service, Tag, UdpChoice, UdpKey, listener, maps,
+    Addr, Backend, BackendKey, Config, Dest, DialledKey, Diverted, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, FlowKey, HandedKey, Host,
+    HostKey, InboundKey, LearnedKey, LearnedName, ListenerKey, Load, Original, Pod, Service, Tag, UdpChoice, UdpKey, listener, maps,
 };
 use mesh_common::decide::l4::{Tables, stricter};
 use mesh_common::reason;
@@ -35,9 +35,9 @@ pub(crate) static EGRESS_CIDR: LpmTrie<EgressNet, u32> = LpmTrie::with_max_entri
 /// The agent's own: no program reads it.
 #[map]
 pub(crate) static LEARNED: HashMap<LearnedKey, LearnedName> = HashMap::with_max_entries(maps::LEARNED_MAX, BPF_F_NO_PREALLOC);
-/// Four listeners of each pod.
+/// One listener of each kind of each pod.
 #[map]
-pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(maps::PODS_MAX * (listener::DNS_TCP_V6 + 1), 0);
+pub(crate) static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(maps::PODS_MAX * listener::KINDS, 0);
 #[btf_map]
 pub(crate) static TAGS: SkStorage<Tag> = SkStorage::new();
 #[btf_map]
@@ -58,6 +58,14 @@ pub(crate) static HOST_PODS: HashMap<HostKey, Pod> = HashMap::with_max_entries(m
 pub(crate) static HANDED: LruHashMap<HandedKey, Original> = LruHashMap::with_max_entries(maps::HANDED_MAX, 0);
 #[map]
 pub(crate) static EDGES: LruHashMap<EdgeKey, Edge> = LruHashMap::with_max_entries(maps::EDGES_MAX, 0);
+#[map]
+pub(crate) static INBOUND: HashMap<InboundKey, u64> = HashMap::with_max_entries(maps::INBOUND_MAX, BPF_F_NO_PREALLOC);
+#[map]
+pub(crate) static LISTENS: HashMap<InboundKey, u64> = HashMap::with_max_entries(maps::INBOUND_MAX, BPF_F_NO_PREALLOC);
+#[btf_map]
+pub(crate) static CLIENTS: SkStorage<Original> = SkStorage::new();
+#[map]
+pub(crate) static DIALLED: LruHashMap<DialledKey, Original> = LruHashMap::with_max_entries(maps::DIALLED_MAX, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
 #[map]

@@ -1,9 +1,10 @@
-//! sk_lookup: gives captured connections to the pod's listeners. One instance per pod, told whose it is by a read-only global, so that
+//! sk_lookup: gives captured connections, those that leave the pod and those that come to it, to the pod's listeners. One instance per pod, told whose it is by a read-only global, so that
 //! it does not depend on addresses being unique on the node.
 //!
 //! Addresses stay as they were: `getsockname` on the accepted socket is the original destination.
 
-use crate::maps::LISTENERS;
+use crate::inbound;
+use crate::maps::{CONFIG, LISTENERS};
 use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, sk_action};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
@@ -34,14 +35,17 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
     // SAFETY: a valid static; volatile, because the agent changes it behind the compiler's back.
     let pod = unsafe { read_volatile(&raw const POD) };
     let domain = lookup.local_port == u32::from(ports::DOMAIN);
-    if !is_captured(&pod, &local, &remote, lookup.ingress_ifindex, domain) {
+    let kind = if is_captured(&pod, &local, &remote, lookup.ingress_ifindex, domain) {
+        match (v4, domain) {
+            (true, false) => listener::OUTBOUND_V4,
+            (true, true) => listener::DNS_TCP_V4,
+            (false, false) => listener::OUTBOUND_V6,
+            (false, true) => listener::DNS_TCP_V6,
+        }
+    } else if is_from_outside(&pod, &local, &remote, lookup.ingress_ifindex) && inbound::takes(pod.slot, lookup.local_port as u16) {
+        if v4 { listener::INBOUND_V4 } else { listener::INBOUND_V6 }
+    } else {
         return sk_action::SK_PASS;
-    }
-    let kind = match (v4, domain) {
-        (true, false) => listener::OUTBOUND_V4,
-        (true, true) => listener::DNS_TCP_V4,
-        (false, false) => listener::OUTBOUND_V6,
-        (false, true) => listener::DNS_TCP_V6,
     };
     // The exact socket: while an old agent's listener and a new one's share the port, the group must not choose.
     match LISTENERS.redirect_sk_lookup(&ctx, ListenerKey { slot: pod.slot, kind }, u64::from(BPF_SK_LOOKUP_F_NO_REUSEPORT)) {
@@ -52,15 +56,31 @@ pub fn steer(ctx: SkLookupContext) -> u32 {
 
 /// A connection that left this pod and came back by the capture route (which leads over lo): it comes from the pod itself, whatever
 /// address it was bound to, and not to the pod itself; or it asks for DNS, which the decision takes at any address, Docker's 127.0.0.11
-/// included. Everything else (inbound, loopback, link-local) is none of our business.
+/// included. Loopback and link-local are none of our business.
 #[inline(always)]
 fn is_captured(pod: &Pod, local: &Addr, remote: &Addr, ingress_ifindex: u32, domain: bool) -> bool {
+    let to_here = is_own(pod, local) || local.is_loopback() || is_link_local(local);
+    is_from_here(pod, remote, ingress_ifindex) && (domain || !to_here)
+}
+
+/// A connection to the pod that neither the pod makes (its executor, which checks its health, shares its namespace), nor the proxy to the
+/// application beside it, nor its own node, which looks after it.
+#[inline(always)]
+fn is_from_outside(pod: &Pod, local: &Addr, remote: &Addr, ingress_ifindex: u32) -> bool {
+    let from_node = CONFIG.get(0).is_some_and(|config| config.node == *remote);
+    is_own(pod, local) && !from_node && !is_from_here(pod, remote, ingress_ifindex)
+}
+
+#[inline(always)]
+fn is_from_here(pod: &Pod, remote: &Addr, ingress_ifindex: u32) -> bool {
     /// The loopback device is the first of every namespace (`LOOPBACK_IFINDEX`).
     const LO: u32 = 1;
-    let own = |addr: &Addr| *addr == pod.addr4 || *addr == pod.addr6;
-    let from_here = own(remote) || remote.is_loopback() || ingress_ifindex == LO;
-    let to_here = own(local) || local.is_loopback() || is_link_local(local);
-    from_here && (domain || !to_here)
+    is_own(pod, remote) || remote.is_loopback() || ingress_ifindex == LO
+}
+
+#[inline(always)]
+fn is_own(pod: &Pod, addr: &Addr) -> bool {
+    *addr == pod.addr4 || *addr == pod.addr6
 }
 
 #[inline(always)]

@@ -28,6 +28,8 @@ use tokio_rustls::TlsAcceptor;
 pub enum Door {
     /// A pod's, captured. The socket's own address is nobody's destination.
     Captured,
+    /// What comes to a pod from outside, at its own address and a port that the mesh takes. The socket's own address is nobody's destination.
+    Inbound,
     /// Anybody's, at an address of the node's gateway.
     Gateway(SocketAddr),
 }
@@ -128,15 +130,16 @@ async fn serve(guest: Guest, stream: TcpStream, source: SocketAddr, own: SocketA
     let Ok(destination) = stream.local_addr() else { return };
     let gateway = match door {
         // On the node's own network the kernel shows that too, if it was the kernel who brought the connection.
-        Door::Captured if destination == own || is_hand_over(destination) => {
+        Door::Captured | Door::Inbound if destination == own || is_hand_over(destination) => {
             return shared.metrics.refuse(Reason::MeshListener.label());
         }
-        Door::Captured => None,
+        Door::Captured | Door::Inbound => None,
         Door::Gateway(address) => Some(address),
     };
     // Latency counts more than packets here; a failure to say so is none.
     let _ = stream.set_nodelay(true);
-    let mut inbound = Inbound { gateway, destination, source, hello: Default::default() };
+    let to_pod = matches!(door, Door::Inbound);
+    let mut inbound = Inbound { gateway, to_pod, destination, source, hello: Default::default() };
     if let Err(reason) = find(guest, stream, &mut inbound, &shared).await {
         tracing::debug!(%source, %destination, reason, "refused");
         shared.metrics.refuse(reason);

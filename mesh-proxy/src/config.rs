@@ -21,6 +21,8 @@ pub struct Config {
     pub listeners: Table<SocketAddr, Arc<Listener>>,
     /// For the gateway's ports, by where they listen.
     pub gateway: Table<SocketAddr, Arc<Listener>>,
+    /// For what comes to pods' captured ports.
+    pub inbound: Option<Arc<Listener>>,
     /// By name.
     pub clusters: Table<Arc<str>, Arc<Cluster>>,
 }
@@ -62,6 +64,8 @@ mod tests {
                 name: address.to_string(),
                 address,
                 bound: false,
+                inbound: false,
+                original_source: false,
                 inspect: Inspect::default(),
                 conditions: Vec::new(),
                 chains: Vec::new(),

@@ -106,6 +106,8 @@ mod tests {
             name: mesh_xds::names::gateway_listener(address),
             address,
             bound: true,
+            inbound: false,
+            original_source: false,
             inspect: Inspect::default(),
             conditions: Vec::new(),
             chains: Vec::new(),

@@ -11,6 +11,8 @@ use crate::shared::{PodStatus, Shared};
 use crate::spread::Share;
 use crate::telemetry::pod::Known;
 use mesh_common::broker::{Family, Workload};
+use nix::sys::socket::setsockopt;
+use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use rand::rngs::SmallRng;
 use rand::{RngCore, SeedableRng};
 use std::cell::RefCell;
@@ -130,8 +132,26 @@ impl Pod {
     /// # Errors
     /// Says which of the three ways it failed.
     pub async fn connect(&self, to: SocketAddr, limit: Duration) -> Result<TcpStream, ConnectError> {
+        self.connect_as(None, to, limit).await
+    }
+
+    /// The same for a client whom the application beside us is to see.
+    ///
+    /// # Errors
+    /// As above.
+    pub async fn connect_as(
+        &self,
+        client: Option<SocketAddr>,
+        to: SocketAddr,
+        limit: Duration,
+    ) -> Result<TcpStream, ConnectError> {
         let family = if to.is_ipv4() { Family::V4 } else { Family::V6 };
         let socket = self.stock.take(family).await?;
+        if let Some(client) = client {
+            // The kernel notes the address and binds to none (the agent's programs): the port is chosen when it connects.
+            let free = setsockopt(&socket, IpBindAddressNoPort, &true).map_err(std::io::Error::from);
+            free.and_then(|()| socket.bind(client)).map_err(ConnectError::Failed)?;
+        }
         // Latency counts more than packets here; a failure to say so is none.
         let _ = socket.set_nodelay(true);
         let connected = tokio::time::timeout(limit, socket.connect(to)).await;

@@ -63,6 +63,7 @@ async fn through<'p>(
     let Some(cluster) = config.clusters.get(name).cloned() else { return record.flags.set(Flags::NO_CLUSTER) };
     let ask = Ask { hash: tcp.hash_source_ip.then(|| source_ip(inbound.source.ip())), original: inbound.destination };
     let upstream = pod.upstream(&cluster.name);
+    let client = inbound.listener(&config).filter(|listener| listener.original_source).map(|_| inbound.source);
     for _ in 0..tcp.connect_attempts {
         let Some(address) = pod.with_rng(|rng| upstream.pick(&cluster, &ask, &[], 0, rng)) else {
             record.flags.set(Flags::NO_HEALTHY);
@@ -76,10 +77,10 @@ async fn through<'p>(
             record.ended = "overflow";
             return;
         };
-        match upstream.connect_tcp(pod, &cluster, address).await {
+        match upstream.connect_tcp(pod, &cluster, (client, address)).await {
             Ok(mut server) => {
                 let log = tcp.access_log.clone();
-                record.open = Some(Open::new(pod, &config, (&cluster.name, address), Some(inbound.destination), log));
+                record.open = Some(Open::new(pod, &config, (&cluster.name, address), inbound, log));
                 record.flags = Flags::default();
                 // A snapshot is not kept for as long as a connection may last.
                 drop((config, cluster));

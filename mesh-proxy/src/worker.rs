@@ -52,12 +52,14 @@ impl Entrance {
     /// Of a pod; `None` if it is not for captured connections.
     #[must_use]
     pub fn captured(listener: Listener, socket: OwnedFd) -> Option<Self> {
-        let family = match listener {
-            Listener::OutboundV4 => Family::V4,
-            Listener::OutboundV6 => Family::V6,
+        let (door, family) = match listener {
+            Listener::OutboundV4 => (Door::Captured, Family::V4),
+            Listener::OutboundV6 => (Door::Captured, Family::V6),
+            Listener::InboundV4 => (Door::Inbound, Family::V4),
+            Listener::InboundV6 => (Door::Inbound, Family::V6),
             Listener::DnsUdp | Listener::DnsTcpV4 => return None,
         };
-        Some(Self { door: Door::Captured, family, socket })
+        Some(Self { door, family, socket })
     }
 
     /// What comes in there.

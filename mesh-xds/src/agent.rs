@@ -141,6 +141,9 @@ pub struct Workload {
     /// It uses its node's own network namespace.
     #[prost(bool, tag = "8")]
     pub host_network: bool,
+    /// Its own ports whose connections from outside are handed to the proxy.
+    #[prost(uint32, repeated, tag = "9")]
+    pub inbound_ports: Vec<u32>,
 }
 
 /// Settings of the whole mesh.

@@ -131,7 +131,9 @@ fn listeners(role: Role, pod: &Served) -> Vec<(Listener, BorrowedFd<'_>)> {
     match role {
         Role::Proxy => {
             let v6 = sockets.outbound_v6.as_ref().map(|fd| (Listener::OutboundV6, fd.as_fd()));
-            [(Listener::OutboundV4, sockets.outbound_v4.as_fd())].into_iter().chain(v6).collect()
+            let inbound = [(Listener::InboundV4, &sockets.inbound.v4), (Listener::InboundV6, &sockets.inbound.v6)];
+            let inbound = inbound.into_iter().filter_map(|(which, socket)| Some((which, socket.as_ref()?.as_fd())));
+            [(Listener::OutboundV4, sockets.outbound_v4.as_fd())].into_iter().chain(v6).chain(inbound).collect()
         }
         Role::Dns => vec![(Listener::DnsUdp, sockets.dns_udp.as_fd()), (Listener::DnsTcpV4, sockets.dns_tcp.as_fd())],
     }

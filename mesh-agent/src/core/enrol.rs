@@ -88,7 +88,9 @@ pub fn plan(
         };
         let pod = describe((slot, policies.get(&workload.namespace)), place, workload);
         match held.get(&cookie) {
-            Some((before, told)) if is_in_place(before, &pod) && known.get(&cookie) == Some(before) => {
+            Some((before, told))
+                if is_in_place(before, &pod) && known.get(&cookie) == Some(before) && told.inbound == workload.inbound =>
+            {
                 if told != workload || *before != pod {
                     plan.steps.push(Step::Describe(cookie, pod, workload.clone()));
                 }

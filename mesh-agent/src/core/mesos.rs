@@ -1,8 +1,9 @@
 //! What a Mesos agent says of its containers (`GET_CONTAINERS`), and which Marathon instance each is.
 
 use super::resources::Workload;
+use mesh_common::inbound;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An outermost container of this node. Nested ones share its cgroup and network.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -83,6 +84,8 @@ impl Identity {
             app: format!("/{}", path.replace('_', "/")),
             namespace: namespace.to_ascii_lowercase(),
             labels: self.labels.clone(),
+            // Which ports `*` stands for, and what is wrong with a label, is the control plane's to say.
+            inbound: inbound::ports(&self.labels, &BTreeSet::new()).unwrap_or_default(),
             ..Workload::default()
         }
     }

@@ -4,6 +4,7 @@ use super::bypass::Bypass;
 use super::egress::{Rule, rule};
 use mesh_common::abi::{Dest, choice, egress, mode};
 use mesh_common::decide::l4::{TCP, UDP};
+use mesh_common::inbound::MOST;
 use mesh_xds::agent as wire;
 use mesh_xds::client::Delivery;
 use prost::Message;
@@ -63,6 +64,8 @@ pub struct Workload {
     pub enrol: bool,
     /// It has no namespace of its own.
     pub host_network: bool,
+    /// Its ports whose connections from outside the proxy takes.
+    pub inbound: BTreeSet<u16>,
 }
 
 /// A service.
@@ -245,10 +248,15 @@ fn mesh(wire: wire::Mesh) -> Field<Mesh> {
 }
 
 fn workload(wire: wire::Workload) -> Field<Workload> {
-    let wire::Workload { id, app, namespace, node, addresses, labels, enrol, host_network } = wire;
+    let wire::Workload { id, app, namespace, node, addresses, labels, enrol, host_network, inbound_ports } = wire;
     let addresses = addresses.iter().enumerate().map(|(i, text)| address(&format!("addresses[{i}]"), text));
     let addresses = addresses.collect::<Field<_>>()?;
-    Ok(Workload { id, app, namespace, node, addresses, labels: labels.into_iter().collect(), enrol, host_network })
+    let inbound = inbound_ports.iter().enumerate().map(|(i, number)| port(&format!("inbound_ports[{i}]"), *number));
+    let inbound: BTreeSet<u16> = inbound.collect::<Field<_>>()?;
+    if inbound.len() > MOST {
+        return Err(("inbound_ports".to_owned(), format!("{} ports are more than {MOST}", inbound.len())));
+    }
+    Ok(Workload { id, app, namespace, node, addresses, labels: labels.into_iter().collect(), enrol, host_network, inbound })
 }
 
 fn service(wire: wire::Service) -> Field<Service> {

@@ -28,7 +28,7 @@ impl Kernel {
         if ends.is_empty() {
             return Ok(0);
         }
-        let mut object = load(&self.pins, Some(pod))?;
+        let mut object = load(&self.pins, self.log, Some(pod))?;
         for end in &ends {
             for (name, direction) in HOOKS {
                 self.attach_guard(&mut object, name, direction, cookie, end)?;

@@ -38,7 +38,7 @@ impl Kernel {
     /// # Errors
     /// If it does not load or attach.
     pub fn steer_node(&self, namespace: &Namespace) -> Result<(), Error> {
-        let mut object = load(&self.pins, None)?;
+        let mut object = load(&self.pins, self.log, None)?;
         let program = |error| Error::Program { name: STEER_NODE, refused: Refused::from(error) };
         let Some(Program::SkLookup(steer)) = object.program_mut(STEER_NODE) else { return Err(Error::NoObject) };
         steer.load().map_err(program)?;

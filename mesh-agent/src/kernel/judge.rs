@@ -18,7 +18,7 @@ impl Kernel {
     /// # Errors
     /// If it does not load.
     pub fn judge(&self) -> Result<Judge, Error> {
-        let mut object = load(&self.pins, None)?;
+        let mut object = load(&self.pins, self.log, None)?;
         let Some(Program::SchedClassifier(program)) = object.program_mut(NAME) else { return Err(Error::NoObject) };
         program.load().map_err(|error| Error::Program { name: NAME, refused: Refused::from(error) })?;
         Ok(Judge { object })

@@ -7,8 +7,8 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, Host, HostKey, LearnedKey,
-    LearnedName, ListenerKey, Original, Pod, Service, Tag, UdpKey, maps,
+    Addr, Backend, BackendKey, Config, Dest, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, Host, HostKey, InboundKey,
+    LearnedKey, LearnedName, ListenerKey, Original, Pod, Service, Tag, UdpKey, maps,
 };
 use mesh_common::reason;
 use std::collections::BTreeMap;
@@ -40,6 +40,8 @@ pub struct Maps {
     tags: SkStorage<MapData, Tag>,
     counters: PerCpuArray<MapData, u64>,
     edges: HashMap<MapData, EdgeKey, Edge>,
+    pub(super) inbound: HashMap<MapData, InboundKey, u64>,
+    pub(super) listens: HashMap<MapData, InboundKey, u64>,
 }
 
 impl Maps {
@@ -79,6 +81,8 @@ impl Maps {
             tags: typed(maps::TAGS, map(maps::TAGS)?)?,
             counters: typed(maps::COUNTERS, map(maps::COUNTERS)?)?,
             edges: typed(maps::EDGES, map(maps::EDGES)?)?,
+            inbound: typed(maps::INBOUND, map(maps::INBOUND)?)?,
+            listens: typed(maps::LISTENS, map(maps::LISTENS)?)?,
         })
     }
 
@@ -268,7 +272,7 @@ pub(super) fn gone(result: Result<(), MapError>) -> Result<(), MapError> {
     }
 }
 
-fn is_missing(error: &MapError) -> bool {
+pub(super) fn is_missing(error: &MapError) -> bool {
     match error {
         MapError::KeyNotFound => true,
         MapError::SyscallError(error) => error.io_error.raw_os_error() == Some(libc::ENOENT),

@@ -1,6 +1,6 @@
 //! The sockets that the agent makes in a pod. Every function here must run inside the pod's namespace ([`super::Namespace::visit`]).
 
-use super::{PodSockets, loopback_v4, loopback_v6};
+use super::{Inbound, PodSockets, loopback_v4, loopback_v6};
 use mesh_common::abi::host;
 use mesh_common::broker::Family;
 use mesh_common::ports;
@@ -22,6 +22,18 @@ pub fn open(ipv6: bool) -> io::Result<PodSockets> {
         outbound_v6: if ipv6 { Some(named("[::1]:15001", listen(loopback_v6(ports::OUTBOUND)))?) } else { None },
         dns_udp: named("UDP 0.0.0.0:15053", dns_udp(SocketAddr::from((Ipv4Addr::UNSPECIFIED, ports::DNS))))?,
         dns_tcp: named("127.0.0.1:15053", listen(loopback_v4(ports::DNS)))?,
+        inbound: Inbound::default(),
+    })
+}
+
+/// Opens the listeners for what comes to the pod's captured ports.
+///
+/// # Errors
+/// Names the listener that could not be opened.
+pub fn open_inbound(ipv6: bool) -> io::Result<Inbound> {
+    Ok(Inbound {
+        v4: Some(named("127.0.0.1:15006", listen(loopback_v4(ports::INBOUND)))?),
+        v6: if ipv6 { Some(named("[::1]:15006", listen(loopback_v6(ports::INBOUND)))?) } else { None },
     })
 }
 
@@ -42,6 +54,7 @@ pub fn open_on_host(slot: u32) -> io::Result<PodSockets> {
         outbound_v6: on_host(v6, Domain::IPV6).ok(),
         dns_udp: named(dns, dns_udp(dns))?,
         dns_tcp: named(dns, on_host(dns, Domain::IPV4))?,
+        inbound: Inbound::default(),
     })
 }
 
@@ -80,7 +93,9 @@ pub fn unconnected(family: Family, count: usize) -> io::Result<Vec<OwnedFd>> {
 /// If a listener cannot be revived.
 pub fn revive(sockets: &PodSockets) -> io::Result<usize> {
     let mut revived = 0;
-    for socket in [Some(&sockets.outbound_v4), sockets.outbound_v6.as_ref(), Some(&sockets.dns_tcp)].into_iter().flatten() {
+    let Inbound { v4, v6 } = &sockets.inbound;
+    let all = [Some(&sockets.outbound_v4), sockets.outbound_v6.as_ref(), Some(&sockets.dns_tcp), v4.as_ref(), v6.as_ref()];
+    for socket in all.into_iter().flatten() {
         revived += usize::from(revive_one(socket)?);
     }
     Ok(revived)

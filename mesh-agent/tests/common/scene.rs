@@ -149,6 +149,7 @@ impl Scene {
             labels: [("version".to_owned(), "v1".to_owned())].into(),
             enrol: true,
             host_network: false,
+            inbound_ports: Vec::new(),
         }
     }
 }

@@ -46,8 +46,18 @@ pub const HOST_PODS: &str = "HOST_PODS";
 pub const HANDED: &str = "HANDED";
 /// `LruHashMap<EdgeKey, Edge>`: connections by client and VIP.
 pub const EDGES: &str = "EDGES";
+/// `HashMap<InboundKey, u64>`: ports of pods that the proxy takes, and since when nobody listens there.
+pub const INBOUND: &str = "INBOUND";
+/// `HashMap<InboundKey, u64>`: how often somebody began to listen on such a port.
+pub const LISTENS: &str = "LISTENS";
+/// `SkStorage<Original>`: as whom the proxy dials with this socket.
+pub const CLIENTS: &str = "CLIENTS";
+/// `LruHashMap<DialledKey, Original>`: the same of connections that the application has not accepted yet.
+pub const DIALLED: &str = "DIALLED";
+/// `RingBuf`: lines of the kernel's log, as aya-log writes them.
+pub const LOGS: &str = "AYA_LOGS";
 /// All of them: what is pinned.
-pub const ALL: [&str; 24] = [
+pub const ALL: [&str; 29] = [
     CONFIG,
     PODS_BY_NETNS,
     SERVICES,
@@ -70,8 +80,13 @@ pub const ALL: [&str; 24] = [
     HOST_PODS,
     HANDED,
     EDGES,
+    INBOUND,
+    LISTENS,
+    CLIENTS,
+    DIALLED,
     COUNTERS,
     EVENTS,
+    LOGS,
 ];
 /// `PerCpuArray<u64>`, indexed by reason code.
 pub const COUNTERS: &str = "COUNTERS";
@@ -109,5 +124,10 @@ pub const HANDED_MAX: u32 = 65_536;
 /// Clients and the VIPs that they use: 64 for each of 256 pods. Those that were silent longest are forgotten (LRU) by the kernel; the agent has
 /// added them up.
 pub const EDGES_MAX: u32 = 16_384;
+/// Captured ports of all pods: sixteen of each.
+pub const INBOUND_MAX: u32 = 16 * PODS_MAX;
+/// Connections of the proxy to the application beside it, between their SYN and the moment the application has them; the oldest are forgotten
+/// (LRU), and show the proxy's own address then.
+pub const DIALLED_MAX: u32 = 65_536;
 /// Bytes of the ring buffer: about 1,300 refusals between two reads of the agent.
 pub const EVENTS_BYTES: u32 = 65_536;

@@ -141,7 +141,7 @@ fn local(flow: &Flow<'_>, pod: &Pod, config: &Config) -> Option<Verdict> {
     }
     if loopback || own {
         return Some(match dest.port {
-            ports::OUTBOUND | ports::DNS => Verdict::Deny(Reason::MeshListener),
+            ports::OUTBOUND | ports::INBOUND | ports::DNS => Verdict::Deny(Reason::MeshListener),
             _ if loopback => Verdict::Pass(Passed::Loopback),
             _ => Verdict::Pass(Passed::OwnAddress),
         });

@@ -20,6 +20,7 @@ mod fault;
 mod gateway;
 mod hash;
 mod headers;
+mod inbound;
 mod index;
 mod listener;
 mod matching;
@@ -170,14 +171,18 @@ pub(crate) fn compile(
     let modes = registry.tcp_ports().map(|(key, port)| (key, port.mode)).collect();
     let egress = egress::Entries::new(&index, config, &modes, &mut unsupported, &before.egress);
     let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new(), scope: String::new() };
-    let (listeners, routes) = (compiler.listeners(), compiler.routes());
+    let (mut listeners, routes) = (compiler.listeners(), compiler.routes());
     gateway::missing(config, &mut unsupported);
     let edges = edges::Edges::new(&mut compiler, &carrying, config, &mut unsupported, &before.edges);
     unsupported.sort();
     unsupported.dedup();
     let (assigned, mut clusters) = compiler.clusters();
     if settings.outbound == OutboundPolicy::AllowAny && settings.abilities.original_dst {
-        clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough()));
+        clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough(PASSTHROUGH)));
+    }
+    if registry.workloads.values().any(|workload| !workload.inbound.is_empty()) {
+        clusters.insert(inbound::CLUSTER.to_owned(), versioned(&passthrough(inbound::CLUSTER)));
+        listeners.insert(inbound::LISTENER.to_owned(), versioned(&inbound::listener()));
     }
     let collector = settings.telemetry.zipkin.as_ref().and_then(|address| Some((address.ip()?, address.port)));
     if let Some((ip, port)) = collector {
@@ -391,10 +396,10 @@ impl Compiler<'_, '_> {
     }
 }
 
-fn passthrough() -> envoy::cluster::Cluster {
+fn passthrough(name: &str) -> envoy::cluster::Cluster {
     use envoy::cluster::cluster::{ClusterDiscoveryType, DiscoveryType, LbPolicy};
     envoy::cluster::Cluster {
-        name: PASSTHROUGH.to_owned(),
+        name: name.to_owned(),
         cluster_discovery_type: Some(ClusterDiscoveryType::Type(DiscoveryType::OriginalDst.into())),
         lb_policy: LbPolicy::ClusterProvided.into(),
         connect_timeout: Some(envoy::duration(std::time::Duration::from_secs(10))),

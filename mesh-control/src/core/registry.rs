@@ -270,4 +270,6 @@ pub(crate) struct Workload {
     pub(crate) labels: Arc<BTreeMap<String, String>>,
     pub(crate) enrol: bool,
     pub(crate) host_network: bool,
+    /// Its ports whose connections from outside its node's proxy takes.
+    pub(crate) inbound: BTreeSet<u16>,
 }

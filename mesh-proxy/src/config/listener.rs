@@ -19,6 +19,10 @@ pub struct Listener {
     pub address: SocketAddr,
     /// It has a port of the node's own (a gateway's); else it takes what pods' captured connections were meant for.
     pub bound: bool,
+    /// It takes what comes from outside to pods' captured ports.
+    pub inbound: bool,
+    /// Endpoints are dialled from the client's own address.
+    pub original_source: bool,
     /// What is looked at before a chain is chosen.
     pub inspect: Inspect,
     /// Conditions of `chains`, place by place.
@@ -102,8 +106,10 @@ pub struct Tcp {
 /// How a connection came in.
 #[derive(Clone, Debug)]
 pub struct Inbound {
-    /// The address of the gateway's listener; `None`: captured from a pod.
+    /// The address of the gateway's listener; `None`: captured from a pod, or on its way to one.
     pub gateway: Option<SocketAddr>,
+    /// It came to the pod from outside.
+    pub to_pod: bool,
     /// Where the client wanted to go.
     pub destination: SocketAddr,
     /// Where it comes from.
@@ -118,6 +124,7 @@ impl Inbound {
     pub fn listener<'c>(&self, config: &'c Config) -> Option<&'c Arc<Listener>> {
         match self.gateway {
             Some(address) => config.gateway.get(&address),
+            None if self.to_pod => config.inbound.as_ref(),
             None => config.listener(self.destination),
         }
     }

@@ -16,16 +16,20 @@ pub struct Peer {
     pub canonical_revision: String,
     /// The cluster (of clusters) that it runs in.
     pub cluster: String,
+    /// Its own port is captured: a proxy beside it counts for it.
+    pub tells: bool,
 }
 
 impl Peer {
-    /// Reads `workload;namespace;canonical service;canonical revision;cluster`. What is missing at the end is empty, what is too much is
+    /// Reads `workload;namespace;canonical service;canonical revision;cluster`, and what our control plane says after that: `inbound`. What is missing at the end is empty, what is too much is
     /// ignored: the value informs, and a newer control plane may say more.
     #[must_use]
     pub fn parse(text: &str) -> Self {
         let mut parts = text.split(';').map(str::to_owned);
         let mut next = || parts.next().unwrap_or_default();
-        Self { workload: next(), namespace: next(), canonical_service: next(), canonical_revision: next(), cluster: next() }
+        let (workload, namespace, canonical_service) = (next(), next(), next());
+        let (canonical_revision, cluster) = (next(), next());
+        Self { workload, namespace, canonical_service, canonical_revision, cluster, tells: next() == "inbound" }
     }
 }
 
@@ -46,6 +50,7 @@ impl Peer {
             workload,
             namespace: namespace.to_owned(),
             cluster: String::new(),
+            tells: false,
         }
     }
 }

@@ -152,7 +152,9 @@ fn listen(server: &Arc<Server>, pod: &Arc<Pod>, kind: Listener, fd: OwnedFd) -> 
                 tcp::serve(server, pod, listener, own).await;
             })
         }
-        Listener::OutboundV4 | Listener::OutboundV6 => return Err(io::Error::other("the proxy serves this one")),
+        Listener::OutboundV4 | Listener::OutboundV6 | Listener::InboundV4 | Listener::InboundV6 => {
+            return Err(io::Error::other("the proxy serves this one"));
+        }
     };
     Ok(task.abort_handle())
 }

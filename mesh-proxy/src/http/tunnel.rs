@@ -87,7 +87,7 @@ pub(super) async fn connect(
     };
     record.upstream = Some(address);
     let Some(lease) = upstream.occupy(cluster, address) else { return dress.local(Local::overflow(), record) };
-    let mut server = match upstream.connect_tcp(pod, cluster, address).await {
+    let mut server = match upstream.connect_tcp(pod, cluster, (None, address)).await {
         Ok(server) => server,
         Err(error) => return dress.local(Local::reset(&error.to_string(), false, Flags::CONNECT_FAILURE), record),
     };

@@ -1,10 +1,11 @@
 //! Istio's standard metrics: `istio_requests_total` and its sisters, by who asked whom and with what result.
 //!
 //! Where no proxy stands before the server, the client's counts for both: each label set that reached an endpoint is shown twice, as
-//! `reporter="source"` and `reporter="destination"`. A pod's thread keeps the [`Edge`] of its last results ([`super::pod`]), so that a
+//! `reporter="source"` and `reporter="destination"`. A server whose port is captured is told of by the proxy there ([`Side`]). A pod's thread keeps the [`Edge`] of its last results ([`super::pod`]), so that a
 //! request touches atomics only and no label is written per request.
 
 use super::edges::histogram::Histogram;
+use crate::core::peer::Peer;
 use parking_lot::Mutex;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabel, EncodeLabelSet, LabelSetEncoder, NoLabelSet};
@@ -28,8 +29,28 @@ const MOST: usize = 1000;
 pub struct Labels {
     /// Names and values.
     pub pairs: Vec<(&'static str, String)>,
-    /// An endpoint was reached: its side is told too.
-    pub reached: bool,
+    /// Who tells of it.
+    pub side: Side,
+}
+
+/// On whose behalf is something counted?
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Side {
+    /// The client's: no server was reached, or it tells for itself.
+    #[default]
+    Client,
+    /// Both: a server was reached that has no proxy before it.
+    Both,
+    /// The server's.
+    Server,
+}
+
+impl Side {
+    /// Of a client's proxy that has reached a server.
+    #[must_use]
+    pub fn client(server: Option<&Peer>) -> Self {
+        if server.is_some_and(|server| server.tells) { Self::Client } else { Self::Both }
+    }
 }
 
 /// Requests with one label set.
@@ -113,8 +134,9 @@ impl EncodeLabelSet for Reported<'_> {
 }
 
 fn reports(labels: &Labels) -> impl Iterator<Item = Reported<'_>> {
-    let destination = labels.reached.then_some(Reported("destination", labels));
-    std::iter::once(Reported("source", labels)).chain(destination)
+    let source = (labels.side != Side::Server).then_some(Reported("source", labels));
+    let destination = (labels.side != Side::Client).then_some(Reported("destination", labels));
+    source.into_iter().chain(destination)
 }
 
 type Snapshot<T> = Vec<(Labels, Arc<T>)>;
@@ -188,7 +210,8 @@ mod tests {
     }
 
     fn labels(code: u32, reached: bool) -> Labels {
-        Labels { pairs: vec![("response_code", code.to_string())], reached }
+        let side = if reached { Side::client(None) } else { Side::Client };
+        Labels { pairs: vec![("response_code", code.to_string())], side }
     }
 
     #[test]
@@ -215,6 +238,17 @@ mod tests {
             assert!(page.lines().any(|found| sorted(found) == sorted(line)), "{line}\n{page}");
         }
         assert!(!page.contains(r#"reporter="destination",response_code="404""#));
+    }
+
+    #[test]
+    fn a_server_that_tells_for_itself_is_told_of_once() {
+        let told = Peer::parse("reviews-v2;default;reviews;v2;;inbound");
+        assert_eq!((Side::client(Some(&told)), Side::client(Some(&Peer::default()))), (Side::Client, Side::Both));
+        let edges = Arc::new(Edges::default());
+        edges.connections(Labels { side: Side::Server, ..labels(0, true) }).opened.fetch_add(1, Ordering::Relaxed);
+        let page = page(&edges);
+        assert!(page.contains(r#"istio_tcp_connections_opened_total{reporter="destination""#), "{page}");
+        assert!(!page.contains(r#"reporter="source""#), "{page}");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What one pod's thread remembers of results that it has seen: their counters, so that labels are written once.
 
-use super::edges::{Edge, Edges, Labels};
+use super::edges::{Edge, Edges, Labels, Side};
 use crate::config::Config;
 use crate::core::flags::Flags;
 use crate::core::peer::{Peer, UNKNOWN};
@@ -61,7 +61,9 @@ fn request_labels(kind: &Kind, workload: &Workload, config: &Config) -> Labels {
     let status = kind.grpc.flatten();
     pairs.push(("grpc_response_status", status.map_or_else(String::new, |status| status.to_string())));
     pairs.push(("response_flags", kind.flags.to_string()));
-    Labels { pairs, reached: kind.endpoint.is_some() }
+    // The proxy before a captured port carries bytes: of requests only we can tell.
+    let side = if kind.endpoint.is_some() { Side::Both } else { Side::Client };
+    Labels { pairs, side }
 }
 
 /// The labels of client and service.

@@ -1,13 +1,15 @@
 //! What is said of a TCP connection: `istio_tcp_*` and a line of the access log at its end.
 
-use super::edges::{Labels, TcpEdge};
+use super::edges::{Labels, Side, TcpEdge};
 use super::pod::{both_sides, peer};
-use crate::config::Config;
+use crate::config::{Config, Inbound};
 use crate::core::access::{Entry, Format};
 use crate::core::flags::Flags;
+use crate::core::peer::Peer;
 use crate::pod::Pod;
 use http::HeaderMap;
-use std::net::SocketAddr;
+use mesh_common::broker::Workload;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -20,6 +22,7 @@ pub struct Open<'a> {
     cluster: Arc<str>,
     upstream: SocketAddr,
     destination: Option<SocketAddr>,
+    client_ip: Option<IpAddr>,
     format: Option<Arc<Format>>,
     edge: Arc<TcpEdge>,
     began: SystemTime,
@@ -28,26 +31,35 @@ pub struct Open<'a> {
 }
 
 impl<'a> Open<'a> {
-    /// Counts it as opened. `destination` is where the client wanted to go.
+    /// Counts it as opened. `inbound` says who wanted to go where.
     #[must_use]
     pub fn new(
         pod: &'a Rc<Pod>,
         config: &Config,
         (cluster, upstream): (&Arc<str>, SocketAddr),
-        destination: Option<SocketAddr>,
+        inbound: &Inbound,
         format: Option<Arc<Format>>,
     ) -> Self {
-        let peer = peer(config, Some(cluster), Some(upstream));
-        let mut pairs = both_sides(&pod.workload(), peer.as_deref(), Some(cluster));
+        let (workload, peer) = (pod.workload(), peer(config, Some(cluster), Some(upstream)));
+        let side = if inbound.to_pod { Side::Server } else { Side::client(peer.as_deref()) };
+        let mut pairs = match side {
+            // Who asks is not known on this side.
+            Side::Server => {
+                let own = Peer::of(&workload.app, &workload.namespace, &workload.labels);
+                both_sides(&Workload::default(), Some(&own), Some(cluster))
+            }
+            _ => both_sides(&workload, peer.as_deref(), Some(cluster)),
+        };
         pairs.push(("request_protocol", "tcp".to_owned()));
         pairs.push(("response_flags", "-".to_owned()));
-        let edge = pod.shared.telemetry.edges.connections(Labels { pairs, reached: true });
+        let edge = pod.shared.telemetry.edges.connections(Labels { pairs, side });
         edge.opened.fetch_add(1, Ordering::Relaxed);
         Self {
             pod,
             cluster: Arc::clone(cluster),
             upstream,
-            destination,
+            destination: Some(inbound.destination),
+            client_ip: if inbound.to_pod { Some(inbound.source.ip()) } else { workload.addresses.first().copied() },
             format,
             edge,
             began: SystemTime::now(),
@@ -84,7 +96,7 @@ impl<'a> Open<'a> {
             route: "",
             upstream: Some(self.upstream),
             client: None,
-            client_ip: workload.addresses.first().copied(),
+            client_ip: self.client_ip,
             destination: self.destination,
             trace_id: None,
             workload: &workload.id,

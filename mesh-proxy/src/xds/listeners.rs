@@ -81,6 +81,8 @@ impl Listeners {
             name: from.name.clone(),
             address: from.address,
             bound: from.bound,
+            inbound: from.inbound,
+            original_source: from.original_source,
             inspect: from.inspect,
             conditions: from.conditions.clone(),
             chains: ready,

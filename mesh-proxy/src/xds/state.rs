@@ -194,9 +194,11 @@ impl State {
         let clusters = self.built.iter().map(|(name, (_, cluster))| (Arc::clone(name), Arc::clone(cluster))).collect();
         let absent = |name: &str| self.absent.contains(&(SECRET.to_owned(), name.to_owned()));
         let all = self.listeners.build(&self.routes, &absent);
+        let (inbound, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|listener| listener.inbound);
         let (gateway, listeners): (Vec<_>, Vec<_>) = all.into_iter().partition(|listener| listener.bound);
         let by_address = |all: Vec<Arc<config::Listener>>| all.into_iter().map(|listener| (listener.address, listener)).collect();
-        Config { generation: self.generation, listeners: by_address(listeners), gateway: by_address(gateway), clusters }
+        let inbound = inbound.into_iter().next();
+        Config { generation: self.generation, listeners: by_address(listeners), gateway: by_address(gateway), inbound, clusters }
     }
 }
 

@@ -21,9 +21,11 @@ const KERNELS: [Kernel; 2] = [
 ];
 
 /// Test programs of mesh-agent, and what of each is left out under emulation (as libtest's `--skip` reads it).
-pub(super) const PROGRAMS: [(&str, &[&str]); 3] = [
+pub(super) const PROGRAMS: [(&str, &[&str]); 4] = [
     // Programs that load, hooks that fire, hand-over, datagrams, refusals.
     ("node_flows", &[]),
+    // Captured ports: sockops callbacks, bind hooks, sk_lookup of what comes in.
+    ("node_inbound", &[]),
     // What a kernel gives the guard of a veth differs most: TCX or filters, and which packets still have a socket.
     ("node_guard", &[]),
     // Left out are sizes, which no kernel changes, and which take a minute each here.

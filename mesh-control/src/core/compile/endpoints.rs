@@ -113,7 +113,8 @@ fn assignment(
     let chosen = port.endpoints.iter().filter(has_labels);
     let told = chosen.filter_map(|endpoint| {
         let mut told = lb_endpoint(port, endpoint, client.node)?;
-        told.metadata = registry.workloads.get(&endpoint.workload).map(telemetry::identity);
+        let port = endpoint.at_home.port();
+        told.metadata = registry.workloads.get(&endpoint.workload).map(|workload| telemetry::identity(workload, port));
         Some((endpoint, told))
     });
     let told: Vec<_> = told.collect();

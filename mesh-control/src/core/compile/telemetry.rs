@@ -204,14 +204,19 @@ pub(super) fn fixed(ip: IpAddr, port: u16) -> cluster::Cluster {
 }
 
 /// Who an endpoint is, as Istio writes it for telemetry: `workload;namespace;canonical service;canonical revision;cluster`.
-pub(super) fn identity(workload: &Workload) -> core::Metadata {
+/// `port` is where it is dialled.
+pub(super) fn identity(workload: &Workload, port: u16) -> core::Metadata {
     let name = workload.app.trim_start_matches('/');
     let first = |names: [&str; 3]| names.iter().find_map(|name| workload.labels.get(*name)).map(String::as_str);
     let service = first(["service.istio.io/canonical-name", "app.kubernetes.io/name", "app"]).unwrap_or(name);
     let revision = first(["service.istio.io/canonical-revision", "app.kubernetes.io/version", "version"]).unwrap_or("latest");
     // A semicolon in a label would shift what follows it.
     let clean = |text: &str| text.replace(';', "_");
-    let text = [name, &workload.namespace, service, revision, ""].map(clean).join(";");
+    let mut text = [name, &workload.namespace, service, revision, ""].map(clean).join(";");
+    // Its own proxy counts for it. Istio's readers stop before this.
+    if workload.inbound.contains(&port) {
+        text.push_str(";inbound");
+    }
     let istio = Struct { fields: HashMap::from([("workload".to_owned(), string(&text))]) };
     core::Metadata { filter_metadata: HashMap::from([("istio".to_owned(), istio)]), ..Default::default() }
 }
@@ -291,17 +296,20 @@ mod tests {
                 labels: Arc::new(labels),
                 enrol: true,
                 host_network: false,
+                inbound: [9080].into(),
                 place: Arc::default(),
             }
         };
-        let text = |workload: &Workload| {
-            let metadata = identity(workload);
+        let text_at = |workload: &Workload, port| {
+            let metadata = identity(workload, port);
             match &metadata.filter_metadata["istio"].fields["workload"].kind {
                 Some(Kind::StringValue(text)) => text.clone(),
                 _ => String::new(),
             }
         };
+        let text = |workload: &Workload| text_at(workload, 80);
         assert_eq!(text(&workload(&[])), "reviews-v2;default;reviews-v2;latest;");
+        assert_eq!(text_at(&workload(&[]), 9080), "reviews-v2;default;reviews-v2;latest;;inbound");
         assert_eq!(text(&workload(&[("app", "re;views"), ("version", "v2")])), "reviews-v2;default;re_views;v2;");
     }
 }

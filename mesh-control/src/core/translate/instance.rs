@@ -116,6 +116,7 @@ impl Place {
             labels: spec.labels.clone(),
             enrol: spec.enrol,
             host_network,
+            inbound: spec.inbound.clone(),
         };
         Self { workload, node, container }
     }

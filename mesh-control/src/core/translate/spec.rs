@@ -4,7 +4,7 @@ use super::{BALANCE, MODE, NAMESPACE};
 use crate::core::registry::Protocol;
 use crate::core::wish;
 use crate::marathon::types::{App, Labels, Network, Pod, PodEndpoint, PortMapping};
-use mesh_common::vip;
+use mesh_common::{inbound, vip};
 use mesh_xds::agent::{Balance, Mode, Transport};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -18,6 +18,8 @@ pub(super) struct Spec {
     pub(super) enrol: bool,
     pub(super) network: Net,
     pub(super) ports: Vec<Declared>,
+    /// Ports whose connections from outside the proxy takes.
+    pub(super) inbound: BTreeSet<u16>,
     pub(super) problems: Vec<String>,
 }
 
@@ -82,7 +84,7 @@ pub(super) fn of_app(app: &App, bridge_name: &str) -> Spec {
             (mapping.protocol.split(',').map(str::trim).collect::<Vec<_>>(), mapping_ports(mapping, network));
         declare(&mut spec, Raw { container: "", name: &mapping.name, protocols: &protocols, labels: &mapping.labels, ports });
     }
-    spec
+    capture(spec)
 }
 
 pub(super) fn of_pod(pod: &Pod, bridge_name: &str) -> Spec {
@@ -95,6 +97,21 @@ pub(super) fn of_pod(pod: &Pod, bridge_name: &str) -> Spec {
                 Raw { container: &container.name, name: &endpoint.name, protocols: &protocols, labels: &endpoint.labels, ports };
             declare(&mut spec, raw);
         }
+    }
+    capture(spec)
+}
+
+/// What its labels ask to be captured.
+fn capture(mut spec: Spec) -> Spec {
+    let declared = spec.ports.iter().filter(|port| port.transports.contains(&Transport::Tcp));
+    let declared = declared.filter_map(|port| port.container_port).collect();
+    match inbound::ports(&spec.labels, &declared) {
+        Ok(ports) if spec.network == Net::Host && !ports.is_empty() => {
+            let why = "on the node's own network connections from outside are not captured";
+            spec.problems.push(format!("{}: label {} ignored: {why}", spec.id, inbound::INCLUDE));
+        }
+        Ok(ports) => spec.inbound = ports,
+        Err(error) => spec.problems.push(format!("{}: label {error}; nothing is captured", spec.id)),
     }
     spec
 }
@@ -125,6 +142,7 @@ fn start(id: &str, labels: &Labels, network: Net) -> Spec {
         enrol,
         network,
         ports: Vec::new(),
+        inbound: BTreeSet::new(),
         problems: Vec::new(),
     }
 }

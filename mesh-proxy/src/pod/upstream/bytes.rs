@@ -31,7 +31,7 @@ impl Upstream {
         endpoint.pool(&Key { protocol: Protocol::Http1, server_name: None }, &cluster.pool, &self.counts)
     }
 
-    /// Connects for such a connection, in TLS if the cluster says so.
+    /// Connects for such a connection, in TLS if the cluster says so; as `client` if the endpoint is to see it.
     ///
     /// # Errors
     /// Says in which way it failed.
@@ -39,10 +39,10 @@ impl Upstream {
         self: &Rc<Self>,
         pod: &Pod,
         cluster: &Cluster,
-        address: SocketAddr,
+        (client, address): (Option<SocketAddr>, SocketAddr),
     ) -> Result<Transport, ConnectError> {
         let server_name = cluster.pool.tls.as_ref().and_then(|tls| tls.server_name(""));
-        let connected = dial::transport(pod, &cluster.pool, (Inside::Bytes, server_name.as_deref()), address).await;
+        let connected = dial::transport(pod, &cluster.pool, (Inside::Bytes, server_name.as_deref()), (client, address)).await;
         let reports: &[Report] = match &connected {
             // All that can be known of an endpoint without HTTP.
             Ok(_) => &[Report::Connected, Report::Response(200)],

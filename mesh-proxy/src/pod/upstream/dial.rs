@@ -51,15 +51,15 @@ impl<F: Future<Output = ()> + 'static> hyper::rt::Executor<F> for Local {
     }
 }
 
-/// Connects up to TLS.
+/// Connects up to TLS, as `client` if the endpoint is to see it.
 pub(super) async fn transport(
     pod: &Pod,
     settings: &PoolSettings,
     (inside, server_name): (Inside, Option<&str>),
-    address: SocketAddr,
+    (client, address): (Option<SocketAddr>, SocketAddr),
 ) -> Result<Transport, ConnectError> {
     let connect = async {
-        let stream = pod.connect(address, settings.connect_timeout).await?;
+        let stream = pod.connect_as(client, address, settings.connect_timeout).await?;
         if let Some(keepalive) = settings.keepalive {
             keep_alive(&stream, keepalive);
         }
@@ -83,7 +83,7 @@ pub(super) async fn dial(
         Protocol::Http2 => Inside::Http2,
         Protocol::Negotiated => Inside::Either,
     };
-    let transport = transport(pod, settings, (inside, key.server_name.as_deref()), address).await?;
+    let transport = transport(pod, settings, (inside, key.server_name.as_deref()), (None, address)).await?;
     let http2 = match key.protocol {
         Protocol::Http1 | Protocol::Downstream => false,
         Protocol::Http2 => true,
