@@ -266,3 +266,24 @@ fn what_is_wrong_is_left_out_and_named() {
         serde_json::from_value(json!({"apps": [{"id": 7}, {"id": "/b", "tasks": [{"id": []}, {"id": "t"}]}]})).expect("lenient");
     assert_eq!((apps.apps.len(), apps.apps[0].tasks.len()), (1, 1));
 }
+
+#[test]
+fn captured_ports_are_those_that_labels_name_and_of_pods_only() {
+    let port = json!({"name": "http-9080", "allocatedHostPort": 31180});
+    let captured = |labels: &[(&str, &str)]| {
+        let mut spec = reviews("/reviews", "v1");
+        for (label, text) in labels {
+            spec["labels"][*label] = json!(text);
+        }
+        let registry =
+            registry(&view(&[], &[pod(&spec, &[instance("reviews.instance-1", "9.0.1.2", "TASK_RUNNING", &port)])], &[]));
+        let ports: Vec<u16> = registry.workloads["reviews.instance-1"].inbound.iter().copied().collect();
+        (ports, registry.problems.into_iter().collect::<Vec<_>>().join("; "))
+    };
+    const INCLUDE: &str = "traffic.sidecar.istio.io/includeInboundPorts";
+    assert_eq!(captured(&[]), (vec![], String::new()));
+    assert_eq!(captured(&[(INCLUDE, "*")]).0, [9080]);
+    assert_eq!(captured(&[(INCLUDE, "8080, 9080"), ("traffic.sidecar.istio.io/excludeInboundPorts", "9080")]).0, [8080]);
+    let (ports, problems) = captured(&[(INCLUDE, "http")]);
+    assert!(ports.is_empty() && problems.contains("\"http\" is no port"), "{problems}");
+}

@@ -54,3 +54,45 @@ fn a_certificate_is_not_read_from_a_device() {
     let text = refused_cluster(cds::Cluster { transport_socket: Some(socket), ..static_cluster() });
     assert!(text.ends_with("trusted_ca.filename: /dev/zero is no regular file"), "{text}");
 }
+
+#[test]
+fn the_clients_address_is_shown_to_whom_it_can_be_shown() {
+    use envoy_types::pb::envoy::config::listener::v3 as lds;
+    use envoy_types::pb::envoy::extensions::filters::listener::original_src::v3::OriginalSrc;
+    use envoy_types::pb::envoy::extensions::filters::network::tcp_proxy::v3::{TcpProxy, tcp_proxy::ClusterSpecifier};
+    use envoy_types::util::pack_any;
+    let listener = |bind_port, direction: core::TrafficDirection| {
+        let tcp = TcpProxy {
+            stat_prefix: "x".to_owned(),
+            cluster_specifier: Some(ClusterSpecifier::Cluster("c".to_owned())),
+            ..Default::default()
+        };
+        let filter =
+            lds::Filter { name: "tcp".to_owned(), config_type: Some(lds::filter::ConfigType::TypedConfig(pack_any(tcp))) };
+        let source = lds::listener_filter::ConfigType::TypedConfig(pack_any(OriginalSrc { bind_port, mark: 0 }));
+        let address = core::SocketAddress {
+            address: "0.0.0.0".to_owned(),
+            port_specifier: Some(core::socket_address::PortSpecifier::PortValue(15006)),
+            ..Default::default()
+        };
+        let message = lds::Listener {
+            name: "virtualInbound".to_owned(),
+            address: Some(core::Address { address: Some(core::address::Address::SocketAddress(address)) }),
+            listener_filters: vec![lds::ListenerFilter { name: "s".to_owned(), config_type: Some(source), ..Default::default() }],
+            filter_chains: vec![lds::FilterChain { filters: vec![filter], ..Default::default() }],
+            bind_to_port: Some(envoy_types::pb::google::protobuf::BoolValue { value: false }),
+            traffic_direction: direction.into(),
+            ..Default::default()
+        };
+        crate::convert::listener::listener(&crate::convert::at::At::resource("virtualInbound"), message)
+    };
+    let taken = listener(true, core::TrafficDirection::Inbound).expect("taken");
+    assert!(taken.inbound && taken.original_source && !taken.bound);
+    for (bind_port, direction, why) in [
+        (false, core::TrafficDirection::Inbound, "bind_port"),
+        (true, core::TrafficDirection::Outbound, "traffic_direction INBOUND"),
+    ] {
+        let text = listener(bind_port, direction).expect_err(why).to_string();
+        assert!(text.contains(why), "{text}");
+    }
+}

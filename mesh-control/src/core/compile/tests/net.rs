@@ -102,6 +102,54 @@ fn only_what_the_proxy_alone_can_do_moves_a_port() {
 }
 
 #[test]
+fn the_kernel_chooses_as_a_rule_says_and_the_proxy_where_the_kernel_cannot() {
+    use mesh_xds::agent::Balance;
+    let seen = |protocol: Protocol, rules: &[Value]| {
+        let compiled = compiled(&speaking(protocol), rules);
+        let body = compiled.snapshot(&node("agent~10.0.0.9~n~mesh")).types[SERVICE][REVIEWS].body.clone();
+        let service = mesh_xds::agent::Service::decode(body).expect("service");
+        let port = service.ports.into_iter().find(|port| port.port == 9080).expect("the port");
+        (Mode::try_from(port.mode).expect("a mode"), Balance::try_from(port.balance).expect("a balance"))
+    };
+    let spec = |balancer: Value| json!({"host": "reviews", "trafficPolicy": {"loadBalancer": balancer}});
+    let of = |spec: Value| rule("DestinationRule", "d", 1, spec);
+    let lb = |name: &str| json!({"simple": name});
+    let (kernel, least) = (Mode::Kernel, Balance::LeastConnections);
+    let source = json!({"consistentHash": {"useSourceIp": true}});
+    for (balancer, want) in [
+        (lb("RANDOM"), (kernel, Balance::Random)),
+        (lb("LEAST_REQUEST"), (kernel, least)),
+        (lb("LEAST_CONN"), (kernel, least)),
+        (source.clone(), (kernel, Balance::Source)),
+        (lb("ROUND_ROBIN"), (Mode::Proxy, least)),
+        (json!({"consistentHash": {"httpHeaderName": "user"}}), (Mode::Proxy, least)),
+        (json!({"consistentHash": {"useSourceIp": true, "ringHash": {"minimumRingSize": 9}}}), (Mode::Proxy, least)),
+        (json!({"simple": "LEAST_REQUEST", "warmupDurationSecs": "9s"}), (Mode::Proxy, least)),
+    ] {
+        assert_eq!(seen(Protocol::Redis, &[of(spec(balancer.clone()))]), want, "{balancer}");
+    }
+    // A port's own settings go before the host's; another port's do not concern it.
+    let port = |number: u32| {
+        json!({"host": "reviews", "trafficPolicy": {"loadBalancer": lb("RANDOM"),
+        "portLevelSettings": [{"port": {"number": number}, "loadBalancer": source}]}})
+    };
+    assert_eq!(seen(Protocol::Tcp, &[of(port(9080))]), (kernel, Balance::Source));
+    assert_eq!(seen(Protocol::Tcp, &[of(port(9081))]), (kernel, Balance::Random));
+    // Requests, limits, other rules, and rules for some clients are the proxy's.
+    assert_eq!(seen(Protocol::Http, &[of(spec(lb("RANDOM")))]).0, Mode::Proxy);
+    assert_eq!(seen(Protocol::Undeclared, &[of(spec(lb("RANDOM")))]).0, Mode::Proxy);
+    let mut limited = spec(lb("RANDOM"));
+    limited["trafficPolicy"]["connectionPool"] = json!({"tcp": {"maxConnections": 1}});
+    let mut scoped = spec(lb("RANDOM"));
+    scoped["exportTo"] = json!(["."]);
+    for other in [limited, scoped] {
+        assert_eq!(seen(Protocol::Tcp, &[of(other.clone())]).0, Mode::Proxy, "{other}");
+    }
+    let shares = tcp_rule(json!([{"route": [to("reviews", "")]}]));
+    assert_eq!(seen(Protocol::Tcp, &[of(spec(lb("RANDOM"))), shares]).0, Mode::Proxy);
+}
+
+#[test]
 fn the_first_tcp_route_that_holds_is_taken() {
     let only = |block: Value, subset: &str| json!({"match": [block], "route": [to("reviews", subset)]});
     let shares = json!({"route": [
@@ -148,7 +196,8 @@ fn a_policy_limits_and_hashes_tcp_connections() {
     let shares = json!([{"route": [{"weight": 1, "destination": {"host": "ratings"}}, {"weight": 1, "destination": {"host": "reviews"}}]}]);
     let found = proxy(&[limited, tcp_rule(shares)]);
     assert_eq!(seconds(found.idle_timeout), Some(7), "the first destination with a policy speaks");
-    let found = proxy(&[policy(json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}}))]);
+    let hash = json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}, "outlierDetection": {}});
+    let found = proxy(&[policy(hash)]);
     assert_eq!((found.hash_policy.len(), found.idle_timeout), (1, None));
 }
 
