@@ -9,14 +9,17 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tracing::warn;
 
 /// Containers that start at a time, on a node that comes up with all its tasks.
 pub(crate) const WAITING: usize = 256;
+/// Conversations at a time: the main loop enrols one after the other, so more would only wait here. The next waits in the socket's backlog.
+const CONVERSATIONS: usize = 32;
 /// A question is an id, a path and some addresses.
 const LINE: u64 = 64 * 1024;
 /// For the question to come.
@@ -41,9 +44,17 @@ pub(crate) fn listen(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves for ever.
 pub(crate) async fn serve(listener: UnixListener, agent: mesos::Address, to_loop: mpsc::Sender<Admission>) {
-    loop {
+    let places = Arc::new(Semaphore::new(CONVERSATIONS));
+    // The semaphore is never closed, so a place is always had in the end.
+    while let Ok(place) = Arc::clone(&places).acquire_owned().await {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(converse(stream, agent.clone(), to_loop.clone()))),
+            Ok((stream, _)) => {
+                let (agent, to_loop) = (agent.clone(), to_loop.clone());
+                tokio::spawn(async move {
+                    converse(stream, agent, to_loop).await;
+                    drop(place);
+                });
+            }
             Err(error) => {
                 warn!(%error, "cni: accept failed");
                 tokio::time::sleep(Duration::from_millis(100)).await;
@@ -86,4 +97,36 @@ async fn decide(question: Question, agent: &mesos::Address, to_loop: &mpsc::Send
         return Answer::Failed("the agent stops".to_owned());
     }
     answer.await.unwrap_or_else(|_dropped| Answer::Failed("the agent stops".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A conversation that lasts until it is hung up: half a question.
+    async fn silent(path: &Path) -> UnixStream {
+        UnixStream::connect(path).await.expect("connected")
+    }
+
+    #[tokio::test]
+    async fn conversations_are_bounded_and_the_next_waits_its_turn() {
+        let directory = tempfile::tempdir().expect("directory");
+        let path = directory.path().join("cni.sock");
+        let (to_loop, _admissions) = mpsc::channel(1);
+        let agent = mesos::Address::parse("http://127.0.0.1:1").expect("address");
+        tokio::spawn(serve(listen(&path).expect("listens"), agent, to_loop));
+        let mut others = Vec::new();
+        for _ in 0..CONVERSATIONS {
+            others.push(silent(&path).await);
+        }
+        let mut next = silent(&path).await;
+        next.write_all(b"nonsense\n").await.expect("the backlog takes it");
+        let mut answer = String::new();
+        // Nonsense is answered at once, where there is a place.
+        let early = tokio::time::timeout(Duration::from_millis(300), next.read_to_string(&mut answer)).await;
+        assert!(early.is_err(), "answered beside {CONVERSATIONS} others: {answer}");
+        others.pop();
+        next.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.contains("not a question"), "{answer}");
+    }
 }
