@@ -58,11 +58,11 @@ pub fn bypass(config: &cli::Bypass) -> Result<String> {
         return Ok("the bypass is over: the agent enrols what should be in the mesh within a second".to_owned());
     }
     let meant: BTreeMap<Entry, Pod> = {
-        let maps = Maps::pinned(&config.bpffs)?;
+        let maps = Maps::pinned(&config.agent.bpffs)?;
         let pods = enrolled(&maps)?;
         match &config.pod {
             Some(pod) => {
-                let (found, _) = find_pod(pod, &maps, &ask_agent(&config.admin_socket))?;
+                let (found, _) = find_pod(pod, &maps, &ask_agent(&config.agent.admin_socket))?;
                 pods.into_iter().filter(|(_, pod)| *pod == found).collect()
             }
             None => pods,
@@ -71,7 +71,7 @@ pub fn bypass(config: &cli::Bypass) -> Result<String> {
     write(&config.bypass_file, &before.with(config.pod.as_deref()))?;
     let start = Instant::now();
     let remaining = || -> Result<Vec<Entry>> {
-        let pods = enrolled(&Maps::pinned(&config.bpffs)?)?;
+        let pods = enrolled(&Maps::pinned(&config.agent.bpffs)?)?;
         Ok(meant.keys().filter(|entry| pods.contains_key(entry)).copied().collect())
     };
     while !remaining()?.is_empty() && start.elapsed() < PATIENCE {
@@ -79,8 +79,8 @@ pub fn bypass(config: &cli::Bypass) -> Result<String> {
     }
     for entry in remaining()? {
         match entry {
-            Entry::Netns(cookie) => kernel::abandon(&config.bpffs, cookie)?,
-            Entry::OnHost(slot) => Maps::pinned(&config.bpffs)?.remove_host_pod(slot)?,
+            Entry::Netns(cookie) => kernel::abandon(&config.agent.bpffs, cookie)?,
+            Entry::OnHost(slot) => Maps::pinned(&config.agent.bpffs)?.remove_host_pod(slot)?,
         }
     }
     Ok(format!("{} pods are out of the mesh: no policy holds for them. VIPs go on. End it with --end ({path})", meant.len()))

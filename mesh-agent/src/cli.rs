@@ -50,6 +50,18 @@ pub enum Command {
     CompareL4lb(CompareL4lb),
 }
 
+/// Where the agent of this node has left its things.
+#[derive(Args, Clone, Debug)]
+pub struct Agent {
+    /// The BPF file system in which the agent has pinned.
+    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
+    pub bpffs: PathBuf,
+
+    /// The agent's admin socket, for names. Without an agent there are addresses only.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
+    pub admin_socket: PathBuf,
+}
+
 /// `mesh-agent compare-l4lb`.
 #[derive(Args, Clone, Debug)]
 pub struct CompareL4lb {
@@ -61,13 +73,9 @@ pub struct CompareL4lb {
     #[arg(long)]
     pub json: bool,
 
-    /// The BPF file system in which the agent has pinned.
-    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
-
-    /// The agent's admin socket, for names. Without an agent, VIPs are compared by address.
-    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
-    pub admin_socket: PathBuf,
+    /// The agent.
+    #[command(flatten)]
+    pub agent: Agent,
 }
 
 /// `mesh-agent bypass`.
@@ -84,13 +92,9 @@ pub struct Bypass {
     #[arg(long, env = "MESH_BYPASS_FILE", value_name = "FILE", default_value = BYPASS_FILE)]
     pub bypass_file: PathBuf,
 
-    /// The BPF file system in which the agent has pinned.
-    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
-
-    /// The agent's admin socket, for names. Without an agent, give an address.
-    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
-    pub admin_socket: PathBuf,
+    /// The agent.
+    #[command(flatten)]
+    pub agent: Agent,
 }
 
 /// `mesh-agent uninstall`.
@@ -122,13 +126,9 @@ pub struct Explain {
     #[arg(long)]
     pub json: bool,
 
-    /// The BPF file system in which the agent has pinned.
-    #[arg(long, env = "MESH_BPFFS", value_name = "DIR", default_value = "/sys/fs/bpf")]
-    pub bpffs: PathBuf,
-
-    /// The agent's admin socket, for names. Without an agent, give addresses.
-    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
-    pub admin_socket: PathBuf,
+    /// The agent.
+    #[command(flatten)]
+    pub agent: Agent,
 }
 
 /// `mesh-agent run`.

@@ -52,8 +52,8 @@ struct Answer {
 /// # Errors
 /// If no agent has pinned tables here, or pod or destination is not known.
 pub fn explain(config: &Explain) -> Result<String> {
-    let maps = Maps::pinned(&config.bpffs)?;
-    let names = ask_agent(&config.admin_socket);
+    let maps = Maps::pinned(&config.agent.bpffs)?;
+    let names = ask_agent(&config.agent.admin_socket);
     let (pod, label) = find_pod(&config.pod, &maps, &names)?;
     let to = destination(&config.destination, &maps, &names)?;
     let proto = if config.udp { UDP } else { TCP };

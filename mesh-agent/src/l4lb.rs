@@ -27,8 +27,8 @@ const ANSWER_MAX: u64 = 64 << 20;
 /// If dcos-net does not answer, or no agent has pinned tables here.
 pub fn run(config: &CompareL4lb) -> Result<(String, usize)> {
     let theirs = parse(&get(&config.url)?)?;
-    let maps = Maps::pinned(&config.bpffs)?;
-    let ours = table(&maps, &ask_agent(&config.admin_socket), &theirs)?;
+    let maps = Maps::pinned(&config.agent.bpffs)?;
+    let ours = table(&maps, &ask_agent(&config.agent.admin_socket), &theirs)?;
     let serving: BTreeSet<SocketAddr> = ours.values().flatten().copied().collect();
     // What is dialled for nobody's new connections is only there for those that it has.
     let is_draining = |proto, place: SocketAddr| {
