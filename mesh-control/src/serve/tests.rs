@@ -207,6 +207,17 @@ async fn an_answer_to_what_was_replaced_does_not_count() {
     panic!("the flip never came");
 }
 
+/// As a proxy does: subscribes to what deliveries mention, with the clusters that it knows, and acknowledges this one.
+async fn take(updates: &mut Updates, clusters: &mut BTreeSet<String>, delivery: &mesh_xds::client::Delivery) {
+    if delivery.type_url == CLUSTER {
+        clusters.extend(delivery.resources.iter().map(|resource| resource.name.clone()));
+        updates.subscribe(mesh_xds::names::ENDPOINT, clusters.clone()).await;
+    } else if delivery.type_url == LISTENER {
+        updates.subscribe(ROUTE, BTreeSet::from(["9080".to_owned()])).await;
+    }
+    updates.ack(delivery).await;
+}
+
 /// Serves a source to a proxy over the whole wire.
 async fn serve(source: Arc<dyn Source>) -> (Updates, tokio::task::JoinHandle<Result<(), tonic::transport::Error>>) {
     let dir = tempfile::tempdir().expect("dir");
@@ -254,18 +265,11 @@ async fn a_node_gets_its_snapshot_over_tls_and_its_answers_are_seen() {
         node: node("node~10.0.0.1~n~mesh"),
     };
     let mut updates = start(connection, &[LISTENER, CLUSTER]);
-    let mut names = BTreeSet::new();
-    let mut got = BTreeMap::new();
+    let (mut got, mut clusters) = (BTreeMap::new(), BTreeSet::new());
     while got.len() < 4 {
         let delivery = tokio::time::timeout(Duration::from_secs(20), updates.next()).await.expect("in time");
-        if delivery.type_url == CLUSTER {
-            names.extend(delivery.resources.iter().map(|resource| resource.name.clone()));
-            updates.subscribe(ENDPOINT, names.clone()).await;
-        } else if delivery.type_url == LISTENER {
-            updates.subscribe(ROUTE, BTreeSet::from(["9080".to_owned()])).await;
-        }
-        updates.ack(&delivery).await;
-        got.insert(delivery.type_url.clone(), delivery.resources.len());
+        take(&mut updates, &mut clusters, &delivery).await;
+        got.insert(delivery.type_url, delivery.resources.len());
     }
     assert_eq!(got.into_values().collect::<Vec<_>>(), [2, 2, 1, 1], "clusters, endpoints, listener, routes");
     assert!(publisher.publish(&Arc::new(compiled(&reviews(&["v1", "v2"]), &[]))));
@@ -299,7 +303,6 @@ async fn eventually(publisher: &Publisher, holds: u64, refusal: Option<&str>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_node_holds_and_what_it_refuses_is_known() {
-    use mesh_xds::names::ENDPOINT;
     let source = Arc::new(Racing { publisher: publisher(), next: Mutex::new(None) });
     let publisher = &source.publisher;
     let publish = |versions: &[&str], version| {
@@ -309,16 +312,11 @@ async fn what_a_node_holds_and_what_it_refuses_is_known() {
     };
     publish(&["v1"], 7);
     let (mut updates, server) = serve(source.clone()).await;
-    let mut answered = BTreeSet::new();
+    let (mut answered, mut clusters) = (BTreeSet::new(), BTreeSet::new());
     while answered.len() < 4 {
         let delivery = tokio::time::timeout(Duration::from_secs(20), updates.next()).await.expect("in time");
-        if delivery.type_url == CLUSTER {
-            updates.subscribe(ENDPOINT, delivery.resources.iter().map(|resource| resource.name.clone()).collect()).await;
-        } else if delivery.type_url == LISTENER {
-            assert!(publisher.standing().is_empty(), "it does not hold all yet");
-            updates.subscribe(ROUTE, BTreeSet::from(["9080".to_owned()])).await;
-        }
-        updates.ack(&delivery).await;
+        assert!(publisher.standing().is_empty(), "it does not hold all yet");
+        take(&mut updates, &mut clusters, &delivery).await;
         answered.insert(delivery.type_url);
     }
     eventually(publisher, 7, None).await;
@@ -338,20 +336,13 @@ async fn what_a_node_holds_and_what_it_refuses_is_known() {
 
 /// Acknowledges whatever comes until it is done.
 async fn answer_until(updates: &mut Updates, done: impl Fn() -> bool) {
-    use mesh_xds::names::ENDPOINT;
-    let mut names = BTreeSet::new();
+    let mut clusters = BTreeSet::new();
     for _ in 0..4000 {
         if done() {
             return;
         }
         let Ok(delivery) = tokio::time::timeout(Duration::from_millis(5), updates.next()).await else { continue };
-        if delivery.type_url == CLUSTER {
-            names.extend(delivery.resources.iter().map(|resource| resource.name.clone()));
-            updates.subscribe(ENDPOINT, names.clone()).await;
-        } else if delivery.type_url == LISTENER {
-            updates.subscribe(ROUTE, BTreeSet::from(["9080".to_owned()])).await;
-        }
-        updates.ack(&delivery).await;
+        take(updates, &mut clusters, &delivery).await;
     }
     panic!("never done");
 }
