@@ -54,6 +54,17 @@ fn put(world: &World, definition: &Value) -> Result<()> {
     world.marathon("PUT", &path, &definition.to_string()).map(drop)
 }
 
+/// A client, a backend that never fails, and a sniffer that answers.
+pub(crate) fn sniffed(world: &World) -> Result<()> {
+    pods(world, &["1/client", "1/sniffer"])?;
+    change(world, "1/retry-backend", 3, json!({ "FAIL_RATE": "0" }))?;
+    eventually("the sniffer answers", SOON, || {
+        let (status, body) = world.curl("client", &["http://sniffer/hello"])?;
+        ensure!(status == 200, "{status} {body}");
+        Ok(())
+    })
+}
+
 /// What a pod has written.
 pub(crate) fn logs(world: &World, pod: &str) -> Result<String> {
     let mut logs = std::process::Command::new(world.binaries().join("marathon-sim"));

@@ -1,6 +1,6 @@
 //! Walkthrough 1: retries, mirroring, canaries, an outside name, the Gateway.
 
-use crate::kit::{SOON, apply, change, count, delete, load, logs, outside, pods, values, within};
+use crate::kit::{SOON, apply, change, count, delete, load, logs, outside, pods, sniffed, values, within};
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
 use mesh_tests::suite::Case;
@@ -70,13 +70,7 @@ fn crashing(world: &mut World) -> Result<()> {
 }
 
 fn mirrored(world: &mut World) -> Result<()> {
-    pods(world, &["1/client", "1/sniffer"])?;
-    change(world, "1/retry-backend", 3, json!({ "FAIL_RATE": "0" }))?;
-    eventually("the sniffer answers", SOON, || {
-        let (status, body) = world.curl("client", &["http://sniffer/hello"])?;
-        ensure!(status == 200, "{status} {body}");
-        Ok(())
-    })?;
+    sniffed(world)?;
     apply(world, "1/copyVirtualService")?;
     // kubectl returns a moment before the rule is in force.
     eventually("requests are copied", SOON, || {
@@ -136,7 +130,12 @@ impl Outside {
     /// The one that plays httpbin.org.
     pub(crate) fn httpbin(world: &World) -> Result<Self> {
         let program = world.binaries().join("walkthrough").to_string_lossy().into_owned();
-        let mut server = world.in_namespace("outside", &[&program, "serve", "httpbin", "--port", "80"])?;
+        Self::run(world, &[&program, "serve", "httpbin", "--port", "80"])
+    }
+
+    /// Any program.
+    pub(crate) fn run(world: &World, program: &[&str]) -> Result<Self> {
+        let mut server = world.in_namespace("outside", program)?;
         Ok(Self(server.stdout(Stdio::null()).stderr(Stdio::null()).spawn()?))
     }
 }

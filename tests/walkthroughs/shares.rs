@@ -1,11 +1,10 @@
 //! Shares that are told by counting: a part of the requests mirrored, and a new instance that warms up.
 
-use crate::kit::{SOON, apply, change, count, delete, load, logs, pods, scale, within};
+use crate::kit::{SOON, apply, count, delete, load, logs, pods, scale, sniffed, within};
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
 use mesh_tests::suite::Case;
 use mesh_tests::world::World;
-use serde_json::json;
 use std::time::{Duration, Instant};
 
 pub(crate) const CASES: &[Case] = &[
@@ -17,13 +16,7 @@ const RETRY: &str = "http://retry-service/";
 
 fn mirrored(world: &mut World) -> Result<()> {
     const REQUESTS: u32 = 600;
-    pods(world, &["1/client", "1/sniffer", "1/retry-backend"])?;
-    change(world, "1/retry-backend", 3, json!({ "FAIL_RATE": "0" }))?;
-    eventually("the sniffer answers", SOON, || {
-        let (status, body) = world.curl("client", &["http://sniffer/hello"])?;
-        ensure!(status == 200, "{status} {body}");
-        Ok(())
-    })?;
+    sniffed(world)?;
     apply(world, "more/mirror-quarter")?;
     let copies = |world: &World, mark: &str| -> Result<u32> {
         let log = logs(world, "sniffer")?;
