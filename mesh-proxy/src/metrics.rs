@@ -34,6 +34,8 @@ pub struct Metrics {
     pub upstream_connections: Counter,
     /// `mesh_proxy_upstream_connect_failures_total`
     pub upstream_failures: Counter,
+    /// `mesh_proxy_upstream_secrets_missing_total`
+    pub secrets_missing: Counter,
     /// `mesh_proxy_retries_total`
     pub retries: Counter,
     /// `mesh_proxy_mirrors_lost_total`
@@ -72,6 +74,8 @@ impl Metrics {
         registry.register("mesh_proxy_connections_open", "Client connections open now", self.open.clone());
         registry.register("mesh_proxy_upstream_connections", "Connections to endpoints", self.upstream_connections.clone());
         registry.register("mesh_proxy_upstream_connect_failures", "Failed ones", self.upstream_failures.clone());
+        let missing = "Connections to endpoints that were not made because a Secret of the cluster's TLS is missing";
+        registry.register("mesh_proxy_upstream_secrets_missing", missing, self.secrets_missing.clone());
         registry.register("mesh_proxy_retries", "Attempts beyond the first", self.retries.clone());
         registry.register(
             "mesh_proxy_mirrors_lost",

@@ -10,6 +10,7 @@ use crate::core::table::Table;
 use crate::shared::{PodStatus, Shared};
 use crate::spread::Share;
 use crate::telemetry::pod::Known;
+use crate::upstream_tls::NO_SECRET;
 use mesh_common::broker::{Family, Workload};
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
@@ -61,6 +62,9 @@ pub enum ConnectError {
     /// Connected, but not in TLS.
     #[error("remote connection failure, transport failure reason: TLS error: {0}")]
     Tls(#[source] std::io::Error),
+    /// Not dialled: a Secret of the cluster's TLS is missing. In Envoy's words.
+    #[error("remote connection failure, transport failure reason: TLS error: {NO_SECRET}")]
+    NoSecret,
 }
 
 impl ConnectError {
@@ -73,6 +77,7 @@ impl ConnectError {
             Self::Timeout => Self::Timeout,
             Self::Failed(error) => Self::Failed(same(error)),
             Self::Tls(error) => Self::Tls(same(error)),
+            Self::NoSecret => Self::NoSecret,
         }
     }
 }

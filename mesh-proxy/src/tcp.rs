@@ -6,7 +6,7 @@ use crate::config::{Config, Inbound, Tcp};
 use crate::core::balance::Ask;
 use crate::core::flags::Flags;
 use crate::core::hash::source_ip;
-use crate::pod::{Guest, Pod};
+use crate::pod::{ConnectError, Guest, Pod};
 use crate::stream::Stream;
 use crate::telemetry::tcp::Open;
 use copy::{Ended, copy};
@@ -64,6 +64,7 @@ async fn through<'p>(
     let ask = Ask { hash: tcp.hash_source_ip.then(|| source_ip(inbound.source.ip())), original: inbound.destination };
     let upstream = pod.upstream(&cluster.name);
     let client = inbound.listener(&config).filter(|listener| listener.original_source).map(|_| inbound.source);
+    record.ended = "upstream_connect";
     for _ in 0..tcp.connect_attempts {
         let Some(address) = pod.with_rng(|rng| upstream.pick(&cluster, &ask, &[], 0, rng)) else {
             record.flags.set(Flags::NO_HEALTHY);
@@ -88,12 +89,12 @@ async fn through<'p>(
             }
             Err(error) => {
                 record.flags.set(Flags::CONNECT_FAILURE);
+                record.ended = if matches!(error, ConnectError::NoSecret) { "no_secret" } else { "upstream_connect" };
                 tracing::debug!(%address, %error, "endpoint refused");
             }
         }
     }
     record.flags.set(Flags::RETRIES_EXHAUSTED);
-    record.ended = "upstream_connect";
 }
 
 /// The cluster that the weights choose.

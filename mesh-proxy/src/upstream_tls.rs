@@ -1,27 +1,54 @@
 //! TLS towards endpoints: what a cluster's context says, made into the library's configuration once. Used by the pool when it dials; never
 //! for connections of clients.
 
+mod sds;
+
 use crate::core::matching::StringMatch;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
 use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_signature};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
+pub use sds::Sds;
 use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
-/// What a cluster says of TLS.
+/// Envoy's words for a cluster of which a Secret has not come.
+pub const NO_SECRET: &str = "Secret is not supplied by SDS";
+
+/// Who the proxy is, and whom it believes.
+#[derive(Clone, Debug, Default)]
+pub struct Credentials {
+    /// Chain and key that the endpoint may ask for.
+    pub certificate: Option<Arc<CertifiedKey>>,
+    /// Who may have signed the endpoint's. `None`: anybody, as in Envoy.
+    pub authorities: Option<Arc<RootCertStore>>,
+}
+
+impl Credentials {
+    /// Would a handshake be the same?
+    #[must_use]
+    pub fn are(&self, other: &Self) -> bool {
+        fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+            match (one, other) {
+                (None, None) => true,
+                (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+                _ => false,
+            }
+        }
+        same(self.certificate.as_ref(), other.certificate.as_ref()) && same(self.authorities.as_ref(), other.authorities.as_ref())
+    }
+}
+
+/// What a cluster says of TLS besides.
 #[derive(Debug)]
 pub struct Material {
-    /// PEM: chain and key that the endpoint may ask for.
-    pub certificate: Option<(Vec<u8>, Vec<u8>)>,
-    /// PEM: who may have signed the endpoint's. `None`: anybody, as in Envoy.
-    pub authorities: Option<Vec<u8>>,
     /// The chain is not checked.
     pub accept_untrusted: bool,
     /// The certificate must carry one of them; empty: any.
@@ -41,8 +68,6 @@ pub struct Material {
 impl Default for Material {
     fn default() -> Self {
         Self {
-            certificate: None,
-            authorities: None,
             accept_untrusted: false,
             names: Vec::new(),
             name_is_checked: false,
@@ -55,7 +80,7 @@ impl Default for Material {
 }
 
 /// A subject alternative name.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct San {
     /// Of this kind.
     pub kind: SanKind,
@@ -87,11 +112,14 @@ pub enum Inside {
 
 /// TLS of a cluster, ready for use.
 pub struct UpstreamTls {
-    configs: [Arc<ClientConfig>; 4],
+    /// `None` without the Secrets: nothing is dialled.
+    configs: Option<[Arc<ClientConfig>; 4]>,
     sni: Option<String>,
     auto_sni: bool,
     /// Two are the same if they came from the same message and the same files.
     key: Vec<u8>,
+    /// A hash of it.
+    id: u64,
 }
 
 impl PartialEq for UpstreamTls {
@@ -108,22 +136,16 @@ impl fmt::Debug for UpstreamTls {
 }
 
 impl UpstreamTls {
-    /// `key` is the message that it comes from.
+    /// `key` is what it comes from.
     ///
     /// # Errors
-    /// If a certificate or key cannot be used.
-    pub fn new(material: Material, mut key: Vec<u8>) -> Result<Self, String> {
-        let Material { certificate, authorities, accept_untrusted, names, name_is_checked, sni, auto_sni, alpn, versions } =
-            material;
+    /// If the library does not take the versions.
+    pub fn new(material: &Material, credentials: Credentials, key: Vec<u8>) -> Result<Self, String> {
+        let Material { accept_untrusted, names, name_is_checked, alpn, versions, .. } = material;
         let provider = Arc::new(ring::default_provider());
-        // A file may have changed where the message has not.
-        key.extend(authorities.iter().chain(certificate.iter().flat_map(|(chain, key)| [chain, key])).flatten());
-        key.push(u8::from(name_is_checked));
-        let roots = match authorities {
-            Some(pem) if !accept_untrusted => Some(roots(&pem)?),
-            _ => None,
-        };
-        let verifier = Verifier { provider: Arc::clone(&provider), roots, names, name_is_checked };
+        let roots = credentials.authorities.filter(|_| !accept_untrusted);
+        let verifier =
+            Verifier { provider: Arc::clone(&provider), roots, names: names.clone(), name_is_checked: *name_is_checked };
         let enabled = [(versions.0, &rustls::version::TLS12), (versions.1, &rustls::version::TLS13)];
         let enabled: Vec<_> = enabled.into_iter().filter(|(enabled, _)| *enabled).map(|(_, version)| version).collect();
         let builder = ClientConfig::builder_with_provider(provider)
@@ -131,13 +153,9 @@ impl UpstreamTls {
             .map_err(|error| error.to_string())?
             .dangerous()
             .with_custom_certificate_verifier(Arc::new(verifier));
-        let config = match certificate {
+        let config = match credentials.certificate {
             None => builder.with_no_client_auth(),
-            Some((chain, private)) => {
-                let private = PrivateKeyDer::from_pem_slice(&private).map_err(|error| format!("private_key: {error}"))?;
-                let chain = certificates(&chain).map_err(|error| format!("certificate_chain: {error}"))?;
-                builder.with_client_auth_cert(chain, private).map_err(|error| format!("certificate: {error}"))?
-            }
+            Some(certificate) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(certificate))),
         };
         let offering = |protocols: &[&str]| {
             let mut config = config.clone();
@@ -149,7 +167,25 @@ impl UpstreamTls {
             Arc::new(config)
         };
         let configs = [offering(&["http/1.1"]), offering(&["h2"]), offering(&["h2", "http/1.1"]), offering(&[])];
-        Ok(Self { configs, sni, auto_sni, key })
+        Ok(Self::with(material, Some(configs), key))
+    }
+
+    fn with(material: &Material, configs: Option<[Arc<ClientConfig>; 4]>, key: Vec<u8>) -> Self {
+        let mut hasher = DefaultHasher::new();
+        (&key, material.auto_sni).hash(&mut hasher);
+        Self { configs, sni: material.sni.clone(), auto_sni: material.auto_sni, key, id: hasher.finish() }
+    }
+
+    /// See [`crate::config::PoolSettings::tls_id`].
+    #[must_use]
+    pub const fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// Can hands be shaken? Not while a Secret is missing.
+    #[must_use]
+    pub const fn is_ready(&self) -> bool {
+        self.configs.is_some()
     }
 
     /// The server name for a request: connections made for different names are kept apart.
@@ -172,11 +208,12 @@ impl UpstreamTls {
         name: Option<&str>,
         address: IpAddr,
     ) -> std::io::Result<TlsStream<TcpStream>> {
+        let configs = self.configs.as_ref().ok_or_else(|| std::io::Error::other(NO_SECRET))?;
         let config = match inside {
-            Inside::Http1 => &self.configs[0],
-            Inside::Http2 => &self.configs[1],
-            Inside::Either => &self.configs[2],
-            Inside::Bytes => &self.configs[3],
+            Inside::Http1 => &configs[0],
+            Inside::Http2 => &configs[1],
+            Inside::Either => &configs[2],
+            Inside::Bytes => &configs[3],
         };
         // Without a name no SNI is sent.
         let name = name.and_then(|name| ServerName::try_from(name.to_owned()).ok()).unwrap_or_else(|| address.into());
@@ -193,25 +230,11 @@ fn host(authority: &str) -> &str {
     authority[..end].trim_start_matches('[').trim_end_matches(']')
 }
 
-fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem).collect();
-    let found = found.map_err(|error| error.to_string())?;
-    if found.is_empty() { Err("no certificate in it".to_owned()) } else { Ok(found) }
-}
-
-fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
-    let mut roots = RootCertStore::empty();
-    for certificate in certificates(pem).map_err(|error| format!("trusted_ca: {error}"))? {
-        roots.add(certificate).map_err(|error| format!("trusted_ca: {error}"))?;
-    }
-    Ok(roots)
-}
-
 /// As Envoy: the chain against the authorities, if there are any; names as the context says, not as the library would.
 #[derive(Debug)]
 struct Verifier {
     provider: Arc<CryptoProvider>,
-    roots: Option<RootCertStore>,
+    roots: Option<Arc<RootCertStore>>,
     names: Vec<San>,
     name_is_checked: bool,
 }

@@ -1,6 +1,8 @@
 //! The stream from mesh-control: deliveries become snapshots, acknowledged only once they are in force.
 
+mod clusters;
 mod listeners;
+mod secrets;
 pub mod state;
 #[cfg(test)]
 mod tests;

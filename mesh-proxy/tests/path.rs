@@ -28,6 +28,8 @@ mod pool;
 mod raw;
 #[path = "path/restart.rs"]
 mod restart;
+#[path = "path/sds.rs"]
+mod sds;
 #[path = "path/spread.rs"]
 mod spread;
 #[path = "path/streams.rs"]

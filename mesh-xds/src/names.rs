@@ -14,7 +14,8 @@ pub const ENDPOINT: &str = "type.googleapis.com/envoy.config.endpoint.v3.Cluster
 /// Secret.
 pub const SECRET: &str = "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.Secret";
 
-/// The order in which updates must reach a client so that nothing refers to what is not there yet (make before break).
+/// The order in which updates must reach a client so that nothing refers to what is not there yet (make before break). Secrets come before
+/// listeners and routes, since routes may lead to clusters that wait for them.
 pub const PUSH_ORDER: &[&str] = &[
     crate::agent::MESH,
     crate::agent::WORKLOAD,
@@ -22,9 +23,9 @@ pub const PUSH_ORDER: &[&str] = &[
     crate::agent::EGRESS,
     CLUSTER,
     ENDPOINT,
+    SECRET,
     LISTENER,
     ROUTE,
-    SECRET,
 ];
 
 /// Name of the Listener of a gateway's port: `gateway_0.0.0.0_80`. The prefix keeps it apart from `0.0.0.0_80`, the listener of what pods

@@ -112,7 +112,7 @@ fn cluster(cluster: &Cluster) -> Value {
         "protocol": format!("{:?}", pool.protocol),
         "limits": format!("{:?}", pool.limits),
         "outlier_detection": pool.outlier.as_ref().map(|outlier| format!("{outlier:?}")),
-        "tls": pool.tls.is_some(),
+        "tls": pool.tls.as_ref().map(|tls| if tls.is_ready() { "ready" } else { "no secret" }),
         "endpoints": cluster.balancer.members().endpoints.iter().map(endpoint).collect::<Vec<_>>(),
     })
 }

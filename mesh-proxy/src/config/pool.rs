@@ -31,6 +31,14 @@ pub struct PoolSettings {
     pub outlier: Option<Arc<outlier::Settings>>,
 }
 
+impl PoolSettings {
+    /// A number for what the cluster says of TLS, 0 for plain. Secrets are not part of it: a renewed one ends no connection.
+    #[must_use]
+    pub fn tls_id(&self) -> u64 {
+        self.tls.as_ref().map_or(0, |tls| tls.id())
+    }
+}
+
 /// The protocol towards endpoints.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
 pub enum Protocol {

@@ -11,13 +11,14 @@ use super::at::{At, Invalid};
 use super::common::{duration, over_ads, unpack};
 use crate::config::{PoolSettings, Protocol};
 use crate::core::balance::{Members, Policy, Settings};
+use crate::upstream_tls::Sds;
 pub use endpoints::load_assignment;
 use envoy_types::pb::envoy::config::cluster::v3 as pb;
 use protocol::HTTP_OPTIONS;
 use std::mem::take;
 use std::sync::Arc;
 
-/// A cluster without its endpoints.
+/// A cluster without its endpoints and Secrets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Cluster {
     /// Its name.
@@ -26,8 +27,10 @@ pub struct Cluster {
     pub endpoints: Source,
     /// How one of them is chosen.
     pub balance: Settings,
-    /// See [`crate::config::Cluster`].
+    /// See [`crate::config::Cluster`]. As long as Secrets are missing nothing is dialled.
     pub pool: Arc<PoolSettings>,
+    /// TLS that Secrets complete.
+    pub sds: Option<Arc<Sds>>,
 }
 
 /// Where endpoints come from.
@@ -50,14 +53,14 @@ pub fn cluster(at: &At<'_>, mut message: pb::Cluster) -> Result<Cluster, Invalid
     message.metadata = None;
     let balance = balance::settings(at, &mut message)?;
     let endpoints = source(at, &name, balance.policy, &mut message)?;
-    let pool = pool(at, &mut message)?;
+    let (pool, sds) = pool(at, &mut message)?;
     at.nothing_else(&message)?;
-    Ok(Cluster { name, endpoints, balance, pool: Arc::new(pool) })
+    Ok(Cluster { name, endpoints, balance, pool: Arc::new(pool), sds: sds.map(Arc::new) })
 }
 
 /// Everything about connections.
-fn pool(at: &At<'_>, message: &mut pb::Cluster) -> Result<PoolSettings, Invalid> {
-    let mut pool = PoolSettings::default();
+fn pool(at: &At<'_>, message: &mut pb::Cluster) -> Result<(PoolSettings, Option<Sds>), Invalid> {
+    let (mut pool, mut sds) = (PoolSettings::default(), None);
     if let Some(timeout) = message.connect_timeout.take() {
         let timeout = duration(&at.field("connect_timeout"), &timeout)?;
         // As Envoy, which waits for ever nowhere.
@@ -75,12 +78,17 @@ fn pool(at: &At<'_>, message: &mut pb::Cluster) -> Result<PoolSettings, Invalid>
         names = protocol::http_options(&at, unpack(&at, &any, HTTP_OPTIONS)?, &mut pool)?;
     }
     if let Some(socket) = message.transport_socket.take() {
-        pool.tls = tls::transport_socket(&at.field("transport_socket"), socket, names)?.map(Arc::new);
+        let tls = match tls::transport_socket(&at.field("transport_socket"), socket, names)? {
+            None => None,
+            Some(tls::Tls::Ready(tls)) => Some(tls),
+            Some(tls::Tls::Sds(given)) => Some(sds.insert(given).incomplete()),
+        };
+        pool.tls = tls.map(Arc::new);
     }
     if pool.protocol == Protocol::Negotiated && pool.tls.is_none() {
         return Err(options.field(HTTP_OPTIONS).field("auto_config").value("needs TLS, which negotiates"));
     }
-    Ok(pool)
+    Ok((pool, sds))
 }
 
 fn source(at: &At<'_>, name: &str, policy: Policy, message: &mut pb::Cluster) -> Result<Source, Invalid> {

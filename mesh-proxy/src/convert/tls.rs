@@ -26,6 +26,17 @@ pub enum Source<T> {
     Named(String),
 }
 
+impl<T> Source<T> {
+    /// Of the Secret.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Self::Inline(_) => None,
+            Self::Named(name) => Some(name),
+        }
+    }
+}
+
 /// What a Secret holds.
 #[derive(Clone, Debug)]
 pub enum Secret {
@@ -62,14 +73,8 @@ pub struct Downstream {
 impl Downstream {
     /// Names of the Secrets that it waits for.
     pub fn secrets(&self) -> impl Iterator<Item = &str> {
-        let certificate = match &self.certificate {
-            Source::Named(name) => Some(name.as_str()),
-            Source::Inline(_) => None,
-        };
-        let clients = match &self.clients {
-            Some(Source::Named(name)) => Some(name.as_str()),
-            _ => None,
-        };
+        let certificate = self.certificate.name();
+        let clients = self.clients.as_ref().and_then(Source::name);
         certificate.into_iter().chain(clients)
     }
 }
@@ -158,7 +163,7 @@ pub(super) fn validation(at: &At<'_>, common: &mut pb::CommonTlsContext) -> Resu
     }
 }
 
-fn sds<T>(at: &At<'_>, config: pb::SdsSecretConfig) -> Result<Source<T>, Invalid> {
+pub(super) fn sds<T>(at: &At<'_>, config: pb::SdsSecretConfig) -> Result<Source<T>, Invalid> {
     over_ads(&at.field("sds_config"), config.sds_config)?;
     if config.name.is_empty() { Err(at.field("name").missing()) } else { Ok(Source::Named(config.name)) }
 }
@@ -182,18 +187,23 @@ fn versions(at: &At<'_>, message: Option<pb::TlsParameters>) -> Result<Versions,
 }
 
 fn certificate(at: &At<'_>, mut message: pb::TlsCertificate) -> Result<CertifiedKey, Invalid> {
+    let chain = pem(&at.field("certificate_chain"), message.certificate_chain.take())?;
+    let key = pem(&at.field("private_key"), message.private_key.take())?;
+    at.nothing_else(&message)?;
+    certified(at, &chain, &key)
+}
+
+/// A certificate of which chain and key are there, as PEM.
+pub(super) fn certified(at: &At<'_>, chain: &[u8], key: &[u8]) -> Result<CertifiedKey, Invalid> {
     let at_chain = at.field("certificate_chain");
-    let chain = pem(&at_chain, message.certificate_chain.take())?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&chain)
+    let chain: Vec<_> = CertificateDer::pem_slice_iter(chain)
         .collect::<Result<_, _>>()
         .map_err(|error| at_chain.value(format_args!("not PEM: {error}")))?;
     if chain.is_empty() {
         return Err(at_chain.value("no certificate in it"));
     }
     let at_key = at.field("private_key");
-    let key = pem(&at_key, message.private_key.take())?;
-    let key = PrivateKeyDer::from_pem_slice(&key).map_err(|_secret| at_key.value("no private key as PEM"))?;
-    at.nothing_else(&message)?;
+    let key = PrivateKeyDer::from_pem_slice(key).map_err(|_secret| at_key.value("no private key as PEM"))?;
     CertifiedKey::from_der(chain, key, &default_provider()).map_err(|error| at.value(error))
 }
 
@@ -201,12 +211,17 @@ fn roots(at: &At<'_>, mut message: pb::CertificateValidationContext) -> Result<R
     let at_ca = at.field("trusted_ca");
     let bytes = pem(&at_ca, message.trusted_ca.take())?;
     at.nothing_else(&message)?;
+    trusted(&at_ca, &bytes)
+}
+
+/// Authorities as PEM.
+pub(super) fn trusted(at: &At<'_>, bytes: &[u8]) -> Result<RootCertStore, Invalid> {
     let mut roots = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&bytes) {
-        let certificate = certificate.map_err(|error| at_ca.value(format_args!("not PEM: {error}")))?;
-        roots.add(certificate).map_err(|error| at_ca.value(error))?;
+    for certificate in CertificateDer::pem_slice_iter(bytes) {
+        let certificate = certificate.map_err(|error| at.value(format_args!("not PEM: {error}")))?;
+        roots.add(certificate).map_err(|error| at.value(error))?;
     }
-    if roots.is_empty() { Err(at_ca.value("no certificate in it")) } else { Ok(roots) }
+    if roots.is_empty() { Err(at.value("no certificate in it")) } else { Ok(roots) }
 }
 
 /// The bytes of a source. Files of the node are not read: this process may not even see them, and who writes resources is not who owns them.

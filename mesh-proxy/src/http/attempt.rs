@@ -184,7 +184,7 @@ impl Call<'_> {
                 report
             }
             // Ours, not the endpoint's.
-            Err(Failure::Overflow | Failure::Connect(ConnectError::Stock(_)) | Failure::Stale) => return,
+            Err(Failure::Overflow | Failure::Connect(ConnectError::Stock(_) | ConnectError::NoSecret) | Failure::Stale) => return,
             Err(Failure::Connect(_)) => Report::Failed,
             Err(Failure::Refused | Failure::Reset { .. }) => {
                 count(&counts.rq_rx_reset);

@@ -109,9 +109,10 @@ impl Upstream {
 
     pub(super) fn sweep(&self, cluster: Option<&Cluster>) {
         self.detection.retain(cluster);
+        let tls = cluster.map_or(0, |cluster| cluster.pool.tls_id());
         self.endpoints.borrow_mut().retain(|address, endpoint| {
             // Draining endpoints take nothing: what is idle there would be closed under the next request.
-            let empty = endpoint.sweep(cluster.is_some_and(|cluster| cluster.balancer.takes(*address)));
+            let empty = endpoint.sweep(cluster.is_some_and(|cluster| cluster.balancer.takes(*address)), tls);
             // What was counted at an endpoint is known as long as it is one.
             !empty || cluster.is_some_and(|cluster| cluster.balancer.members().endpoints.iter().any(|e| e.address == *address))
         });

@@ -1,11 +1,11 @@
-//! Listeners, and the Secrets that they mention, on their way into force. As in Envoy, a listener waits for its routes and certificates, and
+//! Listeners on their way into force. As in Envoy, a listener waits for its routes and certificates, and
 //! until it has them the one that it replaces goes on.
 
+use super::secrets::Secrets;
 use crate::config::{self, Tls};
 use crate::convert::chain::{Chain, Serve};
 use crate::convert::hcm::Routes;
 use crate::convert::listener::Listener;
-use crate::convert::tls::Secret;
 use crate::core::route::RouteTable;
 use crate::tls::Resolved;
 use rustls::ServerConfig;
@@ -17,8 +17,6 @@ use std::sync::Arc;
 pub(super) struct Listeners {
     /// As last delivered.
     pub(super) given: BTreeMap<String, Listener>,
-    /// As last delivered, and wanted.
-    pub(super) secrets: BTreeMap<String, Secret>,
     in_force: BTreeMap<String, Arc<config::Listener>>,
     /// By listener and place of the chain; what did not change keeps its sessions.
     handshakes: HashMap<(String, usize), (Resolved, Arc<ServerConfig>)>,
@@ -37,16 +35,12 @@ impl Listeners {
         tls.flat_map(|tls| tls.secrets()).map(str::to_owned).collect()
     }
 
-    /// What is in force now. `absent` are the Secrets that are not waited for: their chains refuse connections, the others serve.
-    pub(super) fn build(
-        &mut self,
-        routes: &BTreeMap<String, Arc<RouteTable>>,
-        absent: &dyn Fn(&str) -> bool,
-    ) -> Vec<Arc<config::Listener>> {
+    /// What is in force now. Chains of which a Secret is not waited for refuse connections, the others serve.
+    pub(super) fn build(&mut self, routes: &BTreeMap<String, Arc<RouteTable>>, secrets: &Secrets) -> Vec<Arc<config::Listener>> {
         let given = std::mem::take(&mut self.given);
         let mut before = std::mem::take(&mut self.handshakes);
         for (name, listener) in &given {
-            match self.listener(listener, routes, absent, &mut before) {
+            match self.listener(listener, routes, secrets, &mut before) {
                 Some(ready) => drop(self.in_force.insert(name.clone(), Arc::new(ready))),
                 // What goes on needs its handshakes no more than it has them.
                 None => tracing::debug!(listener = name, "waits for routes or certificates"),
@@ -61,16 +55,16 @@ impl Listeners {
         &mut self,
         from: &Listener,
         routes: &BTreeMap<String, Arc<RouteTable>>,
-        absent: &dyn Fn(&str) -> bool,
+        secrets: &Secrets,
         before: &mut HashMap<(String, usize), (Resolved, Arc<ServerConfig>)>,
     ) -> Option<config::Listener> {
         let mut ready = Vec::new();
         for (index, chain) in from.all_chains().enumerate() {
             let tls = match &chain.tls {
                 None => Tls::None,
-                Some(spec) => match Resolved::new(spec, &self.secrets) {
+                Some(spec) => match Resolved::new(spec, &secrets.here) {
                     Some(resolved) => self.handshake((from.name.clone(), index), resolved, before),
-                    None if spec.secrets().all(|name| self.secrets.contains_key(name) || absent(name)) => Tls::NoSecret,
+                    None if spec.secrets().all(|name| secrets.is_settled(name)) => Tls::NoSecret,
                     None => return None,
                 },
             };

@@ -1,18 +1,19 @@
 //! What the control plane has sent, and the snapshot that follows from it. Pure: deliveries in, configuration and complaints out.
 
+use super::clusters::Clusters;
 use super::listeners::Listeners;
+use super::secrets::Secrets;
 use crate::config::{self, Config};
 use crate::convert::at::{At, Invalid};
-use crate::convert::cluster::{self, Source};
-use crate::convert::{listener, route, tls};
-use crate::core::balance::{Balancer, Members};
+use crate::convert::{cluster, listener, route, tls};
+use crate::core::balance::Members;
 use crate::core::route::RouteTable;
 use envoy_types::pb::envoy::config as pb;
 use envoy_types::pb::envoy::extensions::transport_sockets::tls::v3::Secret;
 use mesh_xds::client::{Delivery, Resource};
 use mesh_xds::names::{CLUSTER, ENDPOINT, LISTENER, ROUTE, SECRET};
 use prost::Message;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,15 +22,14 @@ use std::time::Duration;
 pub struct State {
     listeners: Listeners,
     routes: BTreeMap<String, Arc<RouteTable>>,
-    clusters: BTreeMap<String, cluster::Cluster>,
+    clusters: Clusters,
+    secrets: Secrets,
     endpoints: BTreeMap<String, Members>,
     versions: BTreeMap<String, BTreeMap<String, String>>,
     /// Type and name of what was answered with nothing that can be taken, and has no last good version: it is not waited for.
     absent: BTreeSet<(String, String)>,
     /// Types of which at least one delivery has come.
     seen: BTreeSet<String>,
-    /// Of the last snapshot: what did not change is shared with the next.
-    built: HashMap<Arc<str>, (cluster::Cluster, Arc<config::Cluster>)>,
     generation: u64,
 }
 
@@ -45,16 +45,16 @@ impl State {
                     self.absent.remove(&(delivery.type_url.clone(), resource.name.clone()));
                 }
                 Err(invalid) => {
-                    self.absent.insert((delivery.type_url.clone(), resource.name.clone()));
+                    self.nothing_usable(&delivery.type_url, &resource.name);
                     complaints.push(invalid);
                 }
             }
         }
         for name in &delivery.removed {
-            self.absent.insert((delivery.type_url.clone(), name.clone()));
+            self.nothing_usable(&delivery.type_url, name);
             match delivery.type_url.as_str() {
                 LISTENER => drop(self.listeners.given.remove(name)),
-                CLUSTER => drop(self.clusters.remove(name)),
+                CLUSTER => drop(self.clusters.given.remove(name)),
                 ROUTE => drop(self.routes.remove(name)),
                 // As Envoy: endpoints go with their cluster, and Secrets with who mentions them. Without this a removal before the
                 // cluster's would fail requests.
@@ -67,15 +67,22 @@ impl State {
         self.seen.insert(delivery.type_url.clone());
         let (endpoints, routes, secrets) = (self.wanted_endpoints(), self.wanted_routes(), self.wanted_secrets());
         self.endpoints.retain(|name, _| endpoints.contains(name));
-        self.listeners.secrets.retain(|name, _| secrets.contains(name));
+        self.secrets.keep(&secrets);
         self.routes.retain(|name, _| routes.contains(name));
         self.absent.retain(|(type_url, name)| match type_url.as_str() {
             ENDPOINT => endpoints.contains(name),
             ROUTE => routes.contains(name),
-            SECRET => secrets.contains(name),
             _ => false,
         });
         complaints
+    }
+
+    /// It is not waited for.
+    fn nothing_usable(&mut self, type_url: &str, name: &str) {
+        match type_url {
+            SECRET => drop(self.secrets.absent.insert(name.to_owned())),
+            _ => drop(self.absent.insert((type_url.to_owned(), name.to_owned()))),
+        }
     }
 
     fn take(&mut self, type_url: &str, resource: &Resource) -> Result<(), Invalid> {
@@ -88,7 +95,7 @@ impl State {
             }
             CLUSTER => {
                 let cluster = cluster::cluster(&at, decode(&at, resource)?)?;
-                self.clusters.insert(name, cluster);
+                self.clusters.given.insert(name, cluster);
             }
             ROUTE => {
                 let table = route::table(&at, decode::<pb::route::v3::RouteConfiguration>(&at, resource)?)?;
@@ -100,7 +107,7 @@ impl State {
             }
             SECRET => {
                 let secret = tls::secret(&at, decode::<Secret>(&at, resource)?)?;
-                self.listeners.secrets.insert(name, secret);
+                self.secrets.put(name, secret);
             }
             other => {
                 return Err(Invalid::Unsupported { resource: name, field: format!("type {other}") });
@@ -112,11 +119,7 @@ impl State {
     /// Names that clusters mention.
     #[must_use]
     pub fn wanted_endpoints(&self) -> BTreeSet<String> {
-        let named = self.clusters.values().filter_map(|cluster| match &cluster.endpoints {
-            Source::Named(name) => Some(name.clone()),
-            Source::Inline(_) => None,
-        });
-        named.collect()
+        self.clusters.wanted_endpoints()
     }
 
     /// Names that listeners mention.
@@ -128,7 +131,9 @@ impl State {
     /// Names of the Secrets that are mentioned.
     #[must_use]
     pub fn wanted_secrets(&self) -> BTreeSet<String> {
-        self.listeners.wanted_secrets()
+        let mut wanted = self.listeners.wanted_secrets();
+        wanted.extend(self.clusters.wanted_secrets().map(str::to_owned));
+        wanted
     }
 
     /// Clusters and listeners have come: what they mention is known.
@@ -154,8 +159,10 @@ impl State {
             .map(|name| format!("no endpoints of {name} yet"))
             .or_else(|| routes().map(|name| format!("no routes {name} yet")))
             .or_else(|| {
-                let here = |name: &String| self.listeners.secrets.contains_key(name) || answered(SECRET, name);
-                self.wanted_secrets().into_iter().find(|name| !here(name)).map(|name| format!("no secret {name} yet"))
+                self.wanted_secrets()
+                    .into_iter()
+                    .find(|name| !self.secrets.is_settled(name))
+                    .map(|name| format!("no secret {name} yet"))
             })
     }
 
@@ -165,35 +172,12 @@ impl State {
         &self.versions
     }
 
-    /// The snapshot, in force from `now` on. As in Envoy, a cluster waits for its endpoints and a listener for its routes and certificates.
+    /// The snapshot, in force from `now` on. As in Envoy, a cluster waits for its endpoints and Secrets, and a listener for its routes and
+    /// Secrets.
     pub fn config(&mut self, now: Duration) -> Config {
         self.generation += 1;
-        let mut built = HashMap::new();
-        for cluster in self.clusters.values() {
-            let endpoints = match &cluster.endpoints {
-                Source::Inline(endpoints) => endpoints,
-                Source::Named(name) => match self.endpoints.get(name) {
-                    Some(endpoints) => endpoints,
-                    None => continue,
-                },
-            };
-            let before = self.built.get(cluster.name.as_str());
-            let entry = match before {
-                Some((same, in_force)) if same == cluster && in_force.balancer.members() == endpoints => {
-                    (same.clone(), Arc::clone(in_force))
-                }
-                _ => {
-                    let before = before.map(|(_, in_force)| &in_force.balancer);
-                    let balancer = Balancer::new(cluster.balance, endpoints.clone(), before, now);
-                    (cluster.clone(), Arc::new(build(cluster, balancer)))
-                }
-            };
-            built.insert(Arc::clone(&entry.1.name), entry);
-        }
-        self.built = built;
-        let clusters = self.built.iter().map(|(name, (_, cluster))| (Arc::clone(name), Arc::clone(cluster))).collect();
-        let absent = |name: &str| self.absent.contains(&(SECRET.to_owned(), name.to_owned()));
-        let all = self.listeners.build(&self.routes, &absent);
+        let clusters = self.clusters.build(&self.endpoints, &self.secrets, now);
+        let all = self.listeners.build(&self.routes, &self.secrets);
         let (inbound, all): (Vec<_>, Vec<_>) = all.into_iter().partition(|listener| listener.inbound);
         let (gateway, listeners): (Vec<_>, Vec<_>) = all.into_iter().partition(|listener| listener.bound);
         let by_address = |all: Vec<Arc<config::Listener>>| all.into_iter().map(|listener| (listener.address, listener)).collect();
@@ -204,8 +188,4 @@ impl State {
 
 fn decode<M: Message + Default>(at: &At<'_>, resource: &Resource) -> Result<M, Invalid> {
     M::decode(resource.body.clone()).map_err(|error| at.decode(error))
-}
-
-fn build(from: &cluster::Cluster, balancer: Balancer) -> config::Cluster {
-    config::Cluster { name: from.name.as_str().into(), service: from.name.parse().ok(), pool: Arc::clone(&from.pool), balancer }
 }

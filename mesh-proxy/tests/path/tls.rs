@@ -25,14 +25,14 @@ use tls::subject_alt_name_matcher::SanType as Kind;
 
 const URI: &str = "spiffe://cluster.local/ns/default/sa/reviews";
 
-struct Authority {
+pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub pem: String,
     der: rustls::pki_types::CertificateDer<'static>,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -41,7 +41,7 @@ impl Authority {
     }
 
     /// For a host and a SPIFFE identity.
-    fn issue(&self, host: &str) -> (rcgen::Certificate, KeyPair) {
+    pub fn issue(&self, host: &str) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().expect("key");
         let mut params = CertificateParams::new(vec![host.to_owned()]).expect("name");
         params.subject_alt_names.push(SanType::URI(URI.try_into().expect("ASCII")));
@@ -50,7 +50,7 @@ impl Authority {
 }
 
 /// Says what it saw. `clients`: they must show a certificate of this authority.
-async fn server(authority: &Authority, clients: Option<&Authority>, alpn: &[&str]) -> SocketAddr {
+pub async fn server(authority: &Authority, clients: Option<&Authority>, alpn: &[&str]) -> SocketAddr {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let (certificate, key) = authority.issue("*.example.com");
     let builder =
@@ -91,7 +91,7 @@ async fn server(authority: &Authority, clients: Option<&Authority>, alpn: &[&str
     address
 }
 
-fn inline(text: &str) -> Option<core::DataSource> {
+pub fn inline(text: &str) -> Option<core::DataSource> {
     let specifier = Some(core::data_source::Specifier::InlineString(text.to_owned()));
     Some(core::DataSource { specifier, ..Default::default() })
 }
@@ -103,7 +103,7 @@ fn named(kind: Kind, name: &str) -> tls::SubjectAltNameMatcher {
 }
 
 /// What Istio's SIMPLE says.
-fn simple(trusted: Option<core::DataSource>, names: Vec<tls::SubjectAltNameMatcher>) -> tls::UpstreamTlsContext {
+pub fn simple(trusted: Option<core::DataSource>, names: Vec<tls::SubjectAltNameMatcher>) -> tls::UpstreamTlsContext {
     let validation =
         tls::CertificateValidationContext { trusted_ca: trusted, match_typed_subject_alt_names: names, ..Default::default() };
     let common = tls::CommonTlsContext {
@@ -113,7 +113,7 @@ fn simple(trusted: Option<core::DataSource>, names: Vec<tls::SubjectAltNameMatch
     tls::UpstreamTlsContext { sni: "outside.example.com".to_owned(), common_tls_context: Some(common), ..Default::default() }
 }
 
-fn over_tls(cluster: &mut cds::Cluster, context: &tls::UpstreamTlsContext) {
+pub fn over_tls(cluster: &mut cds::Cluster, context: &tls::UpstreamTlsContext) {
     let config_type = Some(core::transport_socket::ConfigType::TypedConfig(any(context)));
     cluster.transport_socket = Some(core::TransportSocket { name: "envoy.transport_sockets.tls".to_owned(), config_type });
 }

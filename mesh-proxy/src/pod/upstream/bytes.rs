@@ -28,7 +28,7 @@ impl Upstream {
     }
 
     fn bytes_pool(&self, cluster: &Cluster, endpoint: &Endpoint) -> Rc<Pool> {
-        endpoint.pool(&Key { protocol: Protocol::Http1, server_name: None }, &cluster.pool, &self.counts)
+        endpoint.pool(&Key { protocol: Protocol::Http1, server_name: None, tls: 0 }, &cluster.pool, &self.counts)
     }
 
     /// Connects for such a connection, in TLS if the cluster says so; as `client` if the endpoint is to see it.
@@ -47,7 +47,7 @@ impl Upstream {
             // All that can be known of an endpoint without HTTP.
             Ok(_) => &[Report::Connected, Report::Response(200)],
             // Ours, not the endpoint's.
-            Err(ConnectError::Stock(_)) => &[],
+            Err(ConnectError::Stock(_) | ConnectError::NoSecret) => &[],
             Err(_) => &[Report::Failed],
         };
         for report in reports {

@@ -58,6 +58,10 @@ pub(super) async fn transport(
     (inside, server_name): (Inside, Option<&str>),
     (client, address): (Option<SocketAddr>, SocketAddr),
 ) -> Result<Transport, ConnectError> {
+    if settings.tls.as_ref().is_some_and(|tls| !tls.is_ready()) {
+        pod.shared.metrics.secrets_missing.inc();
+        return Err(ConnectError::NoSecret);
+    }
     let connect = async {
         let stream = pod.connect_as(client, address, settings.connect_timeout).await?;
         if let Some(keepalive) = settings.keepalive {

@@ -50,10 +50,10 @@ impl Endpoint {
         pool
     }
 
-    /// Looks through what rests; `usable` is false if it takes no more requests. True if nothing is left.
-    pub(super) fn sweep(&self, usable: bool) -> bool {
+    /// Looks through what rests; `usable` is false if it takes no more requests, `tls` is what the cluster has now. True if nothing is left.
+    pub(super) fn sweep(&self, usable: bool, tls: u64) -> bool {
         self.retired.set(!usable);
-        self.pools.borrow_mut().retain(|(_, pool)| !pool.sweep(usable));
+        self.pools.borrow_mut().retain(|(key, pool)| !pool.sweep(usable && key.tls == tls));
         self.active.get() == 0 && self.pools.borrow().is_empty()
     }
 }

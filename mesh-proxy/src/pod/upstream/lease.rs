@@ -97,6 +97,7 @@ impl Upstream {
                 other => other,
             },
             server_name: settings.tls.as_ref().and_then(|tls| tls.server_name(wanted.authority)),
+            tls: settings.tls_id(),
         };
         let endpoint = self.endpoint(wanted.address);
         let pool = endpoint.pool(&key, settings, &self.counts);

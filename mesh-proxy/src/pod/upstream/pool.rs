@@ -22,6 +22,8 @@ use tokio::time::Instant;
 pub(super) struct Key {
     pub(super) protocol: Protocol,
     pub(super) server_name: Option<Arc<str>>,
+    /// See [`PoolSettings::tls_id`]: what was agreed upon by other rules is not used by these.
+    pub(super) tls: u64,
 }
 
 pub(super) struct Pool {
