@@ -10,6 +10,7 @@ mod answer;
 mod carry;
 mod cluster;
 mod cors;
+mod credentials;
 mod delegate;
 mod edges;
 mod egress;
@@ -135,6 +136,7 @@ pub(crate) struct Compiled {
     routes: Resources,
     clusters: Resources,
     endpoints: Endpoints,
+    credentials: credentials::Credentials,
     edges: edges::Edges,
     /// Of the configuration that is compiled.
     pub(crate) version: u64,
@@ -148,8 +150,11 @@ struct Compiler<'i, 'a> {
     settings: &'i Settings,
     /// Clusters that listeners and routes refer to.
     used: BTreeSet<ClusterName>,
+    secrets: &'i credentials::Secrets,
     /// Whose routes are made; empty: everybody's.
     scope: String,
+    /// They are gateways'.
+    gateways: bool,
 }
 
 /// Compiles everything. `before` is the last result: what is equal in it is shared. Proxies serve `linger` too, which is no longer theirs.
@@ -170,9 +175,10 @@ pub(crate) fn compile(
     let index = Index::new(&carrying, registry, seen, settings, &mut unsupported);
     let modes = registry.tcp_ports().map(|(key, port)| (key, port.mode)).collect();
     let egress = egress::Entries::new(&index, config, &modes, &mut unsupported, &before.egress);
-    let mut compiler = Compiler { index: &index, settings, used: BTreeSet::new(), scope: String::new() };
+    let mut compiler = Compiler::new(&index, settings, &config.secrets);
     let (mut listeners, routes) = (compiler.listeners(), compiler.routes());
     gateway::missing(config, &mut unsupported);
+    credentials::tell(config, &mut unsupported);
     let edges = edges::Edges::new(&mut compiler, &carrying, config, &mut unsupported, &before.edges);
     unsupported.sort();
     unsupported.dedup();
@@ -204,6 +210,7 @@ pub(crate) fn compile(
         routes: share(&before.routes, routes),
         clusters: share(&before.clusters, clusters),
         endpoints: Endpoints::new(&carrying, assigned, &before.endpoints),
+        credentials: compiler.credentials(&before.credentials),
         edges,
         version,
         carrying: carrying.clone(),
@@ -240,7 +247,7 @@ impl Compiled {
                     (ROUTE, both(&self.routes, &edge.routes)),
                     (CLUSTER, self.clusters.clone()),
                     (ENDPOINT, self.endpoints.at(node.address, &self.carrying)),
-                    (SECRET, edge.secrets.clone()),
+                    (SECRET, both(self.credentials.at(node.address), &edge.secrets)),
                 ]
             }
             // Nothing is meant for them yet, and nothing is safer than something that was meant for others.
@@ -269,6 +276,12 @@ impl Compiled {
             services.insert(service.name.clone(), agent::service(&service, Some(node)));
         }
         Arc::new(services)
+    }
+}
+
+impl<'i, 'a> Compiler<'i, 'a> {
+    fn new(index: &'i Index<'a>, settings: &'i Settings, secrets: &'i credentials::Secrets) -> Self {
+        Self { index, settings, used: BTreeSet::new(), secrets, scope: String::new(), gateways: false }
     }
 }
 
@@ -329,8 +342,8 @@ impl Compiler<'_, '_> {
 
     fn routes(&mut self) -> BTreeMap<String, Versioned> {
         let index = self.index;
-        let ports = Compiler { index, settings: self.settings, used: BTreeSet::new(), scope: String::new() };
-        let ports = ports.http_ports();
+        let other = Compiler::new(index, self.settings, self.secrets);
+        let ports = other.http_ports();
         let shared = ports.iter().map(|(port, services)| route::configuration(self, *port, services)).collect::<Vec<_>>();
         let can = self.settings.abilities;
         let services = index.registry.services.values().flat_map(|service| service.ports.iter().map(move |port| (service, port)));
@@ -350,7 +363,10 @@ impl Compiler<'_, '_> {
             let subset = rule.and_then(|rule| rule.subsets.get(name.subset.as_str()));
             // A subset that no rule defines has no cluster: requests to it get 503, as in Istio.
             let (Some(port), true) = (port, name.subset.is_empty() || subset.is_some()) else { continue };
-            clusters.insert(name.to_string(), versioned(&cluster::cluster(name, (port, outside), rule, self.settings)));
+            clusters.insert(
+                name.to_string(),
+                versioned(&cluster::cluster(name, (port, outside), rule, (self.settings, self.secrets))),
+            );
             if !outside && cluster::has_endpoints(name, rule, self.settings) {
                 let labels = subset.map(|subset| subset.labels.clone());
                 assigned.insert(name.clone(), Assigned { labels, near: cluster::near(name, rule, self.settings) });
@@ -377,7 +393,7 @@ impl Compiler<'_, '_> {
 
     /// A cluster for those whose routes are made.
     fn named(&mut self, port: u16, subset: &str, host: &str) -> ClusterName {
-        let scope = self.index.scope_of(&self.scope, host).to_owned();
+        let scope = self.index.scope_of((&self.scope, self.gateways), host).to_owned();
         let name = ClusterName { port, subset: subset.to_owned(), host: host.to_owned(), scope };
         self.used.insert(name.clone());
         name

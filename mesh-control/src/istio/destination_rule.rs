@@ -265,3 +265,28 @@ message! {
         min_cluster_size: Option<u64>,
     }
 }
+
+impl DestinationRule {
+    /// TLS that takes its certificates from Secrets, with the path of the Secret's name.
+    pub(crate) fn credentials(&self) -> impl Iterator<Item = (String, &ClientTlsSettings)> {
+        let of_host = self.traffic_policy.iter().map(|policy| ("spec.trafficPolicy".to_owned(), policy));
+        let of_subsets = self.subsets.iter().enumerate().filter_map(|(i, subset)| {
+            let policy = subset.traffic_policy.as_ref()?;
+            Some((format!("spec.subsets[{i}].trafficPolicy"), policy))
+        });
+        let policies = of_host.chain(of_subsets).flat_map(|(at, policy)| {
+            let ports = policy.port_level_settings.iter().enumerate();
+            let ports = ports.map(|(i, port)| (format!("{at}.portLevelSettings[{i}]"), port.tls.as_ref())).collect::<Vec<_>>();
+            std::iter::once((at, policy.tls.as_ref())).chain(ports)
+        });
+        let tls = policies.filter_map(|(at, tls)| Some((format!("{at}.tls.credentialName"), tls?)));
+        tls.filter(|(_, tls)| tls.uses_secret())
+    }
+}
+
+impl ClientTlsSettings {
+    /// Its certificates come from a Secret.
+    pub(crate) fn uses_secret(&self) -> bool {
+        matches!(self.mode, TlsMode::Simple | TlsMode::Mutual) && !self.credential_name.is_empty()
+    }
+}

@@ -8,6 +8,7 @@ mod tls;
 
 pub(super) use locality::Preference;
 
+use super::credentials::{self, Secrets};
 use super::envoy::{self, cluster, percentage};
 use super::views::Merged;
 use super::{Settings, policy};
@@ -45,11 +46,11 @@ pub(super) fn cluster(
     name: &ClusterName,
     (port, outside): (&Port, bool),
     rule: Option<&Merged<'_>>,
-    settings: &Settings,
+    (settings, secrets): (&Settings, &Secrets),
 ) -> cluster::Cluster {
     use cluster::cluster::CommonLbConfig;
     use cluster::cluster::common_lb_config::{LocalityConfigSpecifier, LocalityWeightedLbConfig};
-    let (policy, can) = (policy::effective(rule, &name.subset, name.port), settings.abilities);
+    let (policy, can) = (credentials::policy(rule, name), settings.abilities);
     let eds = cluster::cluster::EdsClusterConfig { eds_config: Some(envoy::ads()), service_name: name.to_string() };
     let mut found = cluster::Cluster {
         name: name.to_string(),
@@ -74,9 +75,11 @@ pub(super) fn cluster(
             .then(|| LocalityConfigSpecifier::LocalityWeightedLbConfig(LocalityWeightedLbConfig::default())),
         ..Default::default()
     });
+    let merged = rule;
     if let Some(rule) = policy.tls.filter(|_| can.upstream_tls) {
         let http = policy.connection_pool.and_then(|pool| pool.http.as_ref());
-        found.transport_socket = tls::socket(rule, pool::speaks_http2(http, port.protocol, can), &settings.system_ca);
+        let named = merged.and_then(|merged| credentials::named(rule, merged.home?, secrets));
+        found.transport_socket = tls::socket(rule, named, pool::speaks_http2(http, port.protocol, can), &settings.system_ca);
     }
     found
 }

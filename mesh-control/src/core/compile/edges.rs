@@ -53,12 +53,11 @@ impl Edges {
         if config.gateways.is_empty() {
             return Self { none, ..Self::default() };
         }
-        let selectors: BTreeSet<&Labels> = config.gateways.iter().map(|gateway| &gateway.spec.selector).collect();
-        let before = std::mem::replace(&mut c.scope, ROOT.to_owned());
-        let made = Arc::new(Mutex::new(
-            selectors.into_iter().map(|labels| (labels.clone(), Held::from(edge(c, config, labels, report)))).collect(),
-        ));
-        c.scope = before;
+        let made = label_sets(config).into_iter().map(|labels| {
+            let held = Held::from(edge(c, config, &labels, report));
+            (labels, held)
+        });
+        let made = Arc::new(Mutex::new(made.collect()));
         let from = Origin { registry: registry.clone(), config: config.clone(), settings: c.settings.clone() };
         Self { from: Some(Arc::new(from)), made, none }
     }
@@ -73,13 +72,23 @@ impl Edges {
         // What is told of it was told when everything was compiled.
         let mut told = Vec::new();
         let index = Index::new(&from.registry, &from.registry, &from.config, &from.settings, &mut told);
-        let mut compiler = Compiler { index: &index, settings: &from.settings, used: BTreeSet::new(), scope: ROOT.to_owned() };
+        let mut compiler = Compiler::new(&index, &from.settings, &from.config.secrets);
         let held = Held::from(edge(&mut compiler, &from.config, labels, &mut told));
         if made.len() < KEPT_MAX {
             made.insert(labels.clone(), held.clone());
         }
         held
     }
+}
+
+/// The labels that Gateways select; with those that DestinationRules for gateways select, so that every cluster is known that proxies with
+/// more labels may come to use.
+fn label_sets(config: &Config) -> BTreeSet<Labels> {
+    let rules = config.destination_rules.iter().filter(|rule| rule.meta.namespace == ROOT);
+    let chosen: Vec<&Labels> = rules.filter_map(|rule| Some(&rule.spec.workload_selector.as_ref()?.match_labels)).collect();
+    let selectors = config.gateways.iter().map(|gateway| &gateway.spec.selector);
+    let both = |one: &Labels, other: &Labels| one.iter().chain(other).map(|(key, value)| (key.clone(), value.clone())).collect();
+    selectors.flat_map(|own| std::iter::once(own.clone()).chain(chosen.iter().map(move |more| both(own, more)))).collect()
 }
 
 impl From<Edge> for Held {

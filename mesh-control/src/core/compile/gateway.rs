@@ -74,11 +74,18 @@ struct Making<'m, 'i, 'a> {
 
 /// Compiles for proxies with these labels.
 pub(super) fn edge(c: &mut Compiler<'_, '_>, config: &Config, labels: &Labels, report: &mut Vec<Unsupported>) -> Edge {
+    let others = std::mem::take(&mut c.used);
+    let scope = std::mem::replace(&mut c.scope, c.index.gateway(labels).to_owned());
+    c.gateways = true;
     let mut making = Making { c, config, labels, report, edge: Edge::default() };
     for (address, servers) in making.ports() {
         making.port(address, &servers);
     }
-    making.edge
+    let Making { c, mut edge, .. } = making;
+    edge.secrets.extend(c.used.iter().flat_map(|cluster| c.secrets_of(cluster)));
+    c.used.extend(others);
+    (c.scope, c.gateways) = (scope, false);
+    edge
 }
 
 /// Gateways that rules name and that do not exist.

@@ -98,10 +98,24 @@ impl<'a> Index<'a> {
         self.views.of(scope, service, &self.registry.host(service)?.namespace)
     }
 
-    /// The scope of a cluster of this service for clients of a scope: empty where it is everybody's.
-    pub(super) fn scope_of<'s>(&self, scope: &'s str, service: &str) -> &'s str {
+    /// The scope of a cluster of this service for clients of a scope, which may be gateways: empty where it is everybody's.
+    pub(super) fn scope_of<'s>(&self, (scope, gateways): (&'s str, bool), service: &str) -> &'s str {
         let home = self.registry.host(service).map(|service| service.namespace.as_str()).unwrap_or_default();
-        if self.views.differs(scope, service, home) { scope } else { "" }
+        match self.views.differs(scope, service, home) {
+            _ if gateways => self.views.of_gateway(scope, service, home),
+            true => scope,
+            false => "",
+        }
+    }
+
+    /// The scope of gateways with these labels.
+    pub(super) fn gateway(&self, labels: &BTreeMap<String, String>) -> &str {
+        self.views.gateway(labels)
+    }
+
+    /// The clients of a scope that a selector chooses.
+    pub(super) fn chosen(&self, scope: &str) -> Option<&Clients> {
+        self.views.apart().find(|(other, _)| *other == scope).map(|(_, clients)| clients)
     }
 
     /// Clients that see other policies than everybody, most closely described first.

@@ -355,6 +355,7 @@ fn service_entries_are_what_nodes_let_out() {
     assert_eq!(told, [("ours", "spec.hosts[0]"), ("ours", "spec.hosts[1]")]);
 }
 
+mod credentials;
 mod detect;
 mod edge;
 mod http;

@@ -19,11 +19,24 @@ const DEFAULT: &str = "default";
 /// Istio's name of the namespace whose rules are for all that have none of their own; gateways live there too.
 pub(super) const ROOT: &str = "istio-system";
 
+/// Scope of the clusters of gateways that have certificates of Secrets. No selector has this name: it has no `=`.
+pub(super) const EDGE: &str = "istio-system,gateways";
+
 /// All DestinationRules of a namespace for one host: the oldest's policy, everyone's subsets.
 #[derive(Clone, Default, PartialEq)]
 pub(super) struct Merged<'a> {
     pub(super) policy: Option<&'a TrafficPolicy>,
     pub(super) subsets: BTreeMap<&'a str, &'a Subset>,
+    /// Whose Secrets they name, if they name any.
+    pub(super) home: Option<Home<'a>>,
+}
+
+/// Where the Secrets of rules are looked up, and whether the rules choose their clients.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) struct Home<'a> {
+    pub(super) namespace: &'a str,
+    /// By a selector; else only gateways get the Secrets.
+    pub(super) selected: bool,
 }
 
 /// Clients that see the same rules.
@@ -103,13 +116,39 @@ impl<'a> Views<'a> {
 
     /// What clients of a scope (empty: all that have none) have for a service that is at home in a namespace.
     pub(super) fn of(&self, scope: &str, service: &str, home: &str) -> Option<&Merged<'a>> {
-        let scope = if scope.is_empty() { DEFAULT } else { scope };
+        let scope = match scope {
+            "" => DEFAULT,
+            EDGE => ROOT,
+            scope => scope,
+        };
         let (clients, view) = self.by_scope.get(scope)?;
         let selected = view.selected.as_ref().and_then(|table| most_specific(table, service));
         // In the root namespace are rules for everything, so who lives there looks at the service's own first.
         let own = if clients.namespace == ROOT { home } else { clients.namespace.as_str() };
         let mut tables = [own, home, ROOT].into_iter().filter_map(|namespace| view.by_namespace.get(namespace));
         selected.or_else(|| tables.find_map(|table| most_specific(table, service)))
+    }
+
+    /// What gateways with these labels are: workloads of the root namespace that a selector may choose.
+    pub(super) fn gateway(&self, labels: &BTreeMap<String, String>) -> &str {
+        let has = |(key, value): (&String, &String)| labels.get(key) == Some(value);
+        let theirs = |clients: &Clients| clients.namespace == ROOT && clients.labels.iter().all(has);
+        let scopes = self.by_scope.iter().filter(|(_, (clients, _))| theirs(clients));
+        scopes.max_by_key(|(_, (clients, _))| clients.labels.len()).map_or(ROOT, |(scope, _)| scope)
+    }
+
+    /// The scope of a gateway's cluster. Unlike its neighbours' in the namespace it has the Secrets that a rule without selector names.
+    pub(super) fn of_gateway<'s>(&self, scope: &'s str, service: &str, home: &str) -> &'s str {
+        let selected = self.by_scope.get(scope).and_then(|(_, view)| view.selected.as_ref());
+        if selected.is_some_and(|table| most_specific(table, service).is_some()) {
+            return scope;
+        }
+        let secrets = self.of(ROOT, service, home).is_some_and(|merged| merged.home.is_some());
+        match self.differs(ROOT, service, home) {
+            _ if secrets => EDGE,
+            true => ROOT,
+            false => "",
+        }
     }
 
     /// Do they see another policy for it than everybody?
@@ -161,6 +200,10 @@ fn merge<'a>(merged: &mut Merged<'a>, rule: &'a Resource<DestinationRule>) {
     merged.policy = merged.policy.or(rule.spec.traffic_policy.as_ref());
     for subset in &rule.spec.subsets {
         merged.subsets.entry(&subset.name).or_insert(subset);
+    }
+    if rule.spec.credentials().next().is_some() {
+        let selected = rule.spec.workload_selector.is_some();
+        merged.home = Some(Home { namespace: &rule.meta.namespace, selected });
     }
 }
 

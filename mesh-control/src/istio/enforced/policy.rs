@@ -13,12 +13,13 @@ impl Enforced for DestinationRule {
         let detects = policies.into_iter().any(|policy| {
             policy.outlier_detection.is_some() || policy.port_level_settings.iter().any(|port| port.outlier_detection.is_some())
         });
+        let given = Given { can, detects, chosen: self.workload_selector.is_some() };
         if let Some(of_host) = &self.traffic_policy {
-            policy("spec.trafficPolicy", of_host, (can, detects), found);
+            policy("spec.trafficPolicy", of_host, given, found);
         }
         for (i, subset) in self.subsets.iter().enumerate() {
             if let Some(of_subset) = &subset.traffic_policy {
-                policy(&format!("spec.subsets[{i}].trafficPolicy"), of_subset, (can, detects), found);
+                policy(&format!("spec.subsets[{i}].trafficPolicy"), of_subset, given, found);
             }
         }
         if !can.source_namespace {
@@ -31,7 +32,8 @@ impl Enforced for DestinationRule {
 /// The policy has effect as a DestinationRule's would.
 impl Enforced for DestinationPolicy {
     fn look(&self, can: Abilities, found: &mut Findings) {
-        policy("spec (as trafficPolicy)", &self.policy, (can, self.policy.outlier_detection.is_some()), found);
+        let given = Given { can, detects: self.policy.outlier_detection.is_some(), chosen: false };
+        policy("spec (as trafficPolicy)", &self.policy, given, found);
         found.if_set("spec.source".to_owned(), self.written.source.is_some());
         let labels = self.written.destination.as_ref().is_some_and(|to| !to.labels.is_empty());
         found.if_set("spec.destination.labels".to_owned(), labels);
@@ -46,8 +48,16 @@ type Blocks<'a> = (
     Option<&'a ClientTlsSettings>,
 );
 
-/// What the proxies take, and whether anything in the rule notices that endpoints fail.
-type Given = (Abilities, bool);
+/// What the rest of the rule says.
+#[derive(Clone, Copy)]
+struct Given {
+    /// What the proxies take.
+    can: Abilities,
+    /// Something in the rule notices that endpoints fail.
+    detects: bool,
+    /// A selector chooses the clients.
+    chosen: bool,
+}
 
 fn policy(at: &str, policy: &TrafficPolicy, given: Given, found: &mut Findings) {
     let TrafficPolicy { load_balancer, connection_pool, outlier_detection, tls, .. } = policy;
@@ -60,11 +70,12 @@ fn policy(at: &str, policy: &TrafficPolicy, given: Given, found: &mut Findings) 
     found.if_set(format!("{at}.tunnel"), policy.tunnel.is_some());
     found.if_set(format!("{at}.proxyProtocol"), policy.proxy_protocol.is_some());
     if let Some(of_retries) = &policy.retry_budget {
-        budget(&format!("{at}.retryBudget"), of_retries, given.0, found);
+        budget(&format!("{at}.retryBudget"), of_retries, given.can, found);
     }
 }
 
-fn blocks(at: &str, (balancer, pool, outliers, tls): Blocks<'_>, (can, detects): Given, found: &mut Findings) {
+fn blocks(at: &str, (balancer, pool, outliers, tls): Blocks<'_>, given: Given, found: &mut Findings) {
+    let Given { can, detects, .. } = given;
     if let Some(settings) = balancer {
         balancing(&format!("{at}.loadBalancer"), settings, can, found);
         if let Some(setting) = &settings.locality_lb_setting {
@@ -81,7 +92,7 @@ fn blocks(at: &str, (balancer, pool, outliers, tls): Blocks<'_>, (can, detects):
         outlier(&format!("{at}.outlierDetection"), detection, can, found);
     }
     if let Some(settings) = tls {
-        encryption(&format!("{at}.tls"), settings, can, found);
+        encryption(&format!("{at}.tls"), settings, given, found);
     }
 }
 
@@ -144,13 +155,18 @@ fn outlier(at: &str, detection: &OutlierDetection, can: Abilities, found: &mut F
     found.if_set(format!("{at}.outlierDetectionHttpErrorCodes"), !detection.outlier_detection_http_error_codes.is_empty());
 }
 
-fn encryption(at: &str, settings: &ClientTlsSettings, can: Abilities, found: &mut Findings) {
+fn encryption(at: &str, settings: &ClientTlsSettings, given: Given, found: &mut Findings) {
     let encrypts = settings.mode != TlsMode::Disable;
-    if encrypts && !can.upstream_tls {
+    if encrypts && !given.can.upstream_tls {
         return found.if_set(at.to_owned(), true);
     }
     found.if_set(format!("{at}.mode (ISTIO_MUTUAL)"), settings.mode == TlsMode::IstioMutual);
-    found.if_set(format!("{at}.credentialName"), encrypts && !settings.credential_name.is_empty());
+    if settings.uses_secret() && !given.chosen {
+        found.tell(
+            format!("{at}.credentialName"),
+            "is for gateways, as in Istio: workloads connect without TLS unless a workloadSelector chooses them",
+        );
+    }
     found.if_set(format!("{at}.caCrl"), encrypts && !settings.ca_crl.is_empty());
 }
 

@@ -47,6 +47,15 @@ fn destination_rules() {
 }
 
 #[test]
+fn credentials_are_for_gateways_and_for_workloads_that_a_selector_chooses() {
+    let policy = json!({ "tls": { "mode": "MUTUAL", "credentialName": "c" } });
+    let mut spec = json!({ "host": "a", "trafficPolicy": policy });
+    assert_eq!(told(Kind::DestinationRule, &spec), ["spec.trafficPolicy.tls.credentialName"]);
+    spec["workloadSelector"] = json!({ "matchLabels": { "app": "b" } });
+    assert_eq!(told(Kind::DestinationRule, &spec), Vec::<String>::new());
+}
+
+#[test]
 fn service_entries() {
     let port = json!([{ "number": 80, "name": "http", "targetPort": 8080 }]);
     let spec = json!({ "hosts": ["a.b"], "ports": port, "location": "MESH_INTERNAL", "resolution": "DNS", "subjectAltNames": ["x"],
