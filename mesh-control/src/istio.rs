@@ -18,6 +18,7 @@ pub(crate) mod enforced;
 pub(crate) mod gateway;
 pub(crate) mod kind;
 pub(crate) mod mesh_config;
+pub(crate) mod older;
 pub(crate) mod problem;
 pub(crate) mod resource;
 pub(crate) mod service_entry;

@@ -335,5 +335,6 @@ fn unenforced(kind: Kind, object: &Value) -> Vec<String> {
     let found = istio::enforced::of_object(kind, object, Abilities::MESH_PROXY);
     let (group, name) = (kind.group(), kind.name());
     let old = kind.successor().map(|new| format!("{group} {name} is deprecated; use {new}"));
-    old.into_iter().chain(found.into_iter().map(|(path, why)| format!("{path}: {why}"))).collect()
+    let found = istio::older::of_object(kind, object).into_iter().chain(found);
+    old.into_iter().chain(found.map(|(path, why)| format!("{path}: {why}"))).collect()
 }
