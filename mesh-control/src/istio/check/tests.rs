@@ -5,6 +5,8 @@ use serde_json::{Value, json};
 
 use crate::istio::{Kind, Resource, VirtualService, admit};
 
+mod messages;
+
 fn http(route: Value) -> Value {
     let mut rule = json!({ "route": [{ "destination": { "host": "a" } }] });
     json_patch::merge(&mut rule, &route);
