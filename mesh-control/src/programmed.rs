@@ -51,11 +51,14 @@ async fn until(later: Option<tokio::time::Instant>) {
 /// Writes what somebody may wait for, and the rest if it is due. True if something is left for later.
 fn write(store: &Store, publisher: &Publisher, due: bool) -> Result<bool, StoreError> {
     let (nodes, now) = (publisher.standing(), Timestamp::now());
+    let (version, refs) = publisher.refs();
     let (mut statuses, mut left) = (Vec::<(Key, u64, Value)>::new(), false);
     for kind in Kind::ALL {
         for stored in store.list(Collection::Istio(kind), None, None).1 {
             let generation = stored.object["metadata"]["generation"].as_i64().unwrap_or_default();
-            let object = Object { written: stored.written, generation, status: &stored.object["status"] };
+            let (namespace, name) = (stored.key.namespace.clone(), stored.key.name.clone());
+            let dangling = (version >= stored.written).then(|| refs.get(&(kind, namespace, name)).map_or(&[][..], Vec::as_slice));
+            let object = Object { written: stored.written, generation, status: &stored.object["status"], dangling };
             match programmed::next(object, &nodes, now) {
                 Some(next) if next.urgent || due => statuses.push((stored.key.clone(), stored.written, next.status)),
                 Some(_) => left = true,

@@ -5,7 +5,7 @@ mod holding;
 mod tests;
 
 use crate::auth::{NODES, Tokens};
-use crate::core::compile::Compiled;
+use crate::core::compile::{Compiled, Refs};
 use crate::core::flip::{self, Carried, Part, PortKey, Told};
 use crate::core::programmed;
 use crate::metrics::Metrics;
@@ -112,6 +112,12 @@ impl Publisher {
             place.refusal = place.refusal.take().or(refusal);
         }
         nodes.into_values().collect()
+    }
+
+    /// What rules refer to and is not there, in the configuration of this version.
+    pub(crate) fn refs(&self) -> (u64, Arc<Refs>) {
+        let state = self.state.lock();
+        (state.compiled.version, state.compiled.refs.clone())
     }
 
     /// Ports that the next compilation must let proxies go on serving.

@@ -30,6 +30,7 @@ mod mirror;
 mod mode;
 mod outside;
 mod policy;
+mod refs;
 mod report;
 mod retry;
 mod route;
@@ -43,6 +44,7 @@ mod views;
 
 pub(crate) use crate::istio::enforced::Abilities;
 pub(crate) use cluster::DefaultLb;
+pub(crate) use refs::{Dangling, Refs};
 pub(crate) use report::Unsupported;
 pub(crate) use retry::RetryOnDefault;
 pub(crate) use telemetry::{AccessLog, Address as ZipkinAddress, Telemetry};
@@ -142,6 +144,8 @@ pub(crate) struct Compiled {
     pub(crate) version: u64,
     /// Fields of rules that have no effect.
     pub(crate) unsupported: Vec<Unsupported>,
+    /// What rules refer to and is not there.
+    pub(crate) refs: Arc<Refs>,
 }
 
 /// One compilation.
@@ -168,6 +172,7 @@ pub(crate) fn compile(
     let version = config.version;
     let settings = &*mesh::settled(config.mesh.as_ref(), settings);
     let mut unsupported = report::of_rules(config, settings.abilities);
+    let given = config;
     let config = &*delegate::merged(config, &mut unsupported);
     let seen = &*scope::scoped(config, settings.abilities);
     let registry = &mode::ruled(registry, seen, settings);
@@ -182,6 +187,7 @@ pub(crate) fn compile(
     let edges = edges::Edges::new(&mut compiler, &carrying, config, &mut unsupported, &before.edges);
     unsupported.sort();
     unsupported.dedup();
+    let refs = Arc::new(refs::dangling(&index, given));
     let (assigned, mut clusters) = compiler.clusters();
     if settings.outbound == OutboundPolicy::AllowAny && settings.abilities.original_dst {
         clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough(PASSTHROUGH)));
@@ -215,6 +221,7 @@ pub(crate) fn compile(
         version,
         carrying: carrying.clone(),
         unsupported,
+        refs,
     }
 }
 

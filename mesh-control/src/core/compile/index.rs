@@ -39,7 +39,7 @@ impl<'a> Names<'a> {
 pub(super) struct Index<'a> {
     pub(super) registry: &'a Registry,
     /// The same with the modes that are wanted: what is carried for the sake of old connections alone is no rule's effect.
-    wanted: &'a Registry,
+    pub(super) wanted: &'a Registry,
     settings: &'a Settings,
     names: Names<'a>,
     /// By resolved host, exact or `*.suffix`.
