@@ -13,7 +13,9 @@ use axum::{Json, Router};
 use mesh_common::exposition;
 use parking_lot::Mutex;
 use serde_json::json;
+use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +28,22 @@ pub(crate) struct Admin {
     pub(crate) marathon: Arc<Mutex<Progress>>,
     /// The last translation; `None` until Marathon has answered once.
     pub(crate) world: Mutex<Option<World>>,
+}
+
+impl std::fmt::Debug for Admin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admin").finish_non_exhaustive()
+    }
+}
+
+impl crate::api::Runs for Admin {
+    fn registry(&self) -> Option<Arc<Registry>> {
+        self.world.lock().as_ref().map(|world| world.registry.clone())
+    }
+
+    fn gateways(&self) -> BTreeSet<IpAddr> {
+        self.publisher.gateways()
+    }
 }
 
 /// The result of the last compilation, for people.

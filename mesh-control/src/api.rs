@@ -11,7 +11,9 @@ pub(crate) mod metrics;
 mod object;
 mod protobuf;
 mod read;
+mod refused;
 mod request;
+mod running;
 mod select;
 mod server;
 mod status;
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Tokens;
 use crate::store::Store;
 pub(crate) use metrics::ApiMetrics;
+pub(crate) use running::Runs;
 pub(crate) use server::{load_tls, serve};
 
 /// What the API needs.
@@ -42,6 +45,8 @@ pub(crate) struct ApiArgs {
     pub(crate) store: Store,
     /// Who may ask.
     pub(crate) tokens: Arc<Tokens>,
+    /// What Marathon runs.
+    pub(crate) runs: Arc<dyn Runs>,
     /// Counters, registered by the caller.
     pub(crate) metrics: ApiMetrics,
     /// Ends it: open watches are closed, requests are finished.

@@ -53,7 +53,15 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let nodes = serve_nodes(xds, Arc::new(xds_tls), publisher, admin.clone(), views);
     let stop = CancellationToken::new();
     let api_metrics = admin.metrics.api.clone();
-    let api = ApiArgs { listener: api, tls, store, tokens: Arc::new(tokens), metrics: api_metrics, stop: stop.clone() };
+    let api = ApiArgs {
+        listener: api,
+        tls,
+        store,
+        tokens: Arc::new(tokens),
+        runs: admin.clone(),
+        metrics: api_metrics,
+        stop: stop.clone(),
+    };
     let mut api = tokio::spawn(api::serve(api));
     tracing::info!(api = %args.api_listen, xds = %args.xds_listen, marathon = ?args.marathon, "mesh-control starts");
     tokio::select! {

@@ -114,6 +114,13 @@ impl Publisher {
         nodes.into_values().collect()
     }
 
+    /// The nodes whose proxies serve Gateways.
+    pub(crate) fn gateways(&self) -> BTreeSet<IpAddr> {
+        let state = self.state.lock();
+        let gateways = state.clients.keys().filter(|node| node.role == Role::Node && !node.labels.is_empty());
+        gateways.map(|node| node.address).collect()
+    }
+
     /// What rules refer to and is not there, in the configuration of this version.
     pub(crate) fn refs(&self) -> (u64, Arc<Refs>) {
         let state = self.state.lock();

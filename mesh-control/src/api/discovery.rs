@@ -4,7 +4,8 @@ use axum::body::Body;
 use http::{HeaderValue, Response, header};
 use serde_json::{Value, json};
 
-use super::crds;
+use super::running::Running;
+use super::{crds, refused};
 use crate::istio::{GROUPS, Kind};
 
 /// kubectl wants a semantic version and warns if it is more than one minor version off; this is the API level that we imitate.
@@ -32,7 +33,7 @@ pub(super) fn core_versions() -> Value {
 
 /// `/apis`.
 pub(super) fn groups() -> Value {
-    let names = GROUPS.iter().map(|(name, _)| *name).chain([crds::GROUP]);
+    let names = GROUPS.iter().chain(&refused::GROUPS).map(|(name, _)| *name).chain([crds::GROUP]);
     let groups = names.map(|name| {
         let mut group = group(name);
         if let Some(fields) = group.as_object_mut() {
@@ -47,7 +48,12 @@ pub(super) fn groups() -> Value {
 pub(super) fn group(name: &str) -> Value {
     let version = |v: &&str| json!({ "groupVersion": format!("{name}/{v}"), "version": v });
     let crds = (crds::GROUP, &[crds::VERSION][..]);
-    let versions = GROUPS.iter().chain([&crds]).find(|(group, _)| *group == name).map_or(&[][..], |(_, versions)| *versions);
+    let versions = GROUPS
+        .iter()
+        .chain(&refused::GROUPS)
+        .chain([&crds])
+        .find(|(group, _)| *group == name)
+        .map_or(&[][..], |(_, versions)| *versions);
     json!({
         "kind": "APIGroup",
         "apiVersion": "v1",
@@ -61,7 +67,7 @@ const VERBS: [&str; 7] = ["create", "delete", "get", "list", "patch", "update", 
 
 /// `/api/v1`.
 pub(super) fn core_resources() -> Value {
-    json!({
+    let mut all = json!({
         "kind": "APIResourceList",
         "groupVersion": "v1",
         "resources": [
@@ -76,7 +82,11 @@ pub(super) fn core_resources() -> Value {
             },
             { "name": "secrets", "singularName": "secret", "namespaced": true, "kind": "Secret", "verbs": VERBS },
         ],
-    })
+    });
+    if let Some(resources) = all["resources"].as_array_mut() {
+        resources.extend(Running::resources());
+    }
+    all
 }
 
 /// `/apis/GROUP/VERSION`.

@@ -9,12 +9,14 @@ use serde_json::{Value, json};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use super::ApiArgs;
 use super::metrics::RequestLabels;
 use super::request::{Endpoint, Form, Options, verb};
+use super::running::Runs;
 use super::status::{self, ApiError, json_response};
 use super::watch::Watch;
 use super::write::Patch;
-use super::{ApiMetrics, body, crds, discovery, protobuf, read, write};
+use super::{ApiMetrics, body, crds, discovery, protobuf, read, refused, running, write};
 use crate::auth::{ADMINS, Tokens, User};
 use crate::store::{Collection, Key, Store};
 
@@ -31,11 +33,21 @@ pub(super) struct Shared {
     pub(super) metrics: ApiMetrics,
     pub(super) stop: CancellationToken,
     pub(super) watches: Arc<Semaphore>,
+    pub(super) runs: Arc<dyn Runs>,
 }
 
 impl Shared {
-    pub(super) fn new(store: Store, tokens: Arc<Tokens>, metrics: ApiMetrics, stop: CancellationToken) -> Self {
-        Self { store, tokens, metrics, stop, watches: Arc::new(Semaphore::new(MAX_WATCHES)) }
+    pub(super) fn new(args: &ApiArgs) -> Self {
+        let ApiArgs { store, tokens, metrics, stop, runs, .. } = args;
+        let (store, tokens, metrics) = (store.clone(), Arc::clone(tokens), metrics.clone());
+        Self {
+            store,
+            tokens,
+            metrics,
+            stop: stop.clone(),
+            watches: Arc::new(Semaphore::new(MAX_WATCHES)),
+            runs: Arc::clone(runs),
+        }
     }
 
     /// Answers a request.
@@ -86,6 +98,17 @@ impl Shared {
             }
             Endpoint::Object { key, version } => return self.object(key, version, options, request).await,
             Endpoint::OpenApi => return Ok(discovery::openapi()),
+            Endpoint::Running { of, .. } if request.method() != Method::GET => return Err(ApiError::marathons(of.plural())),
+            Endpoint::Running { of, namespace, name } => {
+                let (form, config) = (Form::negotiate(request.headers())?, self.store.config().borrow().clone());
+                let from = (&*self.runs, &*config);
+                return match name {
+                    None => running::list(of, namespace.as_deref(), from, form, &options),
+                    Some(name) => running::get(of, (namespace.as_deref(), &name), from, form, &options),
+                };
+            }
+            Endpoint::Refused(asked) => return asked.answer(request.method()),
+            Endpoint::RefusedResources { group, version } => refused::resources(group, version),
             Endpoint::Definitions(_) if request.method() != Method::GET => return Err(ApiError::built_in()),
             Endpoint::Definitions(None) => return crds::list(Form::negotiate(request.headers())?, &options),
             Endpoint::Definitions(Some(name)) => return crds::get(&name, Form::negotiate(request.headers())?),

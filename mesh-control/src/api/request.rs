@@ -2,8 +2,9 @@
 
 use http::{HeaderMap, Method, Uri, header};
 
-use super::crds;
+use super::running::Running;
 use super::status::ApiError;
+use super::{crds, refused};
 use crate::istio::{self, Kind};
 use crate::store::{Collection, Key};
 
@@ -24,6 +25,18 @@ pub(super) enum Endpoint {
     /// The definitions of Istio's kinds, or the one of this name.
     Definitions(Option<String>),
     DefinitionResources,
+    /// What Marathon runs: all of a kind, or one.
+    Running {
+        of: Running,
+        namespace: Option<String>,
+        name: Option<String>,
+    },
+    /// Kinds that are refused.
+    Refused(refused::Asked),
+    RefusedResources {
+        group: &'static str,
+        version: &'static str,
+    },
     /// A core resource that is always empty here: kubectl asks for it on the way (`describe`, `cluster-info`).
     Empty(&'static str),
     Objects {
@@ -48,11 +61,18 @@ impl Endpoint {
             ["api"] => Some(Self::CoreVersions),
             ["api", "v1"] => Some(Self::CoreResources),
             ["api", "v1", "events"] | ["api", "v1", "namespaces", _, "events"] => Some(Self::Empty("EventList")),
-            ["api", "v1", "services"] | ["api", "v1", "namespaces", _, "services"] => Some(Self::Empty("ServiceList")),
             ["api", "v1", "namespaces"] => {
                 Some(Self::Objects { collection: Collection::Namespaces, version: "v1", namespace: None })
             }
             ["api", "v1", "namespaces", name] => Some(Self::Object { key: Key::namespace(name), version: "v1" }),
+            ["api", "v1", plural] if Running::parse(plural).is_some() => Self::running(plural, None, None),
+            ["api", "v1", plural, name] => Self::running(plural, None, Some(name)).filter(|found| !found.is_namespaced()),
+            ["api", "v1", "namespaces", namespace, plural] if Running::parse(plural).is_some() => {
+                Self::running(plural, Some(namespace), None).filter(Self::is_namespaced)
+            }
+            ["api", "v1", "namespaces", namespace, plural, name] if Running::parse(plural).is_some() => {
+                Self::running(plural, Some(namespace), Some(name)).filter(Self::is_namespaced)
+            }
             ["api", "v1", plural] => Some(Self::Objects { collection: core(plural)?, version: "v1", namespace: None }),
             ["api", "v1", "namespaces", namespace, plural] => {
                 Some(Self::Objects { collection: core(plural)?, version: "v1", namespace: Some((*namespace).to_owned()) })
@@ -66,6 +86,15 @@ impl Endpoint {
             ["apis", crds::GROUP, crds::VERSION] => Some(Self::DefinitionResources),
             ["apis", crds::GROUP, crds::VERSION, crds::PLURAL] => Some(Self::Definitions(None)),
             ["apis", crds::GROUP, crds::VERSION, crds::PLURAL, name] => Some(Self::Definitions(Some((*name).to_owned()))),
+            ["apis", group, rest @ ..] if refused::GROUPS.iter().any(|(name, _)| name == group) => {
+                let (group, versions) = refused::GROUPS.into_iter().find(|(name, _)| name == group)?;
+                let Some((version, rest)) = rest.split_first() else { return Some(Self::Group(group)) };
+                let version = versions.iter().find(|v| *v == version)?;
+                match rest {
+                    [] => Some(Self::RefusedResources { group, version }),
+                    rest => refused::Asked::parse(group, version, rest).map(Self::Refused),
+                }
+            }
             ["apis", group, rest @ ..] => {
                 let (group, versions) = istio::GROUPS.into_iter().find(|(name, _)| name == group)?;
                 let Some((version, rest)) = rest.split_first() else { return Some(Self::Group(group)) };
@@ -73,6 +102,15 @@ impl Endpoint {
             }
             _ => None,
         }
+    }
+
+    fn running(plural: &str, namespace: Option<&str>, name: Option<&str>) -> Option<Self> {
+        let owned = |text: Option<&str>| text.map(str::to_owned);
+        Some(Self::Running { of: Running::parse(plural)?, namespace: owned(namespace), name: owned(name) })
+    }
+
+    const fn is_namespaced(&self) -> bool {
+        !matches!(self, Self::Running { of: Running::Nodes, .. })
     }
 
     fn istio(group: &'static str, version: &'static str, rest: &[&str]) -> Option<Self> {
@@ -181,7 +219,8 @@ impl Form {
 
 /// Kubernetes' verb, for audit and refusals.
 pub(super) fn verb(method: &Method, endpoint: &Endpoint, watch: bool) -> &'static str {
-    let one = matches!(endpoint, Endpoint::Object { .. } | Endpoint::Definitions(Some(_)));
+    let one =
+        matches!(endpoint, Endpoint::Object { .. } | Endpoint::Definitions(Some(_)) | Endpoint::Running { name: Some(_), .. });
     match *method {
         Method::GET if watch => "watch",
         Method::GET if one => "get",

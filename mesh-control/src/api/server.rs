@@ -54,10 +54,10 @@ pub(crate) fn load_tls(certificate: &Path, key: &Path) -> Result<rustls::ServerC
 
 /// Serves until `stop` is cancelled.
 pub(crate) async fn serve(args: ApiArgs) {
-    let ApiArgs { listener, mut tls, store, tokens, metrics, stop } = args;
+    let shared = Shared::new(&args);
+    let ApiArgs { listener, mut tls, metrics, stop, .. } = args;
     tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     let acceptor = TlsAcceptor::from(Arc::new(tls));
-    let shared = Shared::new(store, tokens, metrics.clone(), stop.clone());
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     loop {

@@ -83,6 +83,18 @@ impl ApiError {
         Self { details: Some(details), ..Self::new(StatusCode::NOT_FOUND, "NotFound", message) }
     }
 
+    /// The same for what would be of the core group.
+    pub(super) fn nothing_runs(plural: &str, name: &str) -> Self {
+        let details = json!({ "name": name, "kind": plural });
+        Self { details: Some(details), ..Self::new(StatusCode::NOT_FOUND, "NotFound", format!("{plural} {name:?} not found")) }
+    }
+
+    /// What Marathon runs is Marathon's.
+    pub(super) fn marathons(plural: &str) -> Self {
+        let message = format!("{plural} are what Marathon runs: they can be read here, and are changed there");
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+    }
+
     pub(super) fn built_in() -> Self {
         let message = "the kinds of this server are built in: their definitions can be read, not changed";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)

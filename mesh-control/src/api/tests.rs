@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::*;
 use crate::pki::{InitArgs, init};
 
+mod running;
 mod secrets;
 
 const GROUP: &str = "/apis/networking.istio.io/v1alpha3/namespaces/default";
@@ -25,6 +26,20 @@ struct World {
     address: std::net::SocketAddr,
     stop: CancellationToken,
     store: Store,
+}
+
+/// reviews and ratings run, and one node is a gateway.
+#[derive(Debug)]
+struct Shop;
+
+impl Runs for Shop {
+    fn registry(&self) -> Option<Arc<crate::core::registry::Registry>> {
+        Some(Arc::new(crate::core::compile::tests::reviews(&["v1", "v2"])))
+    }
+
+    fn gateways(&self) -> std::collections::BTreeSet<std::net::IpAddr> {
+        [std::net::IpAddr::from([10, 0, 0, 1])].into()
+    }
 }
 
 struct Answer {
@@ -61,6 +76,7 @@ impl World {
             tokens: Arc::new(Tokens::load(&control.join("tokens.csv")).unwrap()),
             metrics: ApiMetrics::default(),
             stop: stop.clone(),
+            runs: Arc::new(Shop),
         }));
         Self { dir, address, stop, store }
     }
