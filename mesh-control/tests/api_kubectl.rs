@@ -207,6 +207,31 @@ fn objects_are_watched_labelled_edited_and_patched() {
     assert!(String::from_utf8_lossy(&seen.stdout).lines().count() >= 3, "{seen:?}");
 }
 
+#[test]
+fn kinds_that_are_not_in_force_are_refused_with_a_sentence_and_older_spellings_told() {
+    let world = World::new();
+    for (version, kind, sentence) in [
+        ("security.istio.io/v1", "PeerAuthentication", "mutual TLS between workloads is not enforced by this version"),
+        ("security.istio.io/v1beta1", "RequestAuthentication", "the tokens of requests are not checked by this version"),
+        ("security.istio.io/v1", "AuthorizationPolicy", "requests are not authorized by this version"),
+        ("apps/v1", "Deployment", "Marathon runs the workloads: post a pod to its /v2/pods"),
+    ] {
+        world.file("refused.yaml", &format!("apiVersion: {version}\nkind: {kind}\nmetadata:\n  name: any\nspec: {{}}\n"));
+        let error = world.refused("apply -f refused.yaml");
+        assert!(error.contains("Forbidden") && error.contains(sentence), "{error}");
+        assert!(world.ok(&format!("get {kind}")).contains("No resources found"));
+    }
+    world.file("old.yaml", &faulty("      abort:\n        percent: 100\n        httpStatus: 500\n"));
+    let applied = world.ok("apply -f old.yaml");
+    let told = "Warning: spec.http[0].fault.abort.percent: is an older spelling, which is honoured; write percentage.value";
+    assert!(applied.contains(told), "{applied}");
+    // Marathon is away: nothing is known to run, and nothing can be made to.
+    assert!(world.ok("get pods,services,endpoints,nodes").contains("No resources found"));
+    world.file("pod.yaml", "apiVersion: v1\nkind: Pod\nmetadata:\n  name: any\nspec: {}\n");
+    assert!(world.refused("apply -f pod.yaml").contains("what Marathon runs"));
+    assert!(world.refused("get pod any").contains("pods \"any\" not found"));
+}
+
 /// The form of walkthroughs 001 and 004, and of the ingress task of walkthrough 002.
 const EDGE: &str = "apiVersion: networking.istio.io/v1alpha3
 kind: Gateway

@@ -362,6 +362,7 @@ mod http;
 mod net;
 mod outside;
 mod policy;
+mod refs;
 mod views;
 
 mod properties {
