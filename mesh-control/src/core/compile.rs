@@ -16,6 +16,7 @@ mod edges;
 mod egress;
 mod endpoints;
 mod entrance;
+mod entries;
 mod envoy;
 mod fault;
 mod gateway;
@@ -184,6 +185,7 @@ pub(crate) fn compile(
     let (mut listeners, routes) = (compiler.listeners(), compiler.routes());
     gateway::missing(config, &mut unsupported);
     credentials::tell(config, &mut unsupported);
+    entries::tell(config, &mut unsupported);
     let edges = edges::Edges::new(&mut compiler, &carrying, config, &mut unsupported, &before.edges);
     unsupported.sort();
     unsupported.dedup();

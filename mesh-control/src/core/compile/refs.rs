@@ -110,8 +110,8 @@ fn destination(index: &Index<'_>, config: &Config, field: &str, to: &Destination
         return Some(dangles(BACKEND, &format!("{field}.host"), &format!("no service is called {service}")));
     }
     let about = |host: &str| index::matches(&index.resolve(host), &service);
-    let rules = config.destination_rules.iter().filter(|rule| about(&rule.spec.host));
-    let defined = rules.into_iter().any(|rule| rule.spec.subsets.iter().any(|subset| subset.name == to.subset));
+    let mut rules = config.destination_rules.iter().filter(|rule| about(&rule.spec.host));
+    let defined = rules.any(|rule| rule.spec.subsets.iter().any(|subset| subset.name == to.subset));
     let missing = !to.subset.is_empty() && !defined;
     missing.then(|| {
         let why = format!("no DestinationRule for {service} has a subset {}", to.subset);

@@ -183,3 +183,22 @@ fn an_entry_is_for_the_namespaces_that_it_is_exported_to() {
     let nobody = exported(json!(["~"]));
     assert_eq!((told(&nobody, "default/named"), told(&nobody, "default/fixed"), vip(&nobody)), (None, None, None));
 }
+
+#[test]
+fn entries_for_one_host_and_different_namespaces_are_told_that_they_share() {
+    let entry = |name: &str, created: u32, port: u32, to_whom: Value| {
+        let ports = json!([{"number": port, "name": "tcp", "protocol": "TCP"}]);
+        let spec = json!({"hosts": ["b.org"], "ports": ports, "exportTo": to_whom, "resolution": "STATIC", "endpoints": [{"address": "203.0.113.9"}]});
+        rule("ServiceEntry", name, created, spec)
+    };
+    let of_two = |port: u32, to_whom: Value| {
+        let compiled = compiled_of(&[entry("one", 1, 80, json!(["shop"])), entry("two", 2, port, to_whom)]);
+        compiled.unsupported.iter().map(|one| (one.name.clone(), one.reason.clone())).collect::<Vec<_>>()
+    };
+    let why =
+        "default/one has b.org on port 80 too, for others: whoever sees one of the two gets the endpoints of both by its VIP";
+    assert_eq!(of_two(80, json!(["other"])), [("two".to_owned(), why.to_owned())]);
+    assert_eq!(of_two(80, json!([])), [("two".to_owned(), why.to_owned())], "everybody is other than some");
+    assert_eq!(of_two(81, json!(["other"])), [], "another port has endpoints of its own");
+    assert_eq!(of_two(80, json!(["shop"])), [], "for the same");
+}
