@@ -102,6 +102,7 @@ async fn decide(question: Question, agent: &mesos::Address, to_loop: &mpsc::Send
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::MesosAgent;
 
     /// A conversation that lasts until it is hung up: half a question.
     async fn silent(path: &Path) -> UnixStream {
@@ -113,7 +114,8 @@ mod tests {
         let directory = tempfile::tempdir().expect("directory");
         let path = directory.path().join("cni.sock");
         let (to_loop, _admissions) = mpsc::channel(1);
-        let agent = mesos::Address::parse("http://127.0.0.1:1").expect("address");
+        let nobody = MesosAgent { mesos_agent: Some("http://127.0.0.1:1".to_owned()), ..MesosAgent::default() };
+        let agent = mesos::Address::new(&nobody, [192, 0, 2, 11].into()).expect("address");
         tokio::spawn(serve(listen(&path).expect("listens"), agent, to_loop));
         let mut others = Vec::new();
         for _ in 0..CONVERSATIONS {

@@ -167,9 +167,9 @@ pub struct Run {
     #[arg(long, env = "MESH_MESOS_RUNTIME_DIR", value_name = "DIR", default_value = "/var/run/mesos")]
     pub mesos_runtime_dir: PathBuf,
 
-    /// The Mesos agent of this node, which says which container is which workload: http://HOST:PORT. Default: port 5051 of --node-address.
-    #[arg(long, env = "MESH_MESOS_AGENT", value_name = "URL")]
-    pub mesos_agent: Option<String>,
+    /// How to ask the Mesos agent of this node.
+    #[command(flatten)]
+    pub mesos: MesosAgent,
 
     /// Where mesh-proxy and its DNS process get their sockets.
     #[arg(long, env = "MESH_SOCKET", value_name = "FILE", default_value = SOCKET)]
@@ -204,6 +204,27 @@ pub struct Run {
     /// On SIGTERM, take programs and tables out of the kernel. For uninstalling: pods are outside the mesh at once, unprotected.
     #[arg(long, env = "MESH_DETACH_ON_EXIT")]
     pub detach_on_exit: bool,
+}
+
+/// The Mesos agent of the node.
+#[derive(Args, Clone, Debug, Default)]
+pub struct MesosAgent {
+    /// The Mesos agent of this node, which says which container is which workload: http[s]://HOST:PORT. Default: port 5051 of --node-address.
+    #[arg(long, env = "MESH_MESOS_AGENT", value_name = "URL")]
+    pub mesos_agent: Option<String>,
+
+    /// PEM of the authorities of which one has signed the Mesos agent's certificate, for https.
+    #[arg(long, env = "MESH_MESOS_AGENT_CA_FILE", value_name = "FILE")]
+    pub mesos_agent_ca_file: Option<PathBuf>,
+
+    /// Who this is to the Mesos agent: `PRINCIPAL SECRET`, or JSON with `principal` and `secret`, as Mesos' own credentials. Read for each
+    /// question.
+    #[arg(long, env = "MESH_MESOS_AGENT_CREDENTIALS_FILE", value_name = "FILE", conflicts_with = "mesos_agent_token_file")]
+    pub mesos_agent_credentials_file: Option<PathBuf>,
+
+    /// A token of DC/OS, for the same. Read for each question, so that it can be renewed.
+    #[arg(long, env = "MESH_MESOS_AGENT_TOKEN_FILE", value_name = "FILE")]
+    pub mesos_agent_token_file: Option<PathBuf>,
 }
 
 /// `mesh-agent dump`.

@@ -3,20 +3,20 @@
 //! There is no stream of task events: the agent is asked when a container directory comes or goes, and again as long as somebody waits.
 //! What was said last holds while it does not answer.
 
+mod api;
+
 use crate::cgroup;
 use crate::core::enrol::host::{Mark, Task};
-use crate::core::mesos::{self, Container, Identity};
-use anyhow::{Context, Result, bail, ensure};
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper::header::{ACCEPT, CONTENT_TYPE, HOST};
-use hyper_util::rt::TokioIo;
-use std::collections::BTreeSet;
+use crate::core::mesos::{self, Container, Identity, State};
+use crate::core::resources::Workload;
+use crate::netns;
+use anyhow::{Context, Result};
+pub(crate) use api::Address;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::net::TcpStream;
 use tokio::sync::{Notify, watch};
 use tracing::{info, warn};
 
@@ -26,62 +26,33 @@ const PAUSE: Duration = Duration::from_millis(200);
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(2);
 /// The question for all outermost containers.
 const CONTAINERS: &str = r#"{"type":"GET_CONTAINERS","get_containers":{"show_nested":false}}"#;
+/// The question for the labels of tasks.
+const STATE: &str = r#"{"type":"GET_STATE"}"#;
 /// For an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A container takes about 2 kB; a node has hundreds.
-const ANSWER_MAX: usize = 16 << 20;
 
 /// What was said last; `None` before the first answer.
 pub(crate) type Said = Option<Arc<Vec<Task>>>;
-
-/// Where the Mesos agent is.
-#[derive(Clone, Debug)]
-pub(crate) struct Address {
-    authority: String,
-}
-
-impl Address {
-    /// `http://HOST:PORT`.
-    pub(crate) fn parse(url: &str) -> Result<Self> {
-        let Some(authority) = url.strip_prefix("http://") else {
-            bail!("{url:?} does not begin with http://: the Mesos agent is asked over the node's own network, without TLS");
-        };
-        let authority = authority.trim_end_matches('/');
-        ensure!(!authority.is_empty() && !authority.contains('/'), "{url:?} is not http://HOST:PORT");
-        let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-        Ok(Self {
-            authority: if has_port { authority.to_owned() } else { format!("{authority}:{}", mesh_common::ports::MESOS_AGENT) },
-        })
-    }
-}
 
 impl Address {
     /// Who a container is that has been made and does not run yet; `None` if it is no executor's.
     pub(crate) async fn identify(&self, container: &str) -> Result<Option<Identity>> {
         let ask = async {
             let Some(executor) = mesos::executor(&self.call(CONTAINERS).await?, container)? else { return Ok(None) };
-            Ok(Some(mesos::identity(&self.call(r#"{"type":"GET_STATE"}"#).await?, &executor)?))
+            Ok(Some(mesos::identity(&self.call(STATE).await?, &executor)?))
         };
         tokio::time::timeout(PATIENCE, ask).await.context("no answer in time").flatten()
     }
-
-    async fn call(&self, question: &'static str) -> Result<Bytes> {
-        let stream = TcpStream::connect(&self.authority).await?;
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
-        let connection = tokio::spawn(connection);
-        let request = Request::post("/api/v1").header(HOST, &self.authority);
-        let request = request.header(CONTENT_TYPE, "application/json").header(ACCEPT, "application/json");
-        let response = sender.send_request(request.body(Full::new(Bytes::from_static(question.as_bytes())))?).await?;
-        ensure!(response.status().is_success(), "{question} is answered with {}", response.status());
-        let body = Limited::new(response.into_body(), ANSWER_MAX).collect().await.map_err(|error| anyhow::anyhow!(error))?;
-        connection.abort();
-        Ok(body.to_bytes())
-    }
 }
+
+/// Who containers are, by Mesos' ids of them.
+type Identities = BTreeMap<String, Identity>;
 
 /// The one who asks.
 pub(crate) struct Asker {
     pub(crate) address: Address,
+    /// Of this node.
+    pub(crate) node: IpAddr,
     /// Mesos' runtime directory.
     pub(crate) runtime_dir: PathBuf,
     /// Where the programs are attached, and how deep that lies in the machine's tree.
@@ -95,15 +66,15 @@ pub(crate) struct Asker {
 impl Asker {
     /// Asks whenever the bell is rung, for ever.
     pub(crate) async fn run(self) {
-        let mut failed = false;
+        let (mut failed, mut identities) = (false, Identities::new());
         loop {
             self.bell.notified().await;
-            match tokio::time::timeout(PATIENCE, self.ask()).await.context("no answer in time").flatten() {
+            match tokio::time::timeout(PATIENCE, self.ask(&mut identities)).await.context("no answer in time").flatten() {
                 Ok(containers) => {
                     if std::mem::take(&mut failed) {
-                        info!(agent = self.address.authority, "the Mesos agent answers again");
+                        info!(agent = self.address.authority(), "the Mesos agent answers again");
                     }
-                    let tasks = Arc::new(tokio::task::block_in_place(|| self.resolve(containers)));
+                    let tasks = Arc::new(tokio::task::block_in_place(|| self.resolve(containers, &identities)));
                     self.said.send_if_modified(|said| {
                         let changed = said.as_ref() != Some(&tasks);
                         *said = Some(tasks);
@@ -114,7 +85,7 @@ impl Asker {
                 Err(error) => {
                     if !std::mem::replace(&mut failed, true) {
                         let error = format!("{error:#}");
-                        warn!(agent = self.address.authority, error, "the Mesos agent cannot be asked (--mesos-agent)");
+                        warn!(agent = self.address.authority(), error, "the Mesos agent cannot be asked (--mesos-agent)");
                     }
                     tokio::time::sleep(PAUSE_AFTER_ERROR).await;
                 }
@@ -122,12 +93,33 @@ impl Asker {
         }
     }
 
-    async fn ask(&self) -> Result<Vec<Container>> {
-        Ok(mesos::containers(&self.address.call(CONTAINERS).await?)?)
+    /// All containers; and who those are that have not been seen before.
+    async fn ask(&self, identities: &mut Identities) -> Result<Vec<Container>> {
+        let containers = mesos::containers(&self.address.call(CONTAINERS).await?)?;
+        identities.retain(|id, _| containers.iter().any(|container| container.id == *id));
+        let unknown: Vec<_> = containers.iter().filter(|container| !identities.contains_key(&container.id)).collect();
+        if !unknown.is_empty() {
+            let state: State = serde_json::from_slice(&self.address.call(STATE).await?)?;
+            let known = unknown.iter().filter_map(|container| Some((container.id.clone(), state.identity(&container.executor)?)));
+            identities.extend(known);
+        }
+        Ok(containers)
     }
 
-    fn resolve(&self, containers: Vec<Container>) -> Vec<Task> {
-        containers.into_iter().map(|container| self.task(container)).collect()
+    fn resolve(&self, containers: Vec<Container>, identities: &Identities) -> Vec<Task> {
+        let own = netns::identity(Path::new("/proc/self/ns/net")).ok();
+        let task = |container: Container| {
+            let identity = identities.get(&container.id);
+            let mut task = self.task(container);
+            let network = task.pid.and_then(|pid| netns::identity(&PathBuf::from(format!("/proc/{pid}/ns/net"))).ok());
+            let on_host = network.is_some() && network == own;
+            task.coming = identity.filter(|identity| on_host && identity.wishes()).map(|identity| {
+                let node = self.node.to_string();
+                Box::new(Workload { node, enrol: true, host_network: true, ..identity.workload() })
+            });
+            task
+        };
+        containers.into_iter().map(task).collect()
     }
 
     fn task(&self, container: Container) -> Task {
@@ -140,7 +132,7 @@ impl Asker {
         if cgroup::has_classes() {
             marks.extend(container.class.map(Mark::Class));
         }
-        Task { instance: container.instance, pid, marks }
+        Task { container: container.id, instance: container.instance, pid, marks, coming: None }
     }
 }
 
@@ -152,19 +144,4 @@ fn cgroup_of(pid: u32, container: &str, root: &Path, depth: u32) -> Option<Mark>
     let below = directory.strip_prefix(root).ok()?.components().count();
     let id = cgroup::id(&directory).ok()?;
     Some(Mark::Cgroup { id, level: depth + u32::try_from(below).ok()? })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_agent_has_an_address_without_tls() {
-        let authority = |url| Address::parse(url).map(|address| address.authority).map_err(|error| error.to_string());
-        assert_eq!(authority("http://192.0.2.11:5051/").expect("valid"), "192.0.2.11:5051");
-        assert_eq!(authority("http://agent.example").expect("valid"), "agent.example:5051");
-        assert_eq!(authority("http://[fd01::1]").expect("valid"), "[fd01::1]:5051");
-        assert!(authority("https://192.0.2.11:5051").expect_err("TLS").contains("without TLS"));
-        assert!(authority("http://a/b").is_err() && authority("http://").is_err());
-    }
 }

@@ -85,6 +85,8 @@ pub struct Metrics {
     pub wanted: Gauge,
     /// Pods that it has.
     pub enrolled: Gauge,
+    /// The difference.
+    pub missing: Gauge,
     /// Pods of which no veth is guarded.
     pub unguarded: Gauge,
     /// Pods that would be in the mesh but for the operator.
@@ -109,7 +111,8 @@ impl Metrics {
             corrected.clone(),
         );
         let (wanted, enrolled, unguarded) = (Gauge::default(), Gauge::default(), Gauge::default());
-        let bypassed = Gauge::default();
+        let (bypassed, missing) = (Gauge::default(), Gauge::default());
+        registry.register("pods_missing", "Pods that this node should have in the mesh and has not", missing.clone());
         registry.register("pods_bypassed", "Pods that mesh-agent bypass has taken out of the mesh", bypassed.clone());
         registry.register("pods_unguarded", "Pods whose veth has no guard against raw packets", unguarded.clone());
         registry.register("broker_connections_ended", "Broker connections that ended, by reason", Family::clone(&ends));
@@ -146,6 +149,7 @@ impl Metrics {
             entries,
             wanted,
             enrolled,
+            missing,
             unguarded,
             bypassed,
         }

@@ -21,6 +21,7 @@ use mesh_common::decide::l4::UDP;
 use mesh_xds::agent as wire;
 use mesh_xds::client::Delivery;
 use mesh_xds::node::Node as NodeId;
+use mesh_xds::report::Report;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -75,6 +76,8 @@ pub(crate) struct Node {
     bypass_file: PathBuf,
     /// A UDP backend is gone: sockets may be connected to it.
     stuck: bool,
+    /// What the control plane was told last.
+    reported: Option<Report>,
 }
 
 impl Node {
@@ -111,6 +114,7 @@ impl Node {
             bypass_file,
             // Of a former agent's time.
             stuck: true,
+            reported: None,
         }
     }
 
@@ -236,6 +240,7 @@ impl Node {
         self.rebalance(audit);
         self.heed_bypass();
         self.forget_announced(now);
+        self.expect(said.as_deref(), now);
         let known = self.kernel.maps().pods();
         let (known, on_host) = match known.and_then(|known| Ok((known, self.kernel.maps().host_pods()?))) {
             Ok(known) => known,
@@ -261,7 +266,8 @@ impl Node {
             self.roster.is_listed();
         }
         self.report(&plan);
-        if !plan.pending.is_empty() {
+        // Of those that are to come nobody else says when they have gone.
+        if !plan.pending.is_empty() || self.world.announced.values().any(|(_, workload)| workload.host_network) {
             self.ask_mesos();
         }
         plan.pending.is_empty() && self.failures.is_empty()
@@ -363,6 +369,7 @@ impl Node {
         self.metrics.wanted.set(pods.len() as i64);
         self.metrics.bypassed.set(bypassed.len() as i64);
         self.metrics.enrolled.set(enrolled as i64);
+        self.metrics.missing.set((pods.len() - enrolled) as i64);
         self.metrics.unguarded.set(self.held.keys().filter(|cookie| !self.kernel.is_guarded(**cookie)).count() as i64);
         self.status.update(|status| {
             status.wanted = pods.len();
@@ -372,6 +379,17 @@ impl Node {
             status.tables_filled = self.filled;
             status.tables_error.clone_from(&self.tables_error);
         });
+    }
+
+    /// What the control plane should hear of this node, if it has not heard it yet. Not before the tables are filled: a former agent's pods
+    /// may be in the mesh all the same.
+    pub(crate) fn news(&mut self) -> Option<Report> {
+        if !self.filled {
+            return None;
+        }
+        let report = self.status.get().report();
+        let is_news = self.reported.as_ref() != Some(&report);
+        is_news.then(|| self.reported.insert(report).clone())
     }
 
     fn pod_status(&self, workload: &Workload, pending: &BTreeMap<&str, &str>) -> PodStatus {

@@ -14,13 +14,11 @@ use crate::served::Roster;
 use crate::status::Shared;
 use crate::{admit, cgroup, events, mesos};
 use anyhow::{Context, Result};
-use mesh_common::ports::MESOS_AGENT;
 use mesh_xds::agent as wire;
 use mesh_xds::node::{Node as NodeId, Role};
 use mesh_xds::stream::{Connection, Updates};
-use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,10 +50,7 @@ pub async fn run(config: Run) -> Result<()> {
     let admin_socket = Admin::listen(&config.admin_socket).context("--admin-socket")?;
     let broker_socket = Broker::listen(&config.socket, config.proxy_uid).context("--socket")?;
     let places = Places::new(&config.mesos_runtime_dir)?;
-    let mesos_agent =
-        mesos::Address::parse(&config.mesos_agent.clone().unwrap_or_else(|| default_mesos_agent(config.node_address)));
-    let mesos_agent = mesos_agent.context("--mesos-agent")?;
-
+    let mesos_agent = mesos::Address::new(&config.mesos, config.node_address)?;
     let cni_socket = admit::listen(&config.cni_socket).context("--cni-socket")?;
 
     let kernel = Arc::new(Kernel::open_logging(&config.bpffs, cgroup_root, config.kernel_log)?);
@@ -96,6 +91,7 @@ pub async fn run(config: Run) -> Result<()> {
     let ((said, hearing), bell) = (watch::channel(None), Arc::new(Notify::new()));
     let asker = mesos::Asker {
         address: mesos_agent,
+        node: config.node_address,
         runtime_dir: config.mesos_runtime_dir.clone(),
         cgroup_root: cgroup_root.clone(),
         depth,
@@ -117,11 +113,6 @@ pub async fn run(config: Run) -> Result<()> {
     Ok(())
 }
 
-/// Every node has one there (`mesh_common::ports`).
-fn default_mesos_agent(node: IpAddr) -> String {
-    format!("http://{}", SocketAddr::new(node, MESOS_AGENT))
-}
-
 fn connection(config: &Run) -> Result<Connection> {
     let name = match &config.node_name {
         Some(name) => name.clone(),
@@ -137,6 +128,9 @@ fn connection(config: &Run) -> Result<Connection> {
     })
 }
 
+/// How long it looks so often after a container has come or gone: what Mesos says of it comes in parts.
+const STIR: Duration = Duration::from_secs(2);
+
 /// The loop. Deliveries are answered once they are in force; the look at the containers follows whatever has happened.
 async fn follow(
     mut node: Node,
@@ -149,7 +143,7 @@ async fn follow(
     let mut mesos = node.mesos();
     // Whatever ran before us.
     node.ask_mesos();
-    let mut settled = false;
+    let (mut settled, mut calm_from) = (false, Instant::now());
     loop {
         tokio::select! {
             delivery = updates.next() => {
@@ -161,15 +155,28 @@ async fn follow(
                     }
                 }
             }
-            () = watch.changed() => node.ask_mesos(),
+            () = watch.changed() => {
+                calm_from = Instant::now() + STIR;
+                node.ask_mesos();
+            }
             Some(admission) = admissions.recv() => tokio::task::block_in_place(|| node.admit(admission, Instant::now())),
             // The asker lives as long as we do.
             Ok(()) = mesos.changed() => {}
-            () = tokio::time::sleep(if settled { CALM } else { HURRY }) => watch.renew(node.containers()),
+            () = tokio::time::sleep(if settled && Instant::now() > calm_from { CALM } else { HURRY }) => {
+                if watch.renew(node.containers()) {
+                    calm_from = Instant::now() + STIR;
+                }
+                if Instant::now() < calm_from {
+                    node.ask_mesos();
+                }
+            }
             _ = term.recv() => return Ok(()),
             _ = int.recv() => return Ok(()),
         }
         settled = tokio::task::block_in_place(|| node.settle(Instant::now()));
+        if let Some(report) = node.news() {
+            updates.report(report).await;
+        }
         match gateway.revive() {
             Ok(0) => {}
             Ok(count) => warn!(count, "listeners of the gateway were shut down; they listen again"),
@@ -181,28 +188,32 @@ async fn follow(
 /// inotify on the directory of containers: it may not exist yet, and may be replaced.
 struct Watch {
     inotify: Option<Ready<Inotify>>,
-    watching: bool,
+    watched: Option<WatchDescriptor>,
 }
 
 impl Watch {
     fn new(containers: &Path) -> Self {
         let open = || ready::watch(Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?);
         let inotify = open().inspect_err(|error| warn!(%error, "no inotify: containers are looked for once a second")).ok();
-        let mut watch = Self { inotify, watching: false };
+        let mut watch = Self { inotify, watched: None };
         watch.renew(containers);
         watch
     }
 
-    /// Watches the directory if it has appeared. An existing watch is renewed by the kernel.
-    fn renew(&mut self, containers: &Path) {
-        let Some(inotify) = &self.inotify else { return };
+    /// Watches the directory if it has appeared. An existing watch is renewed by the kernel. True if it was not watched before: what has happened in
+    /// it until now, nobody has heard.
+    fn renew(&mut self, containers: &Path) -> bool {
+        let Some(inotify) = &self.inotify else { return false };
         let flags = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_DELETE | AddWatchFlags::IN_MOVED_TO;
-        self.watching = inotify.get_ref().add_watch(containers, flags).is_ok();
+        let watched = inotify.get_ref().add_watch(containers, flags).ok();
+        let is_new = watched.is_some() && watched != self.watched;
+        self.watched = watched;
+        is_new
     }
 
     /// Something was created or removed. Cancel safe: what is read is only a hint to look again.
     async fn changed(&mut self) {
-        let Some(inotify) = self.inotify.as_ref().filter(|_| self.watching) else { return std::future::pending().await };
+        let Some(inotify) = self.inotify.as_ref().filter(|_| self.watched.is_some()) else { return std::future::pending().await };
         loop {
             let Ok(mut ready) = inotify.readable().await else { return std::future::pending().await };
             match ready.try_io(|inotify| Ok(inotify.get_ref().read_events()?)) {

@@ -2,6 +2,7 @@
 
 use crate::explain::Names;
 use mesh_common::abi;
+use mesh_xds::report::Report;
 use parking_lot::RwLock;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -123,6 +124,18 @@ impl Shared {
 }
 
 impl Status {
+    /// The same, as the control plane is told.
+    #[must_use]
+    pub fn report(&self) -> Report {
+        let (enrolled, missing): (Vec<_>, Vec<_>) = self.pods.iter().partition(|pod| pod.enrolled);
+        let reason = |pod: &PodStatus| pod.reason.clone().unwrap_or_else(|| "not yet".to_owned());
+        Report {
+            enrolled: enrolled.into_iter().map(|pod| pod.id.clone()).collect(),
+            missing: missing.into_iter().map(|pod| (pod.id.clone(), reason(pod))).collect(),
+            bypassed: self.bypassed.iter().cloned().collect(),
+        }
+    }
+
     /// Does everything work that should?
     ///
     /// # Errors

@@ -2,71 +2,20 @@
 
 mod common;
 
+use common::mesos::Mesos;
 use common::scene::{NODE, PROXY_UID, Scene, service, wait};
 use common::{Ns, ask, at};
 use mesh_agent::kernel::Maps;
 use mesh_common::broker::{Role, ToProxy};
 use mesh_xds::agent as wire;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-
-/// Container, executor, labels.
-type Containers = Arc<Mutex<Vec<(String, String, BTreeMap<String, String>)>>>;
-
-/// A Mesos agent that knows these containers, all of them about to start.
-struct Mesos {
-    url: String,
-    containers: Containers,
-}
-
-impl Mesos {
-    fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("loopback");
-        let (url, containers) = (format!("http://{}", listener.local_addr().expect("bound")), Containers::default());
-        let known = Arc::clone(&containers);
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().flatten() {
-                let mut request = Vec::new();
-                let mut buffer = [0; 4096];
-                // The question is the whole body, and ends the request.
-                while !request.ends_with(b"}") {
-                    match stream.read(&mut buffer) {
-                        Ok(n @ 1..) => request.extend_from_slice(&buffer[..n]),
-                        _ => break,
-                    }
-                }
-                let body = answer(&String::from_utf8_lossy(&request), &known.lock().expect("not poisoned")).to_string();
-                let _ = write!(stream, "HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
-            }
-        });
-        Self { url, containers }
-    }
-
-    fn knows(&self, container: &str, executor: &str, inject: Option<&str>) {
-        let labels = inject.map(|inject| ("sidecar.istio.io/inject".to_owned(), inject.to_owned())).into_iter().collect();
-        self.containers.lock().expect("not poisoned").push((container.to_owned(), executor.to_owned(), labels));
-    }
-}
-
-fn answer(request: &str, known: &[(String, String, BTreeMap<String, String>)]) -> Value {
-    if request.contains("GET_CONTAINERS") {
-        let item = |(container, executor, _): &(String, String, _)| json!({"container_id": {"value": container}, "executor_id": {"value": executor}, "container_status": {}});
-        return json!({"get_containers": {"containers": known.iter().map(item).collect::<Vec<_>>()}});
-    }
-    let task = |(_, executor, labels): &(String, String, BTreeMap<String, String>)| {
-        let labels: Vec<Value> = labels.iter().map(|(key, value)| json!({"key": key, "value": value})).collect();
-        json!({"task_id": {"value": executor}, "labels": {"labels": labels}})
-    };
-    json!({"get_state": {"get_tasks": {"queued_tasks": known.iter().map(task).collect::<Vec<_>>()}}})
-}
 
 /// As Mesos calls a plugin.
 fn plugin(scene: &Scene, command: &str, container: &str, netns: &Path, conf: &Value) -> Output {
@@ -226,7 +175,7 @@ fn start_to_enrolled_is_measured() {
         with.push(started.elapsed());
         assert!(added.status.success() && known(&scene), "{added:?}");
         assert!(plugin(&scene, "DEL", &container, &path_of(&ns), &json!({})).status.success());
-        mesos.containers.lock().expect("not poisoned").clear();
+        mesos.forgets_all();
     }
     for n in 0..starts {
         let ns = pod(n);

@@ -4,6 +4,7 @@
 //! that break the protocol with a NACK of its own. A resource that was refused is not recorded as held: a reconnect asks for it again.
 
 use crate::node::Node;
+use crate::report::Report;
 use bytes::Bytes;
 use envoy_types::pb::envoy::config::core::v3 as core;
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
@@ -63,6 +64,7 @@ pub struct Client {
     outgoing: VecDeque<pb::DeltaDiscoveryRequest>,
     connected: bool,
     node_sent: bool,
+    report: Option<Report>,
 }
 
 #[derive(Debug, Default)]
@@ -80,7 +82,7 @@ impl Client {
     pub fn new(node: Node, wildcard: &[&'static str]) -> Self {
         let interest = || Interest { wildcard: true, ..Interest::default() };
         let types = wildcard.iter().map(|url| (*url, interest())).collect();
-        Self { node, types, outgoing: VecDeque::new(), connected: false, node_sent: false }
+        Self { node, types, outgoing: VecDeque::new(), connected: false, node_sent: false, report: None }
     }
 
     /// A stream is open: everything is asked for, saying what is held already.
@@ -147,6 +149,17 @@ impl Client {
         });
     }
 
+    /// Says what is in the mesh on this node: with the next stream's first request, and now by a request that asks for nothing.
+    pub fn report(&mut self, report: Report) {
+        self.report = Some(report);
+        // Before its first request a stream has none open, and that one says it.
+        let opened = self.types.iter().find(|(_, interest)| interest.opened).map(|(type_url, _)| (*type_url).to_owned());
+        if let Some(type_url) = opened {
+            let node = Some(self.introduction());
+            self.push(pb::DeltaDiscoveryRequest { type_url, node, ..pb::DeltaDiscoveryRequest::default() });
+        }
+    }
+
     /// A delivery is in force. An answer to a former stream's delivery is ignored.
     pub fn ack(&mut self, type_url: &str, nonce: &str) {
         let Some(delivery) = self.take_unanswered(type_url, nonce) else { return };
@@ -172,15 +185,23 @@ impl Client {
         let mut request = self.outgoing.pop_front()?;
         if !self.node_sent {
             self.node_sent = true;
-            request.node = Some(core::Node {
-                id: self.node.to_string(),
-                cluster: self.node.role.as_str().to_owned(),
-                metadata: self.node.metadata(),
-                user_agent_name: "mesh".to_owned(),
-                ..core::Node::default()
-            });
+            request.node = Some(self.introduction());
         }
         Some(request)
+    }
+
+    fn introduction(&self) -> core::Node {
+        let metadata = self.node.metadata();
+        core::Node {
+            id: self.node.to_string(),
+            cluster: self.node.role.as_str().to_owned(),
+            metadata: match &self.report {
+                Some(report) => Some(report.into_metadata(metadata)),
+                None => metadata,
+            },
+            user_agent_name: "mesh".to_owned(),
+            ..core::Node::default()
+        }
     }
 
     fn open(&mut self, type_url: &'static str) {

@@ -11,6 +11,7 @@ pub mod client;
 pub mod names;
 pub mod node;
 pub mod operators;
+pub mod report;
 pub mod serve;
 pub mod server;
 pub mod stream;

@@ -5,6 +5,7 @@
 
 use crate::names::PUSH_ORDER;
 use crate::node::Node;
+use crate::report::Report;
 use crate::server::{Request, Session, Snapshot};
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
@@ -41,6 +42,10 @@ pub trait Source: Send + Sync + 'static {
     /// The client holds all of this snapshot, of every type, and nothing else. Said once for each snapshot that it comes to hold.
     fn settled(&self, node: &Node, snapshot: &Arc<Snapshot>) {
         let _ = (node, snapshot);
+    }
+    /// An agent says what is in the mesh on its node.
+    fn reported(&self, node: &Node, report: Report) {
+        let _ = (node, report);
     }
     /// The client's stream is gone.
     fn disconnected(&self, node: &Node);
@@ -214,6 +219,10 @@ impl ClientTask {
     }
 
     fn handle(&mut self, request: &pb::DeltaDiscoveryRequest) -> Result<(), Status> {
+        let metadata = request.node.as_ref().and_then(|node| node.metadata.as_ref());
+        if let Some(report) = metadata.and_then(Report::of_metadata) {
+            self.source.reported(&self.node, report);
+        }
         let meaning = self.session.handle_request(request).map_err(|e| Status::invalid_argument(e.to_string()))?;
         let (type_url, error) = match &meaning {
             Request::Ack(type_url) => (*type_url, None),

@@ -3,6 +3,7 @@
 
 use crate::client::{Client, Delivery};
 use crate::node::Node;
+use crate::report::Report;
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_client::AggregatedDiscoveryServiceClient;
 use rand::Rng;
@@ -42,6 +43,8 @@ enum Command {
     Ack(String, String),
     /// It was not, and why.
     Nack(String, String, String),
+    /// This is what the node has in the mesh.
+    Report(Report),
 }
 
 /// The owner's side of the stream.
@@ -80,6 +83,11 @@ impl Updates {
     /// Says that a delivery is in force.
     pub async fn ack(&self, delivery: &Delivery) {
         let _ = self.commands.send(Command::Ack(delivery.type_url.clone(), delivery.nonce.clone())).await;
+    }
+
+    /// Says what is in the mesh on this node, in place of what was said before.
+    pub async fn report(&self, report: Report) {
+        let _ = self.commands.send(Command::Report(report)).await;
     }
 
     /// Says that a delivery was refused, naming resource and field. What was valid in it may be in force.
@@ -192,6 +200,7 @@ impl Driver {
         match command.ok_or(StreamEnd::OwnerGone)? {
             Command::Subscribe(type_url, names) => self.client.subscribe(type_url, names),
             Command::Ack(type_url, nonce) => self.client.ack(&type_url, &nonce),
+            Command::Report(report) => self.client.report(report),
             Command::Nack(type_url, nonce, reason) => {
                 tracing::error!(type_url, reason, "refused configuration");
                 self.client.nack(&type_url, &nonce, &reason);

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use mesh_xds::agent::SERVICE;
 use mesh_xds::node::{Node, Role};
+use mesh_xds::report::Report;
 use mesh_xds::serve::{Answer, Source};
 use mesh_xds::server::{Snapshot, Versioned};
 use mesh_xds::stream::{Connection, start};
@@ -16,6 +17,7 @@ use tokio::sync::{mpsc, watch};
 struct TestSource {
     snapshots: watch::Sender<Arc<Snapshot>>,
     answers: mpsc::UnboundedSender<(String, Option<String>, bool)>,
+    reports: mpsc::UnboundedSender<Report>,
 }
 
 impl Source for TestSource {
@@ -28,12 +30,16 @@ impl Source for TestSource {
     fn answered(&self, _node: &Node, answer: Answer<'_>) {
         let _ = self.answers.send((answer.type_url.to_owned(), answer.error.map(str::to_owned), answer.in_sync));
     }
+    fn reported(&self, _node: &Node, report: Report) {
+        let _ = self.reports.send(report);
+    }
     fn disconnected(&self, _node: &Node) {}
 }
 
 struct World {
     source: Arc<TestSource>,
     answers: mpsc::UnboundedReceiver<(String, Option<String>, bool)>,
+    reports: mpsc::UnboundedReceiver<Report>,
     tls: Arc<rustls::ServerConfig>,
     ca_pem: Vec<u8>,
     address: SocketAddr,
@@ -56,12 +62,13 @@ impl World {
         let mut tls = builder.with_no_client_auth().with_single_cert(vec![certified.cert.der().clone()], key).expect("valid");
         tls.alpn_protocols = vec![b"h2".to_vec()];
         let tls = Arc::new(tls);
-        let (sender, answers) = mpsc::unbounded_channel();
-        let source = Arc::new(TestSource { snapshots: watch::channel(snapshot(&[("a", "1")])).0, answers: sender });
+        let ((sender, answers), (said, reports)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+        let snapshots = watch::channel(snapshot(&[("a", "1")])).0;
+        let source = Arc::new(TestSource { snapshots, answers: sender, reports: said });
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
         let address = listener.local_addr().expect("bound");
         let server = serve(listener, &tls, &source);
-        Self { source, answers, tls, ca_pem: certified.cert.pem().into_bytes(), address, server }
+        Self { source, answers, reports, tls, ca_pem: certified.cert.pem().into_bytes(), address, server }
     }
 
     /// A runtime must not be dropped inside another one.
@@ -146,5 +153,32 @@ async fn the_stream_survives_its_server() {
         updates.ack(&delivery).await;
     }
     assert_eq!((added, removed), (BTreeSet::from(["c".to_owned()]), BTreeSet::from(["a".to_owned()])));
+    world.stop();
+}
+
+#[tokio::test]
+async fn reports_reach_the_server_at_once_and_again_with_each_stream() {
+    let mut world = World::new().await;
+    let mut updates = start(world.connection("good"), &[SERVICE]);
+    let report = |id: &str| Report { enrolled: BTreeSet::from([id.to_owned()]), ..Report::default() };
+    // Before anything was said, and in the midst of a stream.
+    updates.report(report("a")).await;
+    assert_eq!(world.reports.recv().await, Some(report("a")));
+    let first = updates.next().await;
+    updates.report(report("b")).await;
+    assert_eq!(world.reports.recv().await, Some(report("b")));
+    updates.ack(&first).await;
+    assert_eq!(world.answers.recv().await, Some((SERVICE.to_owned(), None, true)), "it is no answer to a delivery");
+    // Whoever takes the server's place hears it too.
+    let fresh = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+    std::mem::replace(&mut world.server, fresh).shutdown_background();
+    let listener = loop {
+        match std::net::TcpListener::bind(world.address) {
+            Ok(listener) => break listener,
+            Err(_still_in_use) => tokio::task::yield_now().await,
+        }
+    };
+    std::mem::replace(&mut world.server, serve(listener, &world.tls, &world.source)).shutdown_background();
+    assert_eq!(world.reports.recv().await, Some(report("b")));
     world.stop();
 }

@@ -1,5 +1,7 @@
 //! What a Mesos agent says of its containers (`GET_CONTAINERS`), and which Marathon instance each is.
 
+pub mod credentials;
+
 use super::resources::Workload;
 use mesh_common::inbound;
 use serde::Deserialize;
@@ -12,6 +14,8 @@ pub struct Container {
     pub id: String,
     /// Marathon's instance id, as the control plane knows the workload.
     pub instance: String,
+    /// Mesos' id of what runs its tasks.
+    pub executor: String,
     /// A process in it, as far as Mesos says.
     pub pid: Option<u32>,
     /// Its class id, where the isolator `cgroups/net_cls` gives one.
@@ -112,18 +116,29 @@ pub fn executor(json: &[u8], container: &str) -> Result<Option<String>, serde_js
 /// # Errors
 /// Names the field that is not as Mesos has it.
 pub fn identity(json: &[u8], executor: &str) -> Result<Identity, serde_json::Error> {
-    let state: StateAnswer = serde_json::from_slice(json)?;
-    let tasks = state.get_state.get_tasks;
-    let is_its =
-        |task: &&TaskItem| task.executor_id.as_ref().is_some_and(|id| id.value == executor) || task.task_id.value == executor;
-    let labels = tasks.launched_tasks.iter().chain(&tasks.queued_tasks).chain(&tasks.pending_tasks).filter(is_its);
-    let labels = labels.flat_map(|task| &task.labels.labels).map(|label| (label.key.clone(), label.value.clone()));
-    Ok(Identity { instance: instance(executor), labels: labels.collect() })
+    let state: State = serde_json::from_slice(json)?;
+    Ok(state.identity(executor).unwrap_or_else(|| Identity { instance: instance(executor), ..Identity::default() }))
 }
 
+/// The answer to `GET_STATE`.
 #[derive(Deserialize)]
-struct StateAnswer {
+pub struct State {
     get_state: StateItem,
+}
+
+impl State {
+    /// Who an executor's tasks are; `None` if it has none, or none yet.
+    #[must_use]
+    pub fn identity(&self, executor: &str) -> Option<Identity> {
+        let tasks = &self.get_state.get_tasks;
+        let is_its =
+            |task: &&TaskItem| task.executor_id.as_ref().is_some_and(|id| id.value == executor) || task.task_id.value == executor;
+        let mut tasks =
+            tasks.launched_tasks.iter().chain(&tasks.queued_tasks).chain(&tasks.pending_tasks).filter(is_its).peekable();
+        tasks.peek()?;
+        let labels = tasks.flat_map(|task| &task.labels.labels).map(|label| (label.key.clone(), label.value.clone()));
+        Some(Identity { instance: instance(executor), labels: labels.collect() })
+    }
 }
 
 #[derive(Deserialize)]
@@ -168,10 +183,11 @@ struct Label {
 pub fn containers(json: &[u8]) -> Result<Vec<Container>, serde_json::Error> {
     let answer: Answer = serde_json::from_slice(json)?;
     let read = |item: Item| {
-        let status = item.container_status.unwrap_or_default();
+        let (status, executor) = (item.container_status.unwrap_or_default(), item.executor_id?.value);
         Some(Container {
             id: item.container_id.value,
-            instance: instance(&item.executor_id?.value),
+            instance: instance(&executor),
+            executor,
             pid: status.executor_pid.filter(|pid| *pid > 0),
             class: status.cgroup_info.and_then(|info| info.net_cls?.classid).filter(|class| *class != 0),
         })
@@ -226,10 +242,12 @@ mod tests {
         let web = Container {
             id: "3660d418".to_owned(),
             instance: "web.instance-caff1565".to_owned(),
+            executor: "web.instance-caff1565._app.2".to_owned(),
             pid: Some(5577),
             class: Some(0x0010_0001),
         };
-        let pod = Container { id: "a67c4246".to_owned(), instance: "shop_web.instance-beef".to_owned(), ..Container::default() };
+        let (instance, executor) = ("shop_web.instance-beef".to_owned(), "instance-shop_web.beef".to_owned());
+        let pod = Container { id: "a67c4246".to_owned(), instance, executor, ..Container::default() };
         assert_eq!(read, [web, pod]);
         assert_eq!(containers(br#"{"get_containers":{}}"#).expect("valid"), []);
         let error = containers(br#"{"get_containers":{"containers":[{}]}}"#).expect_err("no id").to_string();

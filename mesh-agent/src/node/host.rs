@@ -1,7 +1,7 @@
 //! The workloads of the node's own network: what Mesos says of them into the kernel's table.
 
 use super::Node;
-use crate::core::enrol::host::{self as plan, Mark, Plan, Step};
+use crate::core::enrol::host::{self as plan, Mark, Plan, Step, Task};
 use crate::core::policies::Policies;
 use crate::core::resources::Workload;
 use crate::host;
@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::{Notify, watch};
 use tracing::{error, info, warn};
 
@@ -57,6 +58,23 @@ impl Node {
     /// Waits until it has said something new.
     pub(crate) fn mesos(&self) -> watch::Receiver<Said> {
         self.on_host.said.clone()
+    }
+
+    /// Takes in what Mesos has started on the node's own network and Marathon has not spoken of yet, by its labels; what a namespace asks for does not
+    /// hold there. The control plane's word replaces it. One that Marathon has forgotten while it still runs stays in the mesh until it has ended.
+    pub(super) fn expect(&mut self, tasks: Option<&Vec<Task>>, now: Instant) {
+        let Some(tasks) = tasks.filter(|_| self.world.complete()) else { return };
+        let coming = || tasks.iter().filter_map(|task| Some((&task.container, task.coming.as_deref()?)));
+        let world = &mut self.world;
+        world.announced.retain(|id, (_, told)| !told.host_network || coming().any(|(_, workload)| workload.id == *id));
+        for (container, workload) in coming() {
+            let id = &workload.id;
+            if !world.workloads.contains_key(id) && !world.announced.contains_key(id) {
+                info!(container, workload = id, "a workload on the node's own network is to come");
+                world.announced.insert(id.clone(), (container.clone(), workload.clone()));
+                self.announced_at.insert(id.clone(), now);
+            }
+        }
     }
 
     /// Follows what the Mesos agent said. `taken` are the slots of pods.

@@ -5,6 +5,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of the harness")]
 
 pub mod control;
+pub mod mesos;
 pub mod scene;
 
 use mesh_agent::core::desired::{Desired, Port, addr};

@@ -30,14 +30,18 @@ impl Mark {
 }
 
 /// A container of this node, whatever its network.
-#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Task {
+    /// Mesos' id of it.
+    pub container: String,
     /// Marathon's instance id.
     pub instance: String,
     /// A process in it.
     pub pid: Option<u32>,
     /// What tells its processes from all others.
     pub marks: BTreeSet<Mark>,
+    /// Who it will be, if it is on the node's own network and its labels ask for the mesh: Mesos knows before Marathon says that it runs.
+    pub coming: Option<Box<Workload>>,
 }
 
 /// One thing to do. Each is safe to repeat.
@@ -148,7 +152,7 @@ mod tests {
     }
 
     fn task(id: &str, marks: &[Mark]) -> Task {
-        Task { instance: id.to_owned(), pid: None, marks: marks.iter().copied().collect() }
+        Task { instance: id.to_owned(), marks: marks.iter().copied().collect(), ..Task::default() }
     }
 
     const fn cgroup(id: u64) -> Mark {
