@@ -1,8 +1,10 @@
 //! The operator's endpoints, HTTP over a unix socket: `/ready`, `/metrics`, `/status`.
 
 use crate::core::compile::Unsupported;
+use crate::core::enrolment::Enrolment;
 use crate::core::registry::Registry;
 use crate::marathon::follow::Progress;
+use crate::mesos;
 use crate::metrics::Metrics;
 use crate::serve::Publisher;
 use axum::extract::State;
@@ -20,12 +22,15 @@ use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::watch;
 
 /// What there is to see.
 pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) marathon: Arc<Mutex<Progress>>,
+    /// What the Mesos master lists.
+    pub(crate) agents: watch::Receiver<mesos::Said>,
     /// The last translation; `None` until Marathon has answered once.
     pub(crate) world: Mutex<Option<World>>,
 }
@@ -88,7 +93,17 @@ async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
 async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let marathon = admin.marathon.lock().clone();
     let headers = [("content-type", exposition::TYPE)];
-    (headers, admin.metrics.render(&marathon))
+    (headers, admin.metrics.render(&marathon, &admin.enrolment()))
+}
+
+impl Admin {
+    /// Wanted against enrolled, as of now.
+    fn enrolment(&self) -> Enrolment {
+        let registry = self.world.lock().as_ref().map(|world| world.registry.clone()).unwrap_or_default();
+        let agents = self.agents.borrow().clone();
+        let (clients, version) = self.publisher.enrolment();
+        Enrolment::new(&registry, &clients, agents.as_ref().map(|agents| agents.as_slice()), version)
+    }
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
@@ -120,6 +135,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
             "snapshots": marathon.snapshots, "reconnects": marathon.reconnects,
         },
         "nodes": admin.publisher.clients(),
+        "enrolment": admin.enrolment(),
         "services": services.collect::<Vec<_>>(),
         "workloads": registry.workloads.len(),
         "problems": registry.problems,

@@ -1,6 +1,7 @@
 //! The command line. Every flag can also be given by its environment variable.
 
 use crate::core::compile::{AccessLog, DefaultLb, RetryOnDefault, ZipkinAddress};
+use crate::core::names;
 use crate::istio::decode::parse_duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use mesh_common::ports;
@@ -25,6 +26,8 @@ pub(crate) enum Command {
     Init(crate::pki::InitArgs),
     /// Run the control plane
     Serve(Box<ServeArgs>),
+    /// Show wanted against enrolled workloads of each node, what its processes hold, and Mesos agents without a mesh
+    Status(crate::status::StatusArgs),
 }
 
 #[derive(Args, Debug)]
@@ -32,6 +35,10 @@ pub(crate) struct ServeArgs {
     /// Marathon's URL; more than one are the members of one cluster, of which the first that answers is asked
     #[arg(long, env = "MESH_MARATHON", value_name = "URL", value_delimiter = ',', required = true)]
     pub(crate) marathon: Vec<String>,
+    /// URL of a Mesos master, all of them if there are several: which agents there are and where. Without it a node is where Marathon runs
+    /// something
+    #[arg(long, env = "MESH_MESOS_MASTER", value_name = "URL", value_delimiter = ',')]
+    pub(crate) mesos_master: Vec<String>,
     /// Directory of the rules that kubectl applied; made if absent, survives restarts
     #[arg(long, env = "MESH_STATE", value_name = "DIR", default_value = "/var/lib/mesh-control")]
     pub(crate) state: PathBuf,
@@ -60,9 +67,12 @@ pub(crate) struct ServeArgs {
     /// Address range of VIPs: what no service owns in it is refused
     #[arg(long, env = "MESH_VIP_RANGE", value_name = "CIDR", value_delimiter = ',', default_value = "11.0.0.0/8")]
     pub(crate) vip_range: Vec<String>,
-    /// DNS zone for which the mesh is the only authority
-    #[arg(long, env = "MESH_ZONE", value_name = "DOMAIN", value_delimiter = ',', default_value = mesh_common::vip::ZONE)]
+    /// DNS zones for which the mesh is the only authority. By default that of DC/OS' VIPs by all names that its resolver has for it
+    #[arg(long, env = "MESH_ZONE", value_name = "DOMAIN", value_delimiter = ',', default_values = names::ZONES)]
     pub(crate) zone: Vec<String>,
+    /// The cluster's id in DC/OS' names that hold everywhere: VIPs are known as NAME.FRAMEWORK.l4lb.ID.dcos.directory too
+    #[arg(long, env = "MESH_DCOS_CLUSTER", value_name = "ID")]
+    pub(crate) dcos_cluster: Option<String>,
     /// What workloads may dial outside the mesh
     #[arg(long, env = "MESH_OUTBOUND_TRAFFIC_POLICY", value_enum, default_value_t)]
     pub(crate) outbound_traffic_policy: Outbound,

@@ -10,21 +10,25 @@ mod config_map;
 mod core;
 mod istio;
 mod marathon;
+mod mesos;
 mod metrics;
 mod pki;
 mod programmed;
 mod run;
 mod secret;
 mod serve;
+mod status;
 mod store;
 
 use clap::Parser;
 use config::{Cli, Command};
 use std::io::IsTerminal;
+use std::process::ExitCode;
 
-fn main() -> anyhow::Result<()> {
+fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
-        Command::Init(args) => pki::init(&args),
+        Command::Init(args) => pki::init(&args).map(|()| ExitCode::SUCCESS),
+        Command::Status(args) => status::main(&args),
         Command::Serve(args) => {
             let filter = tracing_subscriber::EnvFilter::try_from_default_env();
             let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
@@ -37,7 +41,8 @@ fn main() -> anyhow::Result<()> {
             } else {
                 logs.init();
             }
-            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::serve(*args))
+            tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(run::serve(*args))?;
+            Ok(ExitCode::SUCCESS)
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Counters and gauges in Prometheus' text form.
 
 use crate::api::ApiMetrics;
+use crate::core::enrolment::Enrolment;
 use crate::marathon::follow::Progress;
 use mesh_common::exposition;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
@@ -24,7 +26,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// The text.
-    pub(crate) fn render(&self, marathon: &Progress) -> String {
+    pub(crate) fn render(&self, marathon: &Progress, enrolment: &Enrolment) -> String {
         let mut registry = Registry::default();
         registry.register("mesh_control_services", "Services in the registry", self.services.clone());
         registry.register("mesh_control_workloads", "Instances of apps and pods in the registry", self.workloads.clone());
@@ -59,6 +61,7 @@ impl Metrics {
             counter.inc_by(value);
             registry.register(name, help, counter);
         }
+        register(&mut registry, enrolment);
         let mut text = String::new();
         // Writing into a String cannot fail.
         let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
@@ -66,18 +69,49 @@ impl Metrics {
     }
 }
 
+type ByNode = Family<Vec<(&'static str, String)>, Gauge>;
+
+/// Wanted against enrolled, of every node.
+fn register(registry: &mut Registry, enrolment: &Enrolment) {
+    let (wanted, enrolled, missing) = (ByNode::default(), ByNode::default(), ByNode::default());
+    for node in &enrolment.nodes {
+        let of = |family: &ByNode, count: usize| {
+            family.get_or_create(&vec![("node", node.node.clone())]).set(i64::try_from(count).unwrap_or(i64::MAX));
+        };
+        of(&wanted, node.wanted);
+        of(&enrolled, node.enrolled);
+        of(&missing, node.missing.len());
+    }
+    registry.register("mesh_control_workloads_wanted", "Workloads of a node that should be in the mesh", wanted);
+    registry.register("mesh_control_workloads_enrolled", "Workloads of a node that should be in the mesh and are", enrolled);
+    registry.register("mesh_control_workloads_missing", "Workloads of a node that should be in the mesh and are not", missing);
+    let without = Gauge::<i64>::default();
+    without.set(i64::try_from(enrolment.nodes.iter().filter(|node| node.lacks_mesh()).count()).unwrap_or(i64::MAX));
+    registry.register("mesh_control_nodes_without_agent", "Nodes on which no mesh-agent is connected", without);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::enrolment::{Missing, Node};
 
     #[test]
     fn names_and_values() {
         let metrics = Metrics::default();
         metrics.nacks.inc();
-        let text = metrics.render(&Progress { connected: true, events: 7, ..Default::default() });
-        for line in
-            ["mesh_control_xds_nacks_total 1", "mesh_control_marathon_connected 1", "mesh_control_marathon_events_total 7"]
-        {
+        let node =
+            Node { node: "192.0.2.11".to_owned(), wanted: 3, enrolled: 2, missing: vec![Missing::default()], ..Node::default() };
+        let enrolment = Enrolment { nodes: vec![node], ..Enrolment::default() };
+        let text = metrics.render(&Progress { connected: true, events: 7, ..Default::default() }, &enrolment);
+        for line in [
+            "mesh_control_xds_nacks_total 1",
+            "mesh_control_marathon_connected 1",
+            "mesh_control_marathon_events_total 7",
+            "mesh_control_workloads_wanted{node=\"192.0.2.11\"} 3",
+            "mesh_control_workloads_enrolled{node=\"192.0.2.11\"} 2",
+            "mesh_control_workloads_missing{node=\"192.0.2.11\"} 1",
+            "mesh_control_nodes_without_agent 1",
+        ] {
             assert!(text.lines().any(|l| l == line), "{line} in {text}");
         }
     }

@@ -9,14 +9,16 @@ use crate::auth::Tokens;
 use crate::config::ServeArgs;
 use crate::core::allot::Allotment;
 use crate::core::compile::{self, Abilities, Compiled, Settings, Telemetry};
+use crate::core::mesos::places;
+use crate::core::names::cluster_zone;
 use crate::core::translate::translate;
 use crate::marathon::client::Client;
 use crate::marathon::follow::{Follower, Progress, Times};
 use crate::marathon::types::View;
 use crate::metrics::Metrics;
-use crate::programmed;
 use crate::serve::Publisher;
 use crate::store::Store;
+use crate::{mesos, programmed};
 use anyhow::{Context, Result};
 use parking_lot::Mutex;
 use std::net::{IpAddr, SocketAddr};
@@ -43,7 +45,10 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let marathon = Arc::new(Mutex::new(Progress::default()));
     let (view, views) = watch::channel(None);
     let follower = Follower { client: Client::new(&args.marathon)?, times: Times::default(), view, progress: marathon.clone() };
-    let admin = Arc::new(Admin { metrics, publisher: publisher.clone(), marathon, world: Mutex::default() });
+    let (agents, listed) = watch::channel(None);
+    let master = if args.mesos_master.is_empty() { None } else { Some(Client::new(&args.mesos_master)?) };
+    let master = master.map(|client| tokio::spawn(mesos::Follower { client, said: agents }.run()));
+    let admin = Arc::new(Admin { metrics, publisher: publisher.clone(), marathon, agents: listed, world: Mutex::default() });
 
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let compiled = compile_always(settings(&args), views.clone(), store.clone(), admin.clone());
@@ -67,6 +72,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     tokio::select! {
         never = tokio::spawn(follower.run()) => never.map(|never| match never {}).context("following Marathon panicked")?,
         result = tokio::spawn(compiled) => result.context("compiling panicked")?,
+        never = async { match master { Some(task) => task.await, None => std::future::pending().await } } => never.map(|never| match never {}).context("asking the Mesos master panicked")?,
         result = tokio::spawn(statuses) => result.context("writing status panicked")?,
         result = tokio::spawn(nodes) => result.context("serving nodes panicked")?.context("serving nodes")?,
         result = tokio::spawn(admin::serve(admin_socket, admin)) => result?.context("serving the admin socket")?,
@@ -90,10 +96,11 @@ async fn compile_always(settings: Settings, mut views: watch::Receiver<Option<Ar
     // Who gave way to whom at a collision must not depend on when we were started.
     let vips = store.vips().inspect_err(|error| tracing::error!(%error, "VIPs are allotted afresh"));
     let (mut allotment, mut before) = (Allotment::from_iter(vips.unwrap_or_default()), Arc::new(Compiled::default()));
-    let mut lingers = admin.publisher.linger();
+    let (mut lingers, mut agents) = (admin.publisher.linger(), admin.agents.clone());
     loop {
         let view = views.borrow_and_update().clone();
         let config = configs.borrow_and_update().clone();
+        let places = agents.borrow_and_update().as_ref().map(|agents| places(agents)).unwrap_or_default();
         // Before Marathon has answered there is nothing to tell the nodes: what they have is better than nothing.
         if let Some(view) = view {
             let started = Instant::now();
@@ -101,6 +108,8 @@ async fn compile_always(settings: Settings, mut views: watch::Receiver<Option<Ar
             let compiled = tokio::task::block_in_place(|| {
                 let (mut registry, next) = translate(&view, &config.service_entries, &settings.vip_domain, &allotment);
                 registry.wish(&config.injection);
+                registry.locate(&places);
+                settings.cluster.iter().for_each(|cluster| registry.call_everywhere(cluster));
                 let registry = Arc::new(registry);
                 if allotment != next {
                     if let Err(error) = store.keep_vips(next.rows()) {
@@ -126,6 +135,8 @@ async fn compile_always(settings: Settings, mut views: watch::Receiver<Option<Ar
             changed = configs.changed() => if changed.is_err() { return },
             // Kernels have let go of ports that proxies need not serve any more.
             changed = lingers.changed() => if changed.is_err() { return },
+            // Gone if no Mesos master is asked.
+            Ok(()) = agents.changed() => {}
         }
     }
 }
@@ -186,7 +197,8 @@ fn settings(args: &ServeArgs) -> Settings {
         retry_on_default: args.retry_on_default,
         system_ca: args.system_ca_file.clone(),
         vip_ranges: args.vip_range.clone(),
-        zones: args.zone.clone(),
+        zones: args.zone.iter().cloned().chain(args.dcos_cluster.as_deref().map(cluster_zone)).collect(),
+        cluster: args.dcos_cluster.clone(),
         own_ports: everywhere.iter().map(SocketAddr::port).collect(),
         own_addresses,
         protect: args.protect.iter().chain(&fixed).copied().collect(),

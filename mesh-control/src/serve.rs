@@ -6,6 +6,7 @@ mod tests;
 
 use crate::auth::{NODES, Tokens};
 use crate::core::compile::{Compiled, Refs};
+use crate::core::enrolment;
 use crate::core::flip::{self, Carried, Part, PortKey, Told};
 use crate::core::programmed;
 use crate::metrics::Metrics;
@@ -13,6 +14,7 @@ use holding::Holding;
 use mesh_xds::agent::{EGRESS, SERVICE};
 use mesh_xds::names::{CLUSTER, LISTENER, ROUTE};
 use mesh_xds::node::{Node, Role};
+use mesh_xds::report::Report;
 use mesh_xds::serve::{Answer, Source};
 use mesh_xds::server::Snapshot;
 use parking_lot::Mutex;
@@ -49,9 +51,17 @@ struct Client {
     offers: VecDeque<(u64, Weak<Snapshot>)>,
     carried: Arc<Carried>,
     holding: Holding,
+    /// An agent's own words.
+    report: Option<Arc<Report>>,
 }
 
 impl Client {
+    /// What it refused and has not taken since: the type and its words.
+    fn refusal(&self) -> Option<String> {
+        let (kind, words) = self.types.iter().find_map(|(kind, of)| Some((kind, of.last_nack.as_ref()?)))?;
+        Some(format!("{}: {words}", kind.rsplit('.').next().unwrap_or(kind)))
+    }
+
     /// Which offer an answer speaks of, at the earliest.
     ///
     /// `Answer::in_sync` compares with the snapshot that the client's task saw, which a newer one may have replaced before we are called.
@@ -103,8 +113,7 @@ impl Publisher {
         let state = self.state.lock();
         let mut nodes = BTreeMap::<IpAddr, programmed::Node>::new();
         for (node, client) in &state.clients {
-            let refusal = client.types.iter().find_map(|(kind, of)| Some((kind, of.last_nack.as_ref()?)));
-            let refusal = refusal.map(|(kind, words)| format!("{}: {words}", kind.rsplit('.').next().unwrap_or(kind)));
+            let refusal = client.refusal();
             let Some(holds) = client.holding.version().or_else(|| refusal.as_ref().map(|_| 0)) else { continue };
             let of_node = programmed::Node { address: node.address, holds, refusal: None };
             let place = nodes.entry(node.address).or_insert(of_node);
@@ -125,6 +134,20 @@ impl Publisher {
     pub(crate) fn refs(&self) -> (u64, Arc<Refs>) {
         let state = self.state.lock();
         (state.compiled.version, state.compiled.refs.clone())
+    }
+
+    /// What clients hold and say of their nodes, and the version that they should hold.
+    pub(crate) fn enrolment(&self) -> (Vec<enrolment::Client>, u64) {
+        let state = self.state.lock();
+        let client = |(node, client): (&Node, &Client)| enrolment::Client {
+            role: node.role,
+            address: node.address,
+            name: node.name.clone(),
+            holds: client.holding.version(),
+            refusal: client.refusal(),
+            report: client.report.clone(),
+        };
+        (state.clients.iter().map(client).collect(), state.compiled.version)
     }
 
     /// Ports that the next compilation must let proxies go on serving.
@@ -297,6 +320,7 @@ impl Source for Publisher {
                 offers: VecDeque::new(),
                 carried: Arc::default(),
                 holding: Holding::default(),
+                report: None,
             };
             state.clients.insert(node.clone(), client);
             state.offer(node);
@@ -339,6 +363,12 @@ impl Source for Publisher {
 
     fn holds(&self, node: &Node, type_url: &'static str) {
         self.is_held(&mut self.state.lock(), node, type_url);
+    }
+
+    fn reported(&self, node: &Node, report: Report) {
+        if let Some(client) = self.state.lock().clients.get_mut(node) {
+            client.report = Some(Arc::new(report));
+        }
     }
 
     fn disconnected(&self, node: &Node) {

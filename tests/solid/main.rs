@@ -9,6 +9,7 @@ mod host;
 mod kernel;
 mod life;
 mod load;
+mod near;
 mod node;
 mod restarts;
 
@@ -23,6 +24,7 @@ fn main() -> ExitCode {
         flips::CASES,
         host::CASES,
         life::CASES,
+        near::CASES,
         restarts::CASES,
         dns::CASES,
     ])

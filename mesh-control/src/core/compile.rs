@@ -51,7 +51,7 @@ pub(crate) use retry::RetryOnDefault;
 pub(crate) use telemetry::{AccessLog, Address as ZipkinAddress, Telemetry};
 
 use super::flip::{Carried, Modes, PortKey};
-use super::registry::{Port, Protocol, Registry, Service};
+use super::registry::{Locality, Port, Protocol, Registry, Service};
 use crate::istio::Config;
 use crate::istio::destination_rule::LocalityLbSetting;
 use crate::istio::virtual_service::{Destination, HttpRetry};
@@ -81,6 +81,8 @@ pub(crate) struct Settings {
     pub(crate) system_ca: String,
     pub(crate) vip_ranges: Vec<String>,
     pub(crate) zones: Vec<String>,
+    /// The cluster's id in names that hold everywhere.
+    pub(crate) cluster: Option<String>,
     /// Our own ports that no workload may dial, on every node's address and on these.
     pub(crate) own_ports: Vec<u16>,
     pub(crate) own_addresses: Vec<IpAddr>,
@@ -205,13 +207,15 @@ pub(crate) fn compile(
     let services = registry.services.values();
     let workloads = registry.workloads.values();
     let carried = carry::carried(&carrying, registry, settings.abilities);
+    let nowhere = Locality::default();
+    let everybody = endpoints::Client { node: None, place: &nowhere };
     Compiled {
         registry: registry.clone(),
         modes: same(&before.modes, modes),
         carried: same(&before.carried, carried),
         mesh: share(&before.mesh, BTreeMap::from([(MESH_NAME.to_owned(), agent::mesh(registry, settings))])),
         workloads: share(&before.workloads, workloads.map(|w| (w.id.clone(), agent::workload(w))).collect()),
-        services: share(&before.services, services.clone().map(|s| (s.name.clone(), agent::service(s, None))).collect()),
+        services: share(&before.services, services.clone().map(|s| (s.name.clone(), agent::service(s, everybody))).collect()),
         names: share(&before.names, services.map(|s| (s.name.clone(), agent::names(s))).collect()),
         egress,
         listeners: share(&before.listeners, listeners),
@@ -270,9 +274,12 @@ impl Compiled {
         if !Arc::ptr_eq(modes, &self.modes) {
             differ.extend(self.modes.iter().filter(|(key, mode)| modes.get(key) != Some(mode)).map(|(key, _)| &key.service));
         }
+        let (nowhere, place) = (Locality::default(), self.registry.place(node));
+        differ.extend(&self.endpoints.preferring);
         if differ.is_empty() {
             return self.services.clone();
         }
+        let client = endpoints::Client { node: Some(node), place: place.map_or(&nowhere, |place| place) };
         let mut services = (*self.services).clone();
         for service in differ.into_iter().filter_map(|name| self.registry.services.get(name)) {
             let mut service = service.clone();
@@ -282,7 +289,7 @@ impl Compiled {
                 port.mode = mode.unwrap_or(port.mode);
                 mode.is_some()
             });
-            services.insert(service.name.clone(), agent::service(&service, Some(node)));
+            services.insert(service.name.clone(), agent::service(&service, client));
         }
         Arc::new(services)
     }
@@ -378,7 +385,7 @@ impl Compiler<'_, '_> {
             );
             if !outside && cluster::has_endpoints(name, rule, self.settings) {
                 let labels = subset.map(|subset| subset.labels.clone());
-                assigned.insert(name.clone(), Assigned { labels, near: cluster::near(name, rule, self.settings) });
+                assigned.insert(name.clone(), Assigned { labels, near: cluster::near(name, port, rule, self.settings) });
             }
         }
         (assigned, clusters)

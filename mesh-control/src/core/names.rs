@@ -1,9 +1,19 @@
 //! The names of a service: one function, so that DNS, virtual hosts and rules agree on them.
 
+use super::registry::Registry;
 use std::collections::BTreeSet;
 
 /// Istio's (Kubernetes') cluster domain, accepted so that rules and clients written for Kubernetes work unchanged.
 const CLUSTER_DOMAIN: &str = "cluster.local";
+
+/// The zone of VIPs by all the names that DC/OS' resolver has for it.
+pub(crate) const ZONES: [&str; 4] =
+    [mesh_common::vip::ZONE, "l4lb.thisdcos.global", "dclb.thisdcos.directory", "dclb.thisdcos.global"];
+
+/// The same zone by the name that holds in other clusters too.
+pub(crate) fn cluster_zone(cluster: &str) -> String {
+    format!("l4lb.{}.dcos.directory", cluster.to_ascii_lowercase())
+}
 
 /// The full name of a service with this first part: `reviews` is `reviews.marathon.l4lb.thisdcos.directory`.
 pub(crate) fn full(short: &str, vip_domain: &str) -> String {
@@ -23,9 +33,7 @@ pub(crate) fn framework(vip_domain: &str) -> &str {
 pub(crate) fn all(short: &str, vip_domain: &str, namespaces: &BTreeSet<String>) -> BTreeSet<String> {
     let mut names = BTreeSet::from([full(short, vip_domain), short.to_owned()]);
     if let Some(rest) = vip_domain.strip_suffix(".l4lb.thisdcos.directory") {
-        for zone in ["l4lb.thisdcos.global", "dclb.thisdcos.directory", "dclb.thisdcos.global"] {
-            names.insert(format!("{short}.{rest}.{zone}"));
-        }
+        names.extend(ZONES.map(|zone| format!("{short}.{rest}.{zone}")));
     }
     for namespace in namespaces {
         names.insert(format!("{short}.{namespace}"));
@@ -35,9 +43,29 @@ pub(crate) fn all(short: &str, vip_domain: &str, namespaces: &BTreeSet<String>) 
     names.iter().map(|name| name.to_ascii_lowercase()).collect()
 }
 
+impl Registry {
+    /// Adds the names that VIPs have in the whole world, for a cluster of this id.
+    pub(crate) fn call_everywhere(&mut self, cluster: &str) {
+        let zone = cluster_zone(cluster);
+        for service in self.services.values_mut() {
+            let named = service.name.strip_suffix(mesh_common::vip::ZONE).map(|short| format!("{short}{zone}"));
+            service.names.extend(named);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cluster_has_a_name_in_the_world() {
+        let mut registry = crate::core::compile::tests::reviews(&["v1"]);
+        registry.call_everywhere("Yr3a");
+        let names = &registry.services["reviews.marathon.l4lb.thisdcos.directory"].names;
+        assert!(names.contains("reviews.marathon.l4lb.yr3a.dcos.directory"), "{names:?}");
+        assert_eq!(cluster_zone("Yr3a"), "l4lb.yr3a.dcos.directory");
+    }
 
     #[test]
     fn names_of_a_service() {

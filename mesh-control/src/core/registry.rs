@@ -16,6 +16,8 @@ pub(crate) struct Registry {
     pub(crate) outside: BTreeMap<String, Service>,
     /// By instance id.
     pub(crate) workloads: BTreeMap<String, Workload>,
+    /// Where nodes are by the Mesos master's word, whether or not something runs there.
+    pub(crate) places: BTreeMap<IpAddr, Arc<Locality>>,
     /// What was left out or settled between contradicting labels, one sentence each.
     pub(crate) problems: BTreeSet<String>,
 }
@@ -26,10 +28,34 @@ impl Registry {
         self.workloads.values().filter_map(|w| w.node.parse().ok()).collect()
     }
 
-    /// Where a node is, by what runs there.
+    /// Where a node is, by what runs there, else by the Mesos master's word.
     pub(crate) fn place(&self, node: IpAddr) -> Option<&Arc<Locality>> {
-        let node = node.to_string();
-        self.workloads.values().find(|workload| workload.node == node && !workload.place.is_unknown()).map(|w| &w.place)
+        let name = node.to_string();
+        let here = self.workloads.values().find(|workload| workload.node == name && !workload.place.is_unknown());
+        here.map(|workload| &workload.place).or_else(|| self.places.get(&node))
+    }
+
+    /// All places where nodes are.
+    pub(crate) fn all_places(&self) -> BTreeSet<&Arc<Locality>> {
+        let running = self.workloads.values().map(|workload| &workload.place).filter(|place| !place.is_unknown());
+        running.chain(self.places.values()).collect()
+    }
+
+    /// Fills in where nodes are, for what Marathon does not know the place of: it tells fault domains only, and those since 1.8.
+    pub(crate) fn locate(&mut self, places: &BTreeMap<IpAddr, Arc<Locality>>) {
+        self.places.clone_from(places);
+        for workload in self.workloads.values_mut().filter(|workload| workload.place.is_unknown()) {
+            let place = workload.node.parse().ok().and_then(|node: IpAddr| places.get(&node));
+            workload.place = place.unwrap_or(&workload.place).clone();
+        }
+        let ports = self.services.values_mut().flat_map(|service| service.ports.values_mut());
+        for port in ports {
+            for endpoint in port.endpoints.iter_mut().filter(|endpoint| endpoint.place.is_unknown()) {
+                let place = endpoint.node.and_then(|node| places.get(&node));
+                endpoint.place = place.unwrap_or(&endpoint.place).clone();
+            }
+            // The place is part of the order, behind address and workload, which are unique: it stays sorted.
+        }
     }
 
     /// Everything that has routes: services, and hosts outside.
@@ -96,8 +122,45 @@ pub(crate) struct Port {
     pub(crate) balance: Balance,
     /// Sorted by address, then workload.
     pub(crate) endpoints: Vec<Endpoint>,
+    /// Are near endpoints preferred?
+    pub(crate) near: Option<Near>,
     /// Whose workloads may dial it, by `exportTo` of its ServiceEntries.
     pub(crate) seen: Seen,
+}
+
+/// Istio's `networking.istio.io/traffic-distribution`: which endpoints take connections as long as one of them can.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Near {
+    /// Those of the client's zone, then its region's, then all others (`PreferSameZone`, `PreferClose`).
+    Zone,
+    /// Before these, those of its node (`PreferSameNode`).
+    Node,
+}
+
+impl Near {
+    /// Reads Istio's spelling; `Any` is none.
+    pub(crate) fn parse(text: &str) -> Result<Option<Self>, ()> {
+        match text {
+            "Any" | "" => Ok(None),
+            "PreferClose" | "PreferSameZone" => Ok(Some(Self::Zone)),
+            "PreferSameNode" => Ok(Some(Self::Node)),
+            _ => Err(()),
+        }
+    }
+
+    /// How far an endpoint is from a client: 0 is nearest. Who is nowhere known prefers nobody but its own node.
+    pub(crate) fn distance(self, (node, place): (Option<IpAddr>, &Locality), endpoint: &Endpoint) -> u32 {
+        if self == Self::Node && node.is_some() && node == endpoint.node {
+            return 0;
+        }
+        if place.is_unknown() || *place == *endpoint.place {
+            1
+        } else if place.region == endpoint.place.region {
+            2
+        } else {
+            3
+        }
+    }
 }
 
 /// One instance that serves a port.

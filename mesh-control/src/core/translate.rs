@@ -13,7 +13,7 @@ mod tests;
 
 use super::allot::{Allotment, Want};
 use super::names;
-use super::registry::{Endpoint, Port, Protocol, Registry, Service, Workload};
+use super::registry::{Endpoint, Near, Port, Protocol, Registry, Service, Workload};
 use crate::istio::service_entry::Seen;
 use crate::istio::{Resource, ServiceEntry};
 use crate::marathon::types::View;
@@ -31,6 +31,8 @@ const NAMESPACE: &str = "istio.io/namespace";
 const MODE: &str = "mesh.io/mode";
 /// Label of the same: how the kernel picks a backend.
 const BALANCE: &str = "mesh.io/balance";
+/// Label of the same: are near backends preferred? Istio's name and values.
+const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
 /// Translates everything. `before` is the last allotment of VIPs; the new one is returned beside the registry.
 pub(crate) fn translate(
@@ -91,6 +93,7 @@ struct DraftPort {
     protocols: BTreeSet<Protocol>,
     modes: BTreeSet<Mode>,
     balances: BTreeSet<Balance>,
+    nears: BTreeSet<Option<Near>>,
     endpoints: BTreeSet<Endpoint>,
     /// By ServiceEntries.
     seen: Option<Seen>,
@@ -113,6 +116,7 @@ impl Draft {
                     port.protocols.extend(declared.protocol_over(*transport));
                     port.modes.extend(declared.mode);
                     port.balances.extend(declared.balance);
+                    port.nears.extend(declared.near);
                 }
             }
         }
@@ -165,15 +169,17 @@ impl Draft {
     }
 
     /// Where declarations of one port contradict each other, the choice must not depend on their order: the protocol that tells most
-    /// (HTTP before TCP), the mode that does most (proxy before kernel before direct) and the balance that binds most (source before random
-    /// before least connections) win.
+    /// (HTTP before TCP), the mode that does most (proxy before kernel before direct) the balance that binds most (source before random
+    /// before least connections) and the nearest distribution win.
     fn settle(&mut self, service: &str, (number, transport): (u16, Transport), port: DraftPort) -> Port {
-        if port.protocols.len() > 1 || port.modes.len() > 1 || port.balances.len() > 1 {
+        if port.protocols.len() > 1 || port.modes.len() > 1 || port.balances.len() > 1 || port.nears.len() > 1 {
             let protocols: Vec<_> = port.protocols.iter().map(|p| p.as_str()).collect();
             let modes: Vec<_> = port.modes.iter().map(|m| spec::mode_name(*m)).collect();
             let balances: Vec<_> = port.balances.iter().map(|b| spec::balance_name(*b)).collect();
             self.problem(format!(
-                "{service}:{number}: contradicting declarations, protocols {protocols:?}, modes {modes:?}, balances {balances:?}"
+                "{service}:{number}: contradicting declarations, protocols {protocols:?}, modes {modes:?}, balances {balances:?}, \
+                 traffic distributions {:?}",
+                port.nears
             ));
         }
         let default = if transport == Transport::Udp { Protocol::Udp } else { Protocol::Undeclared };
@@ -185,7 +191,8 @@ impl Draft {
         }
         let balance = port.balances.last().copied().unwrap_or_default();
         let (endpoints, seen) = (port.endpoints.into_iter().collect(), port.seen.unwrap_or_default());
-        let port = Port { protocol, mode, balance, endpoints, seen };
+        let near = port.nears.last().copied().flatten();
+        let port = Port { protocol, mode, balance, endpoints, near, seen };
         if port.panics() {
             self.problem(format!("{service}:{number}: every instance is unhealthy, so connections go to all of them"));
         }

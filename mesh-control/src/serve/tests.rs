@@ -45,6 +45,22 @@ fn answers_are_remembered_as_long_as_a_stream_lives() {
 }
 
 #[test]
+fn what_an_agent_says_of_its_node_is_known_while_it_is_there() {
+    let publisher = publisher();
+    let agent = node("agent~10.0.0.1~a~mesh");
+    let report = Report { enrolled: ["a.instance-1".to_owned()].into(), ..Report::default() };
+    publisher.reported(&agent, report.clone());
+    assert!(publisher.enrolment().0.is_empty(), "nobody of that name is connected");
+    let _snapshots = publisher.watch(&agent);
+    publisher.reported(&agent, report.clone());
+    publisher.answered(&agent, Answer { type_url: "a.b.Service", error: Some("bad field"), in_sync: false });
+    let (clients, _) = publisher.enrolment();
+    assert_eq!((clients[0].report.as_deref(), clients[0].refusal.as_deref()), (Some(&report), Some("Service: bad field")));
+    publisher.disconnected(&agent);
+    assert!(publisher.enrolment().0.is_empty());
+}
+
+#[test]
 fn without_a_known_token_nobody_is_served() {
     let publisher = publisher();
     let node = node("node~10.0.0.1~a~mesh");

@@ -19,6 +19,7 @@ use serve::Remote;
 pub(crate) mod agent;
 pub(crate) mod apps;
 pub(crate) mod events;
+pub(crate) mod master;
 pub(crate) mod pods;
 pub(crate) mod serve;
 

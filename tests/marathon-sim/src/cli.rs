@@ -30,7 +30,8 @@ enum Command {
     /// Start nodes and Marathon; ends with Ctrl-C, SIGTERM or `down`, and leaves nothing behind.
     ///
     /// When ready, prints one line of JSON: {"ready":true,"pid":…,"marathon":"http://127.0.0.1:…","state":"…","nodes":[…]}, which is
-    /// also in STATE/sim.json. Inside the simulated network Marathon is http://leader.mesos:8080 (198.18.0.1).
+    /// also in STATE/sim.json. Inside the simulated network Marathon is http://leader.mesos:8080 (198.18.0.1), the Mesos
+    /// master http://leader.mesos:5050.
     Run(RunArgs),
     /// Run a command inside a container: its cgroup, namespaces, root, environment, user and capabilities.
     ///

@@ -91,7 +91,7 @@ async fn serve(args: &RunArgs, layout: &Layout, images: Images) -> Result<()> {
     Ok(())
 }
 
-/// Marathon inside and outside; each node's resolver and Mesos agent.
+/// Marathon inside and outside, and the Mesos master; each node's resolver and Mesos agent.
 async fn listen(args: &RunArgs, executor: &Executor, world: &Arc<World>) -> Result<SocketAddr> {
     let inside = executor.topology.master.tcp_listener(SocketAddr::new(IpAddr::V4(MASTER), 8080))?;
     let listener = tokio::net::TcpListener::bind(args.marathon_listen).await;
@@ -99,6 +99,8 @@ async fn listen(args: &RunArgs, executor: &Executor, world: &Arc<World>) -> Resu
     let address = listener.local_addr()?;
     let router = api::router(Arc::clone(world));
     api::serve::spawn(inside, router.clone());
+    let master = executor.topology.master.tcp_listener(SocketAddr::new(IpAddr::V4(MASTER), 5050))?;
+    api::serve::spawn(master, api::master::router(Arc::clone(world)));
     api::serve::spawn(listener, router);
     let names = Arc::clone(world);
     let lookup: dns::Lookup = Arc::new(move |name: &str| names.resolve(name));

@@ -1,6 +1,7 @@
 //! The resources of mesh-agent and of the DNS process.
 
 use super::Settings;
+use super::endpoints::Client;
 use super::envoy::{version_of, versioned};
 use crate::core::registry::{Registry, Service, Workload};
 use bytes::Bytes;
@@ -54,17 +55,17 @@ pub(super) fn workload(workload: &Workload) -> Versioned {
     version_of(Bytes::from(body))
 }
 
-/// A service as a node sees it; with `node` `None`, as a node without any of its endpoints does.
-pub(super) fn service(service: &Service, node: Option<IpAddr>) -> Versioned {
+/// A service as a node sees it.
+pub(super) fn service(service: &Service, client: Client<'_>) -> Versioned {
     versioned(&message(service, |port| {
         let backends = port.endpoints.iter().filter_map(|endpoint| {
-            let address = endpoint.seen_from(node)?;
+            let address = endpoint.seen_from(client.node)?;
             Some(agent::Backend {
                 address: address.ip().to_string(),
                 port: address.port().into(),
                 weight: port.weight(endpoint),
                 workload: endpoint.workload.clone(),
-                priority: 0,
+                priority: port.near.map_or(0, |near| near.distance((client.node, client.place), endpoint)),
             })
         });
         backends.collect()

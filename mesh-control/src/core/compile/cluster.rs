@@ -68,7 +68,7 @@ pub(super) fn cluster(
     found.outlier_detection = outliers.map(outlier::detection);
     // Endpoints that Marathon knows to be unhealthy are listed, so below Envoy's threshold of 50 % it would ask them too.
     let least = outliers.map_or(0, |rule| rule.min_health_percent);
-    let weighs = near(name, rule, settings).is_some_and(|preference| preference.weighs());
+    let weighs = near(name, port, rule, settings).is_some_and(|preference| preference.weighs());
     found.common_lb_config = Some(CommonLbConfig {
         healthy_panic_threshold: Some(percentage(least.into())),
         locality_config_specifier: weighs
@@ -91,7 +91,7 @@ pub(super) fn has_endpoints(name: &ClusterName, rule: Option<&Merged<'_>>, setti
 }
 
 /// Are some of its endpoints to be preferred by where they are?
-pub(super) fn near(name: &ClusterName, rule: Option<&Merged<'_>>, settings: &Settings) -> Option<Preference> {
+pub(super) fn near(name: &ClusterName, port: &Port, rule: Option<&Merged<'_>>, settings: &Settings) -> Option<Preference> {
     let policy = policy::effective(rule, &name.subset, name.port);
-    locality::preference(&policy, settings.localities.as_ref()).filter(|_| settings.abilities.localities)
+    locality::preference(&policy, port.near, settings.localities.as_ref()).filter(|_| settings.abilities.localities)
 }

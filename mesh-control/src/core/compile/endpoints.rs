@@ -6,7 +6,7 @@
 use super::cluster::Preference;
 use super::envoy::{self, core, endpoint, uint, versioned};
 use super::{Labels, Resources, share, telemetry};
-use crate::core::registry::{Endpoint, Health, Locality, Port, Registry};
+use crate::core::registry::{Endpoint, Health, Locality, Near, Port, Registry, Service};
 use mesh_xds::names::ClusterName;
 use mesh_xds::server::Versioned;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -31,23 +31,26 @@ pub(super) struct Endpoints {
     by_place: BTreeMap<Locality, BTreeMap<String, Versioned>>,
     /// Services of which a node sees some endpoint otherwise than the rest.
     pub(super) local: HashMap<IpAddr, BTreeSet<String>>,
+    /// Services of which the kernel prefers some endpoints, which depends on where it is.
+    pub(super) preferring: BTreeSet<String>,
 }
 
-/// Who asks.
+/// Who asks: a node, or with `None` all that run none of the endpoints.
 #[derive(Clone, Copy)]
-struct Client<'a> {
-    node: Option<IpAddr>,
-    place: &'a Locality,
+pub(super) struct Client<'a> {
+    pub(super) node: Option<IpAddr>,
+    pub(super) place: &'a Locality,
 }
 
 impl Endpoints {
     pub(super) fn new(registry: &Registry, assigned: BTreeMap<ClusterName, Assigned>, before: &Self) -> Self {
         let nowhere = Locality::default();
-        let mut found = Self { assigned, local: local(registry), ..Self::default() };
+        let prefers = |service: &&Service| service.ports.values().any(|port| port.near.is_some());
+        let preferring = registry.services.values().filter(prefers).map(|service| service.name.clone()).collect();
+        let mut found = Self { assigned, local: local(registry), preferring, ..Self::default() };
         let everybody = Client { node: None, place: &nowhere };
         found.all = share(&before.all, found.told(registry, everybody, |_, _| true));
-        let places: BTreeSet<_> = registry.nodes().into_iter().filter_map(|node| registry.place(node)).collect();
-        for place in places {
+        for place in registry.all_places() {
             let own = found.told(registry, Client { node: None, place }, |_, assigned| assigned.near.is_some());
             if !own.is_empty() {
                 found.by_place.insert((**place).clone(), own);
@@ -94,8 +97,9 @@ impl Endpoints {
 fn local(registry: &Registry) -> HashMap<IpAddr, BTreeSet<String>> {
     let mut local: HashMap<IpAddr, BTreeSet<String>> = HashMap::new();
     for service in registry.services.values() {
-        let endpoints = service.ports.values().flat_map(|port| &port.endpoints);
-        for node in endpoints.filter(|endpoint| endpoint.depends_on_node()).filter_map(|endpoint| endpoint.node) {
+        let endpoints = service.ports.values().flat_map(|port| port.endpoints.iter().map(move |endpoint| (port, endpoint)));
+        let differs = |(port, endpoint): &(&Port, &Endpoint)| port.near == Some(Near::Node) || endpoint.depends_on_node();
+        for node in endpoints.filter(differs).filter_map(|(_, endpoint)| endpoint.node) {
             local.entry(node).or_default().insert(service.name.clone());
         }
     }
@@ -119,7 +123,7 @@ fn assignment(
     });
     let told: Vec<_> = told.collect();
     let endpoints = match &assigned.near {
-        Some(preference) => preference.seen_from(client.place, told),
+        Some(preference) => preference.seen_from(client, told),
         None if told.is_empty() => Vec::new(),
         None => {
             let lb_endpoints = told.into_iter().map(|(_, told)| told).collect();

@@ -55,6 +55,7 @@ pub(crate) fn settings() -> Settings {
         default_lb: DefaultLb::default(),
         vip_ranges: vec!["11.0.0.0/8".to_owned()],
         zones: vec!["l4lb.thisdcos.directory".to_owned()],
+        cluster: None,
         own_ports: vec![32010],
         own_addresses: Vec::new(),
         protect: vec!["10.9.9.9:8080".parse().expect("address")],
@@ -359,6 +360,7 @@ mod credentials;
 mod detect;
 mod edge;
 mod http;
+mod near;
 mod net;
 mod outside;
 mod policy;

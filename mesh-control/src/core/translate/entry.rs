@@ -118,7 +118,7 @@ pub(super) fn outside(entries: &[Arc<Resource<ServiceEntry>>], registry: &mut Re
                 let (Ok(number), Some(protocol)) = (u16::try_from(port.number), protocol) else { continue };
                 if protocol != Protocol::Udp {
                     let (mode, balance, endpoints) = (Mode::Kernel, Balance::default(), Vec::new());
-                    let plain = || Port { protocol, mode, balance, endpoints, seen: seen.clone() };
+                    let plain = || Port { protocol, mode, balance, endpoints, near: None, seen: seen.clone() };
                     let known = host.ports.entry((number, Transport::Tcp)).or_insert_with(plain);
                     known.protocol = known.protocol.min(protocol);
                     known.seen.add(seen.clone());

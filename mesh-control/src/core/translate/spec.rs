@@ -1,7 +1,7 @@
 //! Apps and pods, old and new, in one form: which ports they declare, and of which services these are.
 
-use super::{BALANCE, MODE, NAMESPACE};
-use crate::core::registry::Protocol;
+use super::{BALANCE, DISTRIBUTION, MODE, NAMESPACE};
+use crate::core::registry::{Near, Protocol};
 use crate::core::wish;
 use crate::marathon::types::{App, Labels, Network, Pod, PodEndpoint, PortMapping};
 use mesh_common::{inbound, vip};
@@ -48,6 +48,8 @@ pub(super) struct Declared {
     protocol: Option<Protocol>,
     pub(super) mode: Option<Mode>,
     pub(super) balance: Option<Balance>,
+    /// `None` if it does not say; `Some(None)` if it says that none is preferred.
+    pub(super) near: Option<Option<Near>>,
     pub(super) services: BTreeSet<(Owner, u16)>,
 }
 
@@ -191,6 +193,14 @@ fn declare(spec: &mut Spec, raw: Raw<'_>) {
         }
         balance
     });
+    let near = raw.labels.get(DISTRIBUTION).or_else(|| spec.labels.get(DISTRIBUTION)).and_then(|value| {
+        let near = Near::parse(value);
+        if near.is_err() {
+            let known = "PreferSameNode, PreferSameZone, PreferClose, Any";
+            spec.problems.push(format!("{}: label {DISTRIBUTION}={value:?} is none of {known}; ignored", spec.id));
+        }
+        near.ok()
+    });
     let mut services = BTreeSet::new();
     for (key, value) in raw.labels.iter().filter(|(key, _)| vip::is_vip_label(key)) {
         match vip::parse(value) {
@@ -214,6 +224,7 @@ fn declare(spec: &mut Spec, raw: Raw<'_>) {
         protocol,
         mode,
         balance,
+        near,
         services,
     });
 }

@@ -255,6 +255,29 @@ fn the_kernels_choice_by_label_of_the_port_or_the_pod() {
 }
 
 #[test]
+fn near_backends_by_istios_label_of_the_port_or_the_app() {
+    use crate::core::registry::Near;
+    const LABEL: &str = "networking.istio.io/traffic-distribution";
+    for (port_label, app_label, want, problems) in [
+        (None, None, None, 0),
+        (None, Some("PreferClose"), Some(Near::Zone), 0),
+        (None, Some("PreferSameZone"), Some(Near::Zone), 0),
+        (Some("PreferSameNode"), Some("PreferClose"), Some(Near::Node), 0),
+        (Some("Any"), Some("PreferClose"), None, 0),
+        (None, Some("Nearest"), None, 1),
+    ] {
+        let mut definition = json!({"labels": {"VIP_0": "/reviews:9080"}});
+        definition["labels"][LABEL] = json!(port_label);
+        let app = json!({"id": "/r", "labels": {LABEL: app_label}, "portDefinitions": [definition]});
+        let app: Value =
+            serde_json::from_str(&app.to_string().replace(&format!("\"{LABEL}\":null"), "\"x\":\"\"")).expect("JSON");
+        let registry = registry(&view(&[app], &[], &[]));
+        assert_eq!(registry.services[REVIEWS].ports[&(9080, Transport::Tcp)].near, want, "{port_label:?} {app_label:?}");
+        assert_eq!(registry.problems.len(), problems, "{:?}", registry.problems);
+    }
+}
+
+#[test]
 fn what_is_wrong_is_left_out_and_named() {
     let apps: Vec<_> = ["nonsense", "/:80", "/a:0"]
         .iter()

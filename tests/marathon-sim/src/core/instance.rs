@@ -129,11 +129,15 @@ pub(crate) struct Instance {
 /// All nodes are in this region.
 pub(crate) const REGION: &str = "sim";
 
+/// Every node is a zone of its own, `sim-a` first: what is said of a zone can be tried with two nodes.
+pub(crate) fn zone(node: usize) -> String {
+    let letter = u8::try_from(node).map_or('z', |node| char::from(b'a' + node.min(25)));
+    format!("sim-{letter}")
+}
+
 impl Instance {
-    /// Every node is a zone of its own, `sim-a` first: what is said of a zone can be tried with two nodes.
     pub(crate) fn zone(&self) -> String {
-        let letter = u8::try_from(self.node).map_or('z', |node| char::from(b'a' + node.min(25)));
-        format!("sim-{letter}")
+        zone(self.node)
     }
 
     pub(crate) fn scheduled(spec: Arc<Spec>, uuid: String, now: Timestamp) -> Self {

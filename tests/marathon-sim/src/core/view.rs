@@ -7,6 +7,7 @@ use super::spec::{Kind, stamp};
 
 pub(crate) mod agent;
 pub(crate) mod app;
+pub(crate) mod master;
 pub(crate) mod pod;
 
 /// GET /v2/queue: instances that no node can take, or whose back-off runs.

@@ -2,9 +2,10 @@
 //!
 //! The client's place is its node's, so all nodes of one place are told the same.
 
+use crate::core::compile::endpoints::Client;
 use crate::core::compile::envoy::{core, endpoint, uint};
 use crate::core::compile::policy::Policy;
-use crate::core::registry::{Endpoint, Locality};
+use crate::core::registry::{Endpoint, Locality, Near};
 use crate::istio::destination_rule::{Distribute, Failover, LocalityLbSetting, REGION, ZONE};
 use endpoint::{LbEndpoint, LocalityLbEndpoints};
 use std::collections::BTreeMap;
@@ -15,16 +16,21 @@ pub(crate) struct Preference {
     setting: LocalityLbSetting,
     /// Others take over when the near ones fail. Without outlier detection nobody would notice that they do.
     failover: bool,
+    /// The service's own wish, which a rule's setting replaces. It needs no outlier detection: Marathon's health checks say who fails.
+    service: Option<Near>,
 }
 
-/// The preference of a policy, or the whole mesh's where it has none; `None` if all endpoints are equal wherever they are. On by default,
+/// The preference of a policy, else the service's own, else the whole mesh's; `None` if all endpoints are equal wherever they are. On by default,
 /// as in Istio.
-pub(super) fn preference(policy: &Policy<'_>, mesh: Option<&LocalityLbSetting>) -> Option<Preference> {
+pub(super) fn preference(policy: &Policy<'_>, service: Option<Near>, mesh: Option<&LocalityLbSetting>) -> Option<Preference> {
     let own = policy.load_balancer.and_then(|settings| settings.locality_lb_setting.as_ref());
+    if own.is_none() && service.is_some() {
+        return Some(Preference { service, ..Preference::default() });
+    }
     let setting = own.or(mesh).cloned().unwrap_or_default();
     let failover = policy.outlier_detection.is_some();
     let wanted = setting.enabled != Some(false) && (failover || !setting.distribute.is_empty());
-    wanted.then_some(Preference { setting, failover })
+    wanted.then_some(Preference { setting, failover, service: None })
 }
 
 impl Preference {
@@ -37,9 +43,13 @@ impl Preference {
     /// Localities with the endpoints in them, for clients at a place.
     pub(in crate::core::compile) fn seen_from(
         &self,
-        client: &Locality,
+        client: Client<'_>,
         all: Vec<(&Endpoint, LbEndpoint)>,
     ) -> Vec<LocalityLbEndpoints> {
+        if let Some(near) = self.service {
+            return in_a_row(by_place(all, |endpoint| near.distance((client.node, client.place), endpoint)));
+        }
+        let client = client.place;
         if !self.setting.distribute.is_empty() {
             return distributed(client, &self.setting.distribute, by_place(all, |_| 0));
         }
@@ -165,7 +175,7 @@ mod tests {
     }
 
     fn preference(setting: serde_json::Value) -> Preference {
-        Preference { setting: serde_json::from_value(setting).expect("setting"), failover: true }
+        Preference { setting: serde_json::from_value(setting).expect("setting"), failover: true, service: None }
     }
 
     /// What a client sees of one endpoint in each of these places: place, priority, weight.
@@ -181,7 +191,8 @@ mod tests {
         };
         let endpoints: Vec<_> = places.iter().map(endpoint).collect();
         let told = |endpoint| (endpoint, LbEndpoint { load_balancing_weight: uint(1), ..Default::default() });
-        let groups = preference.seen_from(&place(client), endpoints.iter().map(told).collect());
+        let place = place(client);
+        let groups = preference.seen_from(Client { node: None, place: &place }, endpoints.iter().map(told).collect());
         let line = |group: &LocalityLbEndpoints| {
             let at = group.locality.clone().unwrap_or_default();
             let weight = group.load_balancing_weight.map_or(0, |weight| weight.value);

@@ -326,7 +326,7 @@ fn encryption() {
 #[test]
 fn nodes_of_a_place_see_what_is_near_to_them() {
     let mut registry = reviews(&["v1", "v2"]);
-    let place = |node: &str| Arc::new(crate::core::registry::Locality::new("aws/r1", &format!("aws/{node}")));
+    let place = |node: &str| Arc::new(Locality::new("aws/r1", &format!("aws/{node}")));
     for workload in registry.workloads.values_mut() {
         workload.place = place(if workload.node == "10.0.0.0" { "a" } else { "b" });
     }
