@@ -7,9 +7,10 @@ use crate::marathon::follow::Progress;
 use crate::mesos;
 use crate::metrics::Metrics;
 use crate::serve::Publisher;
+use crate::store::Store;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use mesh_common::exposition;
@@ -28,6 +29,7 @@ use tokio::sync::watch;
 pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) publisher: Arc<Publisher>,
+    pub(crate) store: Store,
     pub(crate) marathon: Arc<Mutex<Progress>>,
     /// What the Mesos master lists.
     pub(crate) agents: watch::Receiver<mesos::Said>,
@@ -76,8 +78,8 @@ pub(crate) async fn bind(path: &Path) -> io::Result<UnixListener> {
 
 /// Serves until the socket fails.
 pub(crate) async fn serve(listener: UnixListener, admin: Arc<Admin>) -> io::Result<()> {
-    let router =
-        Router::new().route("/ready", get(ready)).route("/metrics", get(metrics)).route("/status", get(status)).with_state(admin);
+    let router = Router::new().route("/ready", get(ready)).route("/metrics", get(metrics)).route("/status", get(status));
+    let router = router.route("/backup", get(backup)).with_state(admin);
     axum::serve(listener, router).await
 }
 
@@ -94,6 +96,14 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     let marathon = admin.marathon.lock().clone();
     let headers = [("content-type", exposition::TYPE)];
     (headers, admin.metrics.render(&marathon, &admin.enrolment()))
+}
+
+/// Everything that is stored, Secrets too: who may open the socket is root, or of its group.
+async fn backup(State(admin): State<Arc<Admin>>) -> Response {
+    match tokio::task::block_in_place(|| admin.store.backup()) {
+        Ok(backup) => Json(backup).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 impl Admin {

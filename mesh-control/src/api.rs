@@ -9,6 +9,7 @@ mod discovery;
 mod handler;
 pub(crate) mod metrics;
 mod object;
+pub(crate) mod offline;
 mod protobuf;
 mod read;
 mod refused;

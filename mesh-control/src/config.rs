@@ -28,6 +28,12 @@ pub(crate) enum Command {
     Serve(Box<ServeArgs>),
     /// Show wanted against enrolled workloads of each node, what its processes hold, and Mesos agents without a mesh
     Status(crate::status::StatusArgs),
+    /// Say of manifests what the API would: what is refused, and what would have no effect. Needs no control plane
+    Validate(crate::validate::ValidateArgs),
+    /// Write all rules, Secrets and VIPs of the running control plane into a file
+    Backup(crate::backup::BackupArgs),
+    /// Put a backup in place of everything that a stopped control plane has
+    Restore(crate::backup::RestoreArgs),
 }
 
 #[derive(Args, Debug)]

@@ -4,7 +4,9 @@
 
 mod admin;
 mod api;
+mod ask;
 mod auth;
+mod backup;
 mod config;
 mod config_map;
 mod core;
@@ -19,6 +21,7 @@ mod secret;
 mod serve;
 mod status;
 mod store;
+mod validate;
 
 use clap::Parser;
 use config::{Cli, Command};
@@ -29,6 +32,9 @@ fn main() -> anyhow::Result<ExitCode> {
     match Cli::parse().command {
         Command::Init(args) => pki::init(&args).map(|()| ExitCode::SUCCESS),
         Command::Status(args) => status::main(&args),
+        Command::Validate(args) => validate::main(&args),
+        Command::Backup(args) => backup::backup(&args).map(|()| ExitCode::SUCCESS),
+        Command::Restore(args) => backup::restore(&args).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => {
             let filter = tracing_subscriber::EnvFilter::try_from_default_env();
             let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

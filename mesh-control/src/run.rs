@@ -6,6 +6,7 @@ mod tests;
 use crate::admin::{self, Admin, World};
 use crate::api::{self, ApiArgs};
 use crate::auth::Tokens;
+use crate::backup::database;
 use crate::config::ServeArgs;
 use crate::core::allot::Allotment;
 use crate::core::compile::{self, Abilities, Compiled, Settings, Telemetry};
@@ -34,7 +35,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let tls = api::load_tls(&args.tls_cert, &args.tls_key)?;
     let tokens = Tokens::load(&args.token_file)?;
     std::fs::create_dir_all(&args.state).with_context(|| format!("cannot make --state {}", args.state.display()))?;
-    let store = Store::open(&args.state.join("state.redb"))?;
+    let store = Store::open(&database(&args.state))?;
     let xds = bind(args.xds_listen)?;
     let api = bind(args.api_listen)?.listen(1024)?;
     let admin_socket = admin::bind(&args.admin_socket).await;
@@ -48,7 +49,14 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
     let (agents, listed) = watch::channel(None);
     let master = if args.mesos_master.is_empty() { None } else { Some(Client::new(&args.mesos_master)?) };
     let master = master.map(|client| tokio::spawn(mesos::Follower { client, said: agents }.run()));
-    let admin = Arc::new(Admin { metrics, publisher: publisher.clone(), marathon, agents: listed, world: Mutex::default() });
+    let admin = Arc::new(Admin {
+        metrics,
+        publisher: publisher.clone(),
+        store: store.clone(),
+        marathon,
+        agents: listed,
+        world: Mutex::default(),
+    });
 
     let (mut terminated, mut interrupted) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let compiled = compile_always(settings(&args), views.clone(), store.clone(), admin.clone());

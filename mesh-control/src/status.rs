@@ -1,19 +1,15 @@
 //! `mesh-control status`: asks the running control plane on this machine who is in the mesh, and shows it. Decides nothing
 //! (`core::enrolment`).
 
+use crate::ask;
 use crate::core::enrolment::{Enrolment, Held, Node};
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use serde::Deserialize;
 use std::fmt::Write as _;
-use std::io::{Read, Write as _};
-use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
-
-/// For an answer; the control plane compares some thousand workloads for it.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 #[derive(Args, Debug)]
 pub(crate) struct StatusArgs {
@@ -49,8 +45,7 @@ struct Answer {
 
 /// Shows it; with `--check`, fails if there is a difference.
 pub(crate) fn main(args: &StatusArgs) -> Result<ExitCode> {
-    let body = get(&args.admin_socket, "/status")
-        .with_context(|| format!("{} does not answer: is mesh-control serve running here?", args.admin_socket.display()))?;
+    let body = ask::control(&args.admin_socket, "/status")?;
     let answer: Answer = serde_json::from_str(&body).context("the answer is of another version of mesh-control")?;
     ensure!(answer.ready, "mesh-control waits for Marathon's first answer: nothing is known yet");
     let mut enrolment = answer.enrolment;
@@ -65,20 +60,6 @@ pub(crate) fn main(args: &StatusArgs) -> Result<ExitCode> {
     };
     std::io::stdout().write_all(shown.as_bytes())?;
     Ok(if args.check && !differences.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// HTTP/1.0, so that the answer ends with the connection.
-fn get(socket: &Path, path: &str) -> Result<String> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    write!(stream, "GET {path} HTTP/1.0\r\nhost: localhost\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    if head.split(' ').nth(1) != Some("200") {
-        bail!("{}", head.lines().next().unwrap_or_default());
-    }
-    Ok(body.to_owned())
 }
 
 fn text(enrolment: &Enrolment, differences: &[String]) -> String {

@@ -3,6 +3,7 @@
 //! One writer at a time. A write that returned has been synced to disk (redb, `Durability::Immediate`) and survives `kill -9`. The version
 //! counter is one for all objects and never goes back. The API calls this; the compiler only watches `config()`.
 
+pub(crate) mod backup;
 mod disk;
 mod history;
 #[cfg(test)]

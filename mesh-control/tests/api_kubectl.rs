@@ -4,7 +4,7 @@
 
 use std::fs;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,8 @@ const CONTROL: &str = env!("CARGO_BIN_EXE_mesh-control");
 struct World {
     dir: tempfile::TempDir,
     server: Child,
+    /// Where it listens.
+    api: String,
 }
 
 impl Drop for World {
@@ -27,6 +29,21 @@ fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
+/// Marathon is away: nobody listens on its port.
+fn serve(dir: &Path, api: &str) -> Child {
+    let at = |name: &str| dir.join(name);
+    let mut command = Command::new(CONTROL);
+    command
+        .arg("serve")
+        .args(["--marathon", &format!("http://127.0.0.1:{}", free_port()), "--api-listen", api])
+        .args(["--xds-listen", &format!("127.0.0.1:{}", free_port())])
+        .args([PathBuf::from("--state"), at("state"), "--admin-socket".into(), at("admin.sock")])
+        .args([PathBuf::from("--tls-cert"), at("mesh/control/server.crt"), "--tls-key".into(), at("mesh/control/server.key")])
+        .args([PathBuf::from("--token-file"), at("mesh/control/tokens.csv")])
+        .stderr(fs::File::create(at("log")).unwrap());
+    command.spawn().unwrap()
+}
+
 impl World {
     /// Marathon is away: nobody listens on its port.
     fn new() -> Self {
@@ -37,23 +54,24 @@ impl World {
         let init =
             Command::new(CONTROL).args(["init", "--san", "127.0.0.1", "--api-server", &server, "--out"]).arg(at("mesh")).status();
         assert!(init.unwrap().success());
-        let server = Command::new(CONTROL)
-            .arg("serve")
-            .args(["--marathon", &format!("http://127.0.0.1:{}", free_port()), "--api-listen", &api])
-            .args(["--xds-listen", &format!("127.0.0.1:{}", free_port())])
-            .args([PathBuf::from("--state"), at("state"), "--admin-socket".into(), at("admin.sock")])
-            .args([PathBuf::from("--tls-cert"), at("mesh/control/server.crt"), "--tls-key".into(), at("mesh/control/server.key")])
-            .args([PathBuf::from("--token-file"), at("mesh/control/tokens.csv")])
-            .stderr(fs::File::create(at("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let world = Self { dir, server };
+        let server = serve(dir.path(), &api);
+        let world = Self { dir, server, api };
+        world.until_ready();
+        world
+    }
+
+    /// The same again, after the first has ended.
+    fn serve(&mut self) {
+        self.server = serve(self.dir.path(), &self.api);
+        self.until_ready();
+    }
+
+    fn until_ready(&self) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while !world.kubectl("get --raw /readyz").status.success() {
-            assert!(Instant::now() < deadline, "not ready; log:\n{}", fs::read_to_string(world.path("log")).unwrap());
+        while !self.kubectl("get --raw /readyz").status.success() {
+            assert!(Instant::now() < deadline, "not ready; log:\n{}", fs::read_to_string(self.path("log")).unwrap());
             std::thread::sleep(Duration::from_millis(100));
         }
-        world
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -344,4 +362,46 @@ fn the_mesh_config_is_a_config_map_that_is_checked() {
     world.ok("delete -f mesh.yaml");
     world.ok("delete cm any");
     assert!(world.ok("get cm -A").contains("No resources found"));
+}
+
+/// Another of the program's commands: whether it succeeded, and what it said.
+fn control(world: &World, arguments: &str) -> (bool, String) {
+    let output = Command::new(CONTROL).args(arguments.split_whitespace()).current_dir(world.dir.path()).output().unwrap();
+    (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+#[test]
+fn a_backup_of_a_running_control_plane_is_another_ones_start() {
+    use std::os::unix::fs::PermissionsExt;
+    let world = World::new();
+    world.file("rules.yaml", &destination_rules());
+    let (good, said) = control(&world, "validate rules.yaml");
+    assert!(good && said.contains("4 objects, 0 refused"), "{said}");
+    world.file("bad.yaml", &destination_rules().replace("host:", "hots:"));
+    let (good, said) = control(&world, "validate rules.yaml bad.yaml");
+    assert!(
+        !good && said.contains("8 objects, 4 refused") && said.contains("bad.yaml: DestinationRule default/reviews"),
+        "{said}"
+    );
+    assert_eq!(world.ok("apply -f rules.yaml").matches(" created").count(), 4);
+    world.ok("create secret generic s --from-literal=a=b");
+
+    let (good, said) = control(&world, "backup saved.json --admin-socket admin.sock");
+    assert!(good, "{said}");
+    assert_eq!(fs::metadata(world.path("saved.json")).unwrap().permissions().mode() & 0o777, 0o600, "Secrets are in it");
+    let (good, said) = control(&world, "restore saved.json --state state");
+    assert!(!good && said.contains("while mesh-control serve runs"), "{said}");
+    let (good, said) = control(&world, "restore saved.json --state other");
+    assert!(good && said.contains(" objects restored"), "{said}");
+    world.file("broken.json", "{}");
+    assert!(!control(&world, "restore broken.json --state other").0);
+
+    let mut successor = World::new();
+    successor.server.kill().unwrap();
+    successor.server.wait().unwrap();
+    fs::copy(world.path("saved.json"), successor.path("saved.json")).unwrap();
+    assert!(control(&successor, "restore saved.json --state state").0);
+    successor.serve();
+    assert_eq!(successor.ok("get dr").lines().count(), 5);
+    assert_eq!(successor.ok("get secret s -o jsonpath={.data.a}"), "Yg==");
 }

@@ -52,10 +52,11 @@ async fn an_event_reaches_the_nodes_before_marathons_rest_knows() {
     let mut agent = publisher.watch(&node("agent~10.0.0.9~a~mesh"));
     // On another node, or the agent would wait for its answers.
     let mut proxy = publisher.watch(&node("node~10.0.0.8~a~mesh"));
-    let admin =
-        Arc::new(Admin { metrics, publisher, marathon: progress, agents: watch::channel(None).1, world: Mutex::default() });
     let dir = tempfile::tempdir().expect("dir");
     let store = Store::open(&dir.path().join("state.redb")).expect("store");
+    let agents = watch::channel(None).1;
+    let admin = Admin { metrics, publisher, store: store.clone(), marathon: progress, agents, world: Mutex::default() };
+    let admin = Arc::new(admin);
     let tasks = [
         tokio::spawn(async { match follower.run().await {} }),
         tokio::spawn(compile_always(settings(), views, store.clone(), admin)),

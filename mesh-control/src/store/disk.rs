@@ -20,6 +20,8 @@ const VERSION: &str = "resourceVersion";
 /// The form of the file; another number is refused instead of guessed at.
 const FORMAT: &str = "format";
 const FORMAT_NOW: u64 = 1;
+/// A file up to this size, beyond four times what is in it, is not worth being made smaller.
+const ROOM: u64 = 4 << 20;
 
 /// Why the store could not do something.
 #[derive(Debug, thiserror::Error)]
@@ -60,7 +62,7 @@ impl Disk {
             .open(path)
             .map_err(|e| open_error(Box::new(e)))?;
         // The objects are in memory anyway: redb's own cache (1 GiB by default) would hold them twice.
-        let database = Database::builder().set_cache_size(8 << 20).create_file(file).map_err(|e| open_error(Box::new(e)))?;
+        let mut database = Database::builder().set_cache_size(8 << 20).create_file(file).map_err(|e| open_error(Box::new(e)))?;
         if let Some(parent) = path.parent() {
             // The file's name must survive a power cut too.
             let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
@@ -71,6 +73,12 @@ impl Disk {
             return Err(StoreError::Format { path: shown, found: format });
         }
         let (version, objects) = Self::load(&database)?;
+        let (held, used) =
+            (std::fs::metadata(path).map_or(0, |file| file.len()), objects.iter().map(|o| o.bytes as u64).sum::<u64>());
+        if held > ROOM + 4 * used {
+            // What rules have left that were deleted or replaced. While nobody asks: it takes as long as writing all of it.
+            database.compact().map_err(|e| open_error(Box::new(e)))?;
+        }
         Ok((Self(database), version, objects))
     }
 

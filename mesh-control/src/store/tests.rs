@@ -111,6 +111,30 @@ fn a_status_is_a_write_of_its_own_and_compiles_nothing() {
     assert_eq!(store.config().borrow().version, store.version());
 }
 
+#[test]
+fn the_file_gets_smaller_after_much_was_deleted() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("rules.redb");
+    let size = || std::fs::metadata(&path).unwrap().len();
+    let store = Store::open(&path).unwrap();
+    let large = |i: usize| {
+        let mut object = rule(&format!("r{i}"), "x");
+        object["metadata"]["annotations"] = json!({ "n": "x".repeat(200_000) });
+        Change::Put(key(&format!("r{i}")), object)
+    };
+    store.write(false, |_| Ok::<_, StoreError>((0..60).map(large).collect())).unwrap();
+    store.write(false, |_| Ok::<_, StoreError>((0..59).map(|i| Change::Delete(key(&format!("r{i}")))).collect())).unwrap();
+    drop(store);
+    let before = size();
+    let store = Store::open(&path).unwrap();
+    assert!(before > 10 << 20 && size() < before / 4, "{before} to {}", size());
+    assert!(store.get(&key("r59")).is_some() && store.get(&key("r0")).is_none());
+    drop(store);
+    let compact = size();
+    drop(Store::open(&path).unwrap());
+    assert!(size() <= compact, "nothing more to do");
+}
+
 /// The child of the next test: writes, says each write that returned, until it is killed.
 fn write_until_killed(path: &Path) {
     let store = Store::open(path).unwrap();
@@ -122,43 +146,61 @@ fn write_until_killed(path: &Path) {
     }
 }
 
+/// In so many lanes, each with a file of its own.
+const LANES: usize = 2;
+/// Of a writer, in all lanes. A round takes about 30 ms.
+const KILLS: usize = 1000;
+
 #[test]
-fn acknowledged_writes_survive_kill_9() {
+fn acknowledged_writes_survive_a_thousand_kill_9() {
     if let Ok(path) = std::env::var("MESH_TEST_STORE") {
         return write_until_killed(Path::new(&path));
     }
-    let dir = tempfile::tempdir().unwrap();
+    let lanes: Vec<_> = (0..LANES).map(|_| std::thread::spawn(lane)).collect();
+    lanes.into_iter().for_each(|lane| lane.join().unwrap());
+}
+
+fn lane() {
+    // In memory where there is such a place: what a killed process has written stays without a disk too, and others here wait for theirs.
+    let memory = Path::new("/dev/shm");
+    let dir = if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() };
     let path = dir.path().join("rules.redb");
     let mut expected = BTreeMap::new();
-    for round in 0..6 {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "store::tests::acknowledged_writes_survive_kill_9", "--nocapture"])
-            .env("MESH_TEST_STORE", &path)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    for round in 0..KILLS / LANES {
         // Killed amid writing, after a number of writes that differs per round.
-        let mut left = 5 + round * 7;
-        let mut last = 0;
-        for line in lines.map_while(Result::ok) {
-            if let Some((name, rest)) = line.strip_prefix("wrote ").and_then(|l| l.split_once(' ')) {
-                let (host, version) = rest.split_once(' ').unwrap();
-                expected.insert(name.to_owned(), host.to_owned());
-                last = version.parse().unwrap();
-                left -= 1;
-                if left == 0 {
-                    child.kill().unwrap();
-                }
-            }
-        }
-        child.wait().unwrap();
-        assert!(left <= 0, "the child ended by itself");
+        let last = kill_after(1 + round % 5, &path, &mut expected);
         let store = Store::open(&path).unwrap();
         assert!(store.version() >= last);
         // At most the one write that was not acknowledged may have come in addition.
-        let stored = |name: &str| store.get(&key(name)).unwrap().object["spec"]["host"].as_str().unwrap().to_owned();
-        let differing = expected.iter().filter(|(name, host)| stored(name) != **host).count();
+        let stored = |name: &str| store.get(&key(name)).map(|stored| stored.object["spec"]["host"].as_str().unwrap().to_owned());
+        let differing = expected.iter().filter(|(name, host)| stored(name).as_ref() != Some(*host)).count();
         assert!(differing <= 1 && (differing == 0 || store.version() > last), "round {round}: {differing} lost");
+        expected = expected.into_keys().filter_map(|name| Some((name.clone(), stored(&name)?))).collect();
     }
+}
+
+/// Starts a writer and kills it when it has said so many writes. What it had said by then goes into `said`; returns the last one's version.
+fn kill_after(writes: usize, path: &Path, said: &mut BTreeMap<String, String>) -> u64 {
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "store::tests::acknowledged_writes_survive_a_thousand_kill_9", "--nocapture"])
+        .env("MESH_TEST_STORE", path)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let (mut left, mut last) = (writes, 0);
+    for line in lines.map_while(Result::ok) {
+        let Some((name, rest)) = line.strip_prefix("wrote ").and_then(|line| line.split_once(' ')) else { continue };
+        let (host, version) = rest.split_once(' ').unwrap();
+        said.insert(name.to_owned(), host.to_owned());
+        last = version.parse().unwrap();
+        left = left.saturating_sub(1);
+        if left == 0 {
+            // The second time it is dead already.
+            let _ = child.kill();
+        }
+    }
+    child.wait().unwrap();
+    assert_eq!(left, 0, "the child ended by itself");
+    last
 }
