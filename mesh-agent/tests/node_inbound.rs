@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 const PORT: u16 = 9080;
 /// The port of the same pod that nobody asks to be captured.
@@ -134,8 +135,9 @@ fn what_the_pod_and_its_node_ask_is_left_alone() {
         let socket = Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).expect("made");
         socket.bind(&SockAddr::from(at("192.0.2.11:0"))).expect("bound");
         socket.connect(&SockAddr::from(SocketAddr::new(ip("9.0.1.2"), PORT))).expect("passes");
-        let mut text = String::new();
-        TcpStream::from(socket).read_to_string(&mut text).expect("answered");
+        let (mut stream, mut text) = (TcpStream::from(socket), String::new());
+        stream.set_read_timeout(Some(Duration::from_secs(3))).expect("set");
+        stream.read_to_string(&mut text).expect("answered");
         text
     });
     assert!(text.starts_with("app ") && text.contains(" 192.0.2.11:"), "{text}");
@@ -173,7 +175,7 @@ fn without_its_listener_a_captured_port_lets_nobody_in_and_released_it_lets_ever
     serve(&mesh, &format!("0.0.0.0:{PORT}"), "app");
     drop(opened);
     let to = SocketAddr::new(ip("9.0.1.2"), PORT);
-    let error = mesh.pair.world.run(|| TcpStream::connect_timeout(&to, std::time::Duration::from_secs(3))).expect_err("closed");
+    let error = mesh.pair.world.run(|| TcpStream::connect_timeout(&to, Duration::from_secs(3))).expect_err("closed");
     assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
     pod::capture(&mesh.kernel, &mesh.pod, &BTreeSet::new(), &mesh.pair.pod.handle).expect("releases");
     assert!(mesh.pair.world.run(|| ask(to)).expect("untouched").0.starts_with("app "));

@@ -5,6 +5,7 @@
 
 use crate::maps::{COUNTERS, EVENTS};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_set_retval};
+use aya_log_ebpf::macro_support::{Level, level_enabled};
 use aya_log_ebpf::{debug, info};
 use mesh_common::abi::{Dest, Event};
 use mesh_common::reason::Reason;
@@ -27,7 +28,10 @@ pub(crate) fn count(code: u8) {
 #[inline(always)]
 pub(crate) fn proceed(code: u8, dest: &Dest, slot: u32) -> i32 {
     count(code);
-    log_verdict(&Event { dest: *dest, slot, reason: code, ..Event::default() });
+    // Asked here too, so that not even the call is left.
+    if level_enabled(Level::Debug) {
+        log_verdict(&Event { dest: *dest, slot, reason: code, ..Event::default() });
+    }
     PROCEED
 }
 
@@ -59,7 +63,9 @@ pub(crate) fn report(reason: Reason, dest: &Dest, slot: u32, pid: u32) {
     // SAFETY: only reads the clock.
     let time_ns = unsafe { bpf_ktime_get_ns() };
     let event = Event { time_ns, dest: *dest, slot, pid, reason: reason.code(), pad: [0; 3] };
-    log_refusal(&event);
+    if level_enabled(Level::Info) {
+        log_refusal(&event);
+    }
     // No room means that the agent is behind; the counter has it all the same.
     if let Some(mut entry) = EVENTS.reserve::<Event>(0) {
         entry.write(event);
