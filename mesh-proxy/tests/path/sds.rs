@@ -112,9 +112,13 @@ async fn a_renewed_secret_is_for_new_connections_and_ends_no_other() {
     assert_eq!(world.shared.metrics.upstream_connections.get(), before, "the connection is the same");
     // Another context is another matter: its connections are its own.
     let mut other = mutual();
-    other.sni = "other.example.com".to_owned();
+    let versions = tls::TlsParameters {
+        tls_minimum_protocol_version: tls::tls_parameters::TlsProtocol::TlSv13.into(),
+        ..Default::default()
+    };
+    other.common_tls_context.as_mut().expect("there").tls_params = Some(versions);
     world.cluster_with(V1, &[endpoint], |cluster| over_tls(cluster, &other));
     assert_eq!(client.get("/", &[]).await.status, 503);
     world.deliver(SECRET, &[certificate(&clients)]);
-    assert_eq!(client.get("/", &[]).await.body, "HTTP/1.1 sni=other.example.com client=true");
+    assert_eq!(client.get("/", &[]).await.body, format!("{SEEN}true"));
 }
