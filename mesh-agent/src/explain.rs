@@ -32,6 +32,9 @@ pub struct Names {
     pub services: Vec<(String, Vec<String>, Vec<IpAddr>)>,
     /// ServiceEntries, each with the policies that it is part of, and what it allows now.
     pub egress: Vec<(String, BTreeSet<u32>, Vec<Cell>)>,
+    /// Backends that are also reached by a host port: what is dialled, and agent's address and port.
+    #[serde(default)]
+    pub published: BTreeSet<(SocketAddr, SocketAddr)>,
 }
 
 /// The answer.

@@ -2,7 +2,7 @@
 
 use crate::cli::CompareL4lb;
 use crate::core::desired::{addr, ip};
-use crate::core::l4lb::{Finding, Key, Table, compare, parse};
+use crate::core::l4lb::{Finding, Key, Table, as_dialled, compare, parse};
 use crate::explain::{Names, ask_agent};
 use crate::kernel::Maps;
 use anyhow::{Context, Result, bail, ensure};
@@ -26,9 +26,10 @@ const ANSWER_MAX: u64 = 64 << 20;
 /// # Errors
 /// If dcos-net does not answer, or no agent has pinned tables here.
 pub fn run(config: &CompareL4lb) -> Result<(String, usize)> {
-    let theirs = parse(&get(&config.url)?)?;
+    let names = ask_agent(&config.agent.admin_socket);
+    let theirs = as_dialled(parse(&get(&config.url)?)?, &names.published);
     let maps = Maps::pinned(&config.agent.bpffs)?;
-    let ours = table(&maps, &ask_agent(&config.agent.admin_socket), &theirs)?;
+    let ours = table(&maps, &names, &theirs)?;
     let serving: BTreeSet<SocketAddr> = ours.values().flatten().copied().collect();
     // What is dialled for nobody's new connections is only there for those that it has.
     let is_draining = |proto, place: SocketAddr| {

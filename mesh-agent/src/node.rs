@@ -5,7 +5,7 @@ use crate::bypass;
 use crate::core::desired::{self, Desired};
 use crate::core::enrol::{self, Plan, Step};
 use crate::core::reconcile::{Actual, Op, reconcile};
-use crate::core::resources::{Workload, World};
+use crate::core::resources::{Service, Workload, World};
 use crate::egress::Book;
 use crate::explain::Names;
 use crate::inbound;
@@ -419,7 +419,8 @@ impl Node {
         .collect();
         let services = self.world.services.iter();
         let services = services.map(|(name, s)| (name.clone(), s.names.clone(), s.addresses.clone())).collect();
-        self.status.rename(Names { pods: Vec::new(), services, egress: Vec::new() });
+        let published = self.world.services.values().flat_map(Service::published).collect();
+        self.status.rename(Names { services, published, ..Names::default() });
         let conflicts = self.world.conflicts();
         status.conflicts = conflicts
             .iter()

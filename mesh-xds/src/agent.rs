@@ -78,6 +78,9 @@ pub struct Backend {
     /// 0 is nearest to the receiving node. Of the backends that take connections, only those of the lowest number are used.
     #[prost(uint32, tag = "5")]
     pub priority: u32,
+    /// `AGENT:HOSTPORT`, where that leads to it too and is not what is dialled: DC/OS' own load balancer knows it by this.
+    #[prost(string, tag = "6")]
+    pub published: String,
 }
 
 /// How the kernel picks a backend; a proxy is told by its cluster.

@@ -90,6 +90,15 @@ impl Finding {
     }
 }
 
+/// dcos-net names every backend that has a host port by its agent's address and that port. The mesh dials containers themselves where it can, as
+/// dcos-net's own rules do on their node: `published` says what is dialled for which host port.
+#[must_use]
+pub fn as_dialled(theirs: Table, published: &BTreeSet<(SocketAddr, SocketAddr)>) -> Table {
+    let dialled: BTreeMap<_, _> = published.iter().map(|(dialled, host_port)| (*host_port, *dialled)).collect();
+    let places = |of: BTreeSet<SocketAddr>| of.into_iter().map(|place| dialled.get(&place).copied().unwrap_or(place)).collect();
+    theirs.into_iter().map(|(key, of)| (key, places(of))).collect()
+}
+
 /// Compares them. A backend that drains (`is_draining`) is one of both: dcos-net lists it with weight 0, which its answer does not show.
 pub fn compare(theirs: &Table, ours: &Table, is_draining: impl Fn(u8, SocketAddr) -> bool) -> BTreeMap<Key, Finding> {
     let keys: BTreeSet<&Key> = theirs.keys().chain(ours.keys()).collect();
@@ -150,6 +159,16 @@ mod tests {
             let error = parse(bad).expect_err(bad).to_string();
             assert!(error.contains(why), "{error}");
         }
+    }
+
+    #[test]
+    fn a_host_port_is_the_container_behind_it() {
+        let at = |text: &str| text.parse::<SocketAddr>().expect("a place");
+        let theirs: Table = [(key("web", 80, TCP), places(&["198.18.0.11:31000", "198.18.0.12:31000"]))].into();
+        let published = BTreeSet::from([(at("9.0.1.2:8080"), at("198.18.0.11:31000"))]);
+        let ours: Table = [(key("web", 80, TCP), places(&["9.0.1.2:8080", "198.18.0.12:31000"]))].into();
+        let found = compare(&as_dialled(theirs, &published), &ours, |_, _| false);
+        assert_eq!(found[&key("web", 80, TCP)], Finding::Same);
     }
 
     #[test]

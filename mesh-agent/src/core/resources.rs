@@ -9,7 +9,7 @@ use mesh_xds::agent as wire;
 use mesh_xds::client::Delivery;
 use prost::Message;
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// Everything that the agent has been told, valid parts only.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -107,6 +107,8 @@ pub struct Backend {
     pub weight: u32,
     /// 0 is nearest; farther ones are for when no nearer one takes connections.
     pub priority: u32,
+    /// Its agent's address and host port, which lead to it too.
+    pub published: Option<SocketAddr>,
 }
 
 /// A resource that was refused: the text of the NACK.
@@ -124,6 +126,14 @@ impl Workload {
     #[must_use]
     pub fn is_wanted(&self, ours: &[String]) -> bool {
         self.enrol && ours.contains(&self.node)
+    }
+}
+
+impl Service {
+    /// By what its backends are dialled, and by what host ports they are reached too.
+    pub fn published(&self) -> impl Iterator<Item = (SocketAddr, SocketAddr)> {
+        let backends = self.ports.iter().flat_map(|port| &port.backends);
+        backends.filter_map(|backend| Some((SocketAddr::new(backend.address, backend.port), backend.published?)))
     }
 }
 
@@ -281,7 +291,16 @@ fn service_port(at: &str, wire: &wire::ServicePort) -> Field<ServicePort> {
     let backends = wire.backends.iter().enumerate().map(|(i, backend)| {
         let at = |name: &str| format!("{at}.backends[{i}].{name}");
         let address = address(&at("address"), &backend.address)?;
-        Ok(Backend { address, port: port(&at("port"), backend.port)?, weight: backend.weight, priority: backend.priority })
+        let published = Some(backend.published.as_str())
+            .filter(|text| !text.is_empty())
+            .map(|text| text.parse().map_err(|_no_place| (at("published"), format!("{text:?} is no address and port"))));
+        Ok(Backend {
+            address,
+            port: port(&at("port"), backend.port)?,
+            weight: backend.weight,
+            priority: backend.priority,
+            published: published.transpose()?,
+        })
     });
     Ok(ServicePort {
         port: port(&format!("{at}.port"), wire.port)?,

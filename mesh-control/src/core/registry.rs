@@ -170,6 +170,8 @@ pub(crate) struct Endpoint {
     pub(crate) at_home: SocketAddr,
     /// How all other nodes do; `None` if they cannot (bridge network without host port).
     pub(crate) elsewhere: Option<SocketAddr>,
+    /// Its host port at its agent, if it has one, whether or not anybody dials that.
+    pub(crate) published: Option<SocketAddr>,
     /// The address of its node.
     pub(crate) node: Option<IpAddr>,
     /// Instance id.

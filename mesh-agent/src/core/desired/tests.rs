@@ -3,7 +3,7 @@ use crate::core::resources::{Backend as Told, Workload};
 use mesh_common::decide::l4::TCP;
 
 fn told(address: &str, weight: u32) -> Told {
-    Told { address: address.parse().expect("address"), port: 8080, weight, priority: 0 }
+    Told { address: address.parse().expect("address"), port: 8080, weight, priority: 0, published: None }
 }
 
 fn world(vips: &[&str], mode: u8, backends: Vec<Told>) -> World {

@@ -17,7 +17,8 @@ fn delivery<M: Message>(type_url: &str, resources: &[(&str, M)], removed: &[&str
 }
 
 fn service(vip: &str) -> wire::Service {
-    let backend = wire::Backend { address: "9.0.0.1".to_owned(), port: 8080, weight: 1, workload: "w".to_owned(), priority: 0 };
+    let backend =
+        wire::Backend { address: "9.0.0.1".to_owned(), port: 8080, weight: 1, workload: "w".to_owned(), ..Default::default() };
     let port = wire::ServicePort {
         port: 80,
         transport: 0,

@@ -66,6 +66,11 @@ pub(super) fn service(service: &Service, client: Client<'_>) -> Versioned {
                 weight: port.weight(endpoint),
                 workload: endpoint.workload.clone(),
                 priority: port.near.map_or(0, |near| near.distance((client.node, client.place), endpoint)),
+                published: endpoint
+                    .published
+                    .filter(|place| *place != address)
+                    .map(|place| place.to_string())
+                    .unwrap_or_default(),
             })
         });
         backends.collect()

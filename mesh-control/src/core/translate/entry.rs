@@ -70,6 +70,7 @@ fn listed(entry: &Resource<ServiceEntry>, endpoint: &WorkloadEntry, port: &Servi
     Some(Endpoint {
         at_home: address,
         elsewhere: Some(address),
+        published: None,
         node: None,
         place: Arc::new(Locality::parse(&endpoint.locality)),
         workload: format!("{}/{}/{}", entry.meta.namespace, entry.meta.name, endpoint.address),
@@ -84,6 +85,7 @@ fn selected(workload: &Workload, port: &ServicePort) -> Option<Endpoint> {
     Some(Endpoint {
         at_home: address,
         elsewhere: Some(address),
+        published: None,
         node: workload.node.parse().ok(),
         place: Arc::clone(&workload.place),
         workload: workload.id.clone(),

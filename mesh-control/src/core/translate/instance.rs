@@ -135,6 +135,7 @@ impl Place {
         };
         let workload = self.workload.id.clone();
         let place = self.workload.place.clone();
-        Some(Endpoint { at_home, elsewhere, node: self.node, place, workload, labels: spec.labels.clone(), health })
+        let labels = spec.labels.clone();
+        Some(Endpoint { at_home, elsewhere, published: on_node, node: self.node, place, workload, labels, health })
     }
 }

@@ -183,6 +183,7 @@ mod tests {
         let endpoint = |(at, app): &(&str, &str)| Endpoint {
             at_home: "9.0.0.1:80".parse().expect("address"),
             elsewhere: None,
+            published: None,
             node: None,
             place: Arc::new(place(at)),
             workload: String::new(),
