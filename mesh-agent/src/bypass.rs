@@ -7,6 +7,8 @@ use crate::cli;
 use crate::core::bypass::Bypass;
 use crate::explain::{ask_agent, find_pod};
 use crate::kernel::{self, Maps};
+use crate::netns::route;
+use crate::places::Places;
 use anyhow::{Context, Result, bail};
 use mesh_common::abi::Pod;
 use std::collections::BTreeMap;
@@ -86,7 +88,7 @@ pub fn bypass(config: &cli::Bypass) -> Result<String> {
     Ok(format!("{} pods are out of the mesh: no policy holds for them. VIPs go on. End it with --end ({path})", meant.len()))
 }
 
-/// Takes everything out of the kernel.
+/// Takes everything out of the kernel, and what enrolment has set in containers' network namespaces.
 ///
 /// # Errors
 /// While an agent runs, which would put it back.
@@ -95,7 +97,23 @@ pub fn uninstall(config: &cli::Uninstall) -> Result<String> {
         bail!("an agent runs (it answers at {}): stop it first, or stop it with --detach-on-exit", config.admin_socket.display());
     }
     kernel::uninstall(&config.bpffs)?;
+    withdraw(&config.mesos_runtime_dir)?;
     Ok("programs and tables are out of the kernel: there are no VIPs on this node, and no policy".to_owned())
+}
+
+/// Rules and routes of capture, in every container's namespace: no agent is left that would know which of them were enrolled.
+fn withdraw(mesos_runtime_dir: &Path) -> Result<()> {
+    let context = || format!("--mesos-runtime-dir {}", mesos_runtime_dir.display());
+    let mut places = Places::new(mesos_runtime_dir).with_context(context)?;
+    for place in places.scan(Instant::now(), &[]) {
+        // A namespace that has ended meanwhile took all of it along.
+        if let Some(namespace) = places.namespace(place.cookie) {
+            namespace
+                .visit(|| place.addresses.iter().try_for_each(|address| route::release(*address)))
+                .with_context(context)??;
+        }
+    }
+    Ok(())
 }
 
 /// Whole or not at all.

@@ -107,6 +107,10 @@ pub struct Uninstall {
     /// The agent's admin socket: while it answers, nothing is done.
     #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
     pub admin_socket: PathBuf,
+
+    /// Mesos' runtime directory: by it the containers are found in which pods were enrolled.
+    #[arg(long, env = "MESH_MESOS_RUNTIME_DIR", value_name = "DIR", default_value = "/var/run/mesos")]
+    pub mesos_runtime_dir: PathBuf,
 }
 
 /// `mesh-agent explain`.

@@ -22,10 +22,19 @@ fn reach(scene: &Scene, to: &str) -> Result<(), Option<i32>> {
 fn command(scene: &Scene, words: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
     command.args(words).arg("--bpffs").arg(&scene.node.bpffs).arg("--admin-socket").arg(scene.path("admin.sock"));
-    if words[0] == "bypass" {
-        command.arg("--bypass-file").arg(scene.path("bypass"));
-    }
+    match words[0] {
+        "bypass" => command.arg("--bypass-file").arg(scene.path("bypass")),
+        _ => command.arg("--mesos-runtime-dir").arg(scene.path("mesos")),
+    };
     command.output().expect("runs")
+}
+
+/// Policy rules by which marked sockets are captured, in the pod's namespace.
+fn capture_rules(scene: &Scene) -> usize {
+    let pod = scene.pair.pod.name.as_str();
+    let rules = |family| Command::new("ip").args(["-n", pod, family, "rule"]).output().expect("runs").stdout;
+    let text = [rules("-4"), rules("-6")].concat();
+    String::from_utf8_lossy(&text).lines().filter(|line| line.contains("0x1d5")).count()
 }
 
 #[test]
@@ -64,8 +73,10 @@ fn one_command_takes_a_pod_out_of_the_mesh_and_it_stays_out() {
     assert_eq!(reach(&scene, DENIED), denied);
     assert!(command(&scene, &["bypass"]).status.success());
     assert_eq!((reach(&scene, DENIED), reach(&scene, VIP)), (Ok(()), Ok(())));
+    assert!(capture_rules(&scene) > 0, "they stay for connections that were handed over before");
     let done = command(&scene, &["uninstall"]);
     assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
     assert!(!scene.node.bpffs.join("mesh").exists());
+    assert_eq!(capture_rules(&scene), 0);
     wait("VIPs to be gone", || reach(&scene, VIP).is_err());
 }
