@@ -101,6 +101,8 @@ enum Command {
     Sweep,
     #[command(name = "__task", hide = true)]
     Task { file: PathBuf },
+    #[command(name = "__cni", hide = true)]
+    Cni,
     #[command(name = "__enter", hide = true)]
     Enter {
         file: PathBuf,
@@ -164,6 +166,7 @@ pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::NetnsExec { state, namespace, argv } => client::netns_exec(&state.state, &namespace, &argv)?,
         Command::Faults { state, faults } => client::faults(&state.state, faults)?,
         Command::Sweep => node::sweep::dead_runs()?.iter().for_each(|what| println!("removed {what}")),
+        Command::Cni => node::cni::main()?,
         Command::Task { file } => node::task::main(&file)?,
         Command::Enter { file, pid, argv } => node::task::enter(&file, pid, &argv)?,
     }

@@ -21,6 +21,7 @@ pub(crate) mod spec;
 pub(crate) mod tasks;
 pub(crate) mod upgrade;
 pub(crate) mod view;
+pub(crate) mod vips;
 
 #[cfg(test)]
 mod tests;

@@ -108,6 +108,8 @@ async fn listen(args: &RunArgs, executor: &Executor, world: &Arc<World>) -> Resu
         dns::serve(node, &lookup)?;
         let agent = node.tcp_listener(SocketAddr::from(([0, 0, 0, 0], 5051)))?;
         api::serve::spawn(agent, api::agent::router(Arc::clone(world), index));
+        let dcos_net = node.tcp_listener(SocketAddr::from(([127, 0, 0, 1], 62080)))?;
+        api::serve::spawn(dcos_net, api::agent::dcos_net(Arc::clone(world)));
     }
     Ok(address)
 }

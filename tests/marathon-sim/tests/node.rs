@@ -11,6 +11,10 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+#[path = "node/bridge.rs"]
+mod bridge;
+#[path = "node/cni.rs"]
+mod cni;
 #[path = "node/life.rs"]
 mod life;
 #[path = "node/support.rs"]

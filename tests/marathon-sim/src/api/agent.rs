@@ -1,4 +1,4 @@
-//! The Mesos agent's API on port 5051 of each node: as much as data-plane agents poll.
+//! What a node answers about itself: the Mesos agent on port 5051, as much as data-plane agents poll, and dcos-net.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::problem;
 use crate::core::view::agent;
+use crate::core::vips;
 use crate::world::World;
 
 type Node = State<(Arc<World>, usize)>;
@@ -21,6 +22,12 @@ pub(crate) fn router(world: Arc<World>, node: usize) -> Router {
         .route("/containers", get(containers))
         .route("/health", get(|| async {}))
         .with_state((world, node))
+}
+
+/// dcos-net's own API, on port 62080 of each node's loopback: what tools compare with.
+pub(crate) fn dcos_net(world: Arc<World>) -> Router {
+    let vips = async |State(world): State<Arc<World>>| axum::Json(vips::json(&world.core()));
+    Router::new().route("/v1/vips", get(vips)).with_state(world)
 }
 
 async fn call(State((world, node)): Node, body: axum::body::Bytes) -> Response {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::instance::State;
-use super::{Core, ids};
+use super::{Core, ids, vips};
 
 const MASTERS: [&str; 4] = ["leader.mesos", "master.mesos", "leader.dcos.thisdcos.directory", "master.dcos.thisdcos.directory"];
 
@@ -22,6 +22,9 @@ pub(crate) fn lookup(core: &Core, outside: &BTreeMap<String, Vec<IpAddr>>, maste
     }
     if let Some(addresses) = outside.get(&name) {
         return Some(addresses.clone());
+    }
+    if let Some(addresses) = vips::lookup(core, &name) {
+        return Some(addresses);
     }
     let zones = ["agentip", "containerip", "autoip"];
     let dcos = |zone: &str| name.strip_suffix(&format!(".marathon.{zone}.dcos.thisdcos.directory")).map(str::to_owned);

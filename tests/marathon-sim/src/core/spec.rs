@@ -229,6 +229,11 @@ pub(crate) fn capacities(raw: &mut Value, errors: &mut Vec<Invalid>) {
     }
 }
 
+/// Where an endpoint with this host port is served in its container: 0 means by the same number.
+pub(crate) fn container_port(endpoint: &Endpoint, host_port: u16) -> Option<u16> {
+    endpoint.container_port.map(|port| if port == 0 { host_port } else { port })
+}
+
 /// Seconds, of which fractions are allowed.
 #[expect(clippy::cast_possible_truncation, reason = "a cast from float saturates")]
 pub(crate) fn millis(raw: &Value, key: &str, otherwise: i64) -> i64 {

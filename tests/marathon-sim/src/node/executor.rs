@@ -18,8 +18,8 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use super::netns::NetNs;
 use super::task::TaskSpec;
-use super::topology::Topology;
-use super::{agent_files, cgroup, forward, images::Images, layout::Layout, logs};
+use super::topology::{self, Topology};
+use super::{agent_files, cgroup, cni, images::Images, layout::Layout, logs};
 use crate::core::instance::Instance;
 use crate::core::{Effect, Event, Launch, Outcome};
 
@@ -53,7 +53,10 @@ pub(crate) struct Live {
     outer: String,
     cgroup: PathBuf,
     tasks: Vec<String>,
-    ports: Vec<forward::Handle>,
+    ports: launch::Ports,
+    /// Who has made its network, and must hear of its end.
+    plugin: Option<cni::Plugin>,
+    network: String,
 }
 
 struct Process {
@@ -128,15 +131,24 @@ impl Executor {
         let outer = instance.executor_uuid.clone().unwrap_or_else(|| instance.tasks[0].uuid.clone());
         let cgroup = self.layout.cgroup(node, None, &outer);
         cgroup::create(&cgroup)?;
-        let netns = launch::network(&self.topology.nodes[instance.node], instance, &outer)?;
-        if let (Some(v4), Some(name)) = (instance.v4, instance.network_name()) {
-            agent_files::write_network(&self.layout.mesos_run(node), &outer, name, &netns.path(), v4, instance.v6)?;
+        let (netns, wiring) = launch::network(&self.topology.nodes[instance.node], instance, &outer)?;
+        let container = netns.clone();
+        let network = instance.network_name().unwrap_or_default().to_owned();
+        if let Some(v4) = instance.v4 {
+            agent_files::write_network(&self.layout.mesos_run(node), &outer, &network, &netns.path(), v4, instance.v6)?;
         }
-        let ports = launch::port_maps(&self.topology.nodes[instance.node], instance)?;
+        let ports = launch::Ports::open(&self.topology.nodes[instance.node], instance)?;
+        let plugin = cni::Plugin::find(&self.layout.node_root(node), &network, &outer)?;
         let tasks = instance.tasks.iter().map(|t| t.uuid.clone()).collect();
-        let live = Live { node: node.clone(), netns, outer, cgroup, tasks, ports };
+        let live =
+            Live { node: node.clone(), netns, outer, cgroup, tasks, ports, plugin: plugin.clone(), network: network.clone() };
+        // From here on it is cleaned up, whatever comes.
         self.instances.lock().insert(instance.id.clone(), live);
-        Ok(())
+        match (wiring, plugin) {
+            (None, _) => Ok(()),
+            (Some(wiring), Some(plugin)) => plugin.add(&network, &wiring),
+            (Some(wiring), None) => topology::connect(&self.topology.nodes[instance.node], &container, &wiring),
+        }
     }
 
     /// Pods have one, in the outer container.
@@ -232,6 +244,9 @@ impl Executor {
             for uuid in live.tasks.iter().filter(|uuid| **uuid != live.outer).chain([&live.outer]) {
                 let _ = std::fs::remove_dir(self.layout.container(uuid).join("scaffold"));
                 self.retire(uuid);
+            }
+            if let Some(Err(error)) = live.plugin.map(|plugin| plugin.del(&live.network)) {
+                tracing::warn!(instance = id, "{error:#}");
             }
             drop(live.ports);
         }

@@ -26,6 +26,12 @@ impl NetNs {
         Ok(netns)
     }
 
+    /// An existing one, by any of its names.
+    pub(crate) fn open(path: &str) -> Result<Self> {
+        let file = std::fs::File::open(path).with_context(|| format!("open the namespace {path}"))?;
+        Ok(Self(Arc::new(file.into())))
+    }
+
     /// Opens from any process of this machine while the stand-in runs.
     pub(crate) fn path(&self) -> String {
         format!("/proc/{}/fd/{}", std::process::id(), self.0.as_raw_fd())
@@ -41,14 +47,23 @@ impl NetNs {
 
     /// `ip -batch`, inside.
     pub(crate) fn ip(&self, batch: &str) -> Result<()> {
-        let mut command = Command::new("ip");
-        command.args(["-batch", "-"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        self.feed("ip", &["-batch", "-"], "iproute2", batch)
+    }
+
+    /// `nft -f`, inside: all of the text or nothing of it.
+    pub(crate) fn nft(&self, text: &str) -> Result<()> {
+        self.feed("nft", &["-f", "-"], "nftables", text)
+    }
+
+    fn feed(&self, program: &str, arguments: &[&str], package: &str, text: &str) -> Result<()> {
+        let mut command = Command::new(program);
+        command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         self.enter_on_exec(&mut command);
-        let mut child = command.spawn().context("run ip (iproute2)")?;
-        child.stdin.take().context("stdin of ip")?.write_all(batch.as_bytes())?;
+        let mut child = command.spawn().with_context(|| format!("run {program} ({package})"))?;
+        child.stdin.take().context("stdin")?.write_all(text.as_bytes())?;
         let output = child.wait_with_output()?;
         if !output.status.success() {
-            bail!("ip -batch failed: {}\n{batch}", String::from_utf8_lossy(&output.stderr));
+            bail!("{program} {} failed: {}\n{text}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
         }
         Ok(())
     }

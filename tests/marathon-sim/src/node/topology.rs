@@ -9,13 +9,17 @@
 //! ```
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
 
+use super::cni::Wiring;
 use super::netns::NetNs;
 
 pub(crate) const MASTER: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+/// mesos-bridge, and the overlay.
+pub(crate) const BRIDGE: &str = "ucr-br0";
+pub(crate) const OVERLAY: &str = "m-dcos";
 pub(crate) const RESOLVER: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 1);
 
 #[derive(Debug)]
@@ -68,8 +72,8 @@ impl Topology {
              {overlay}addr add fd01:d:0:{number:x}::1/64 dev m-dcos nodad\n\
              {own}route add default via 198.18.0.254\nroute add default via fd01:f::fe\n",
             host = 10 + number,
-            overlay = bridge("m-dcos", [9, 0, u8::try_from(number)?, 1]),
-            own = bridge("ucr-br0", [172, 31, 254, 1]),
+            overlay = bridge(OVERLAY, [9, 0, u8::try_from(number)?, 1]),
+            own = bridge(BRIDGE, [172, 31, 254, 1]),
         );
         for other in (1..=self.nodes.len()).filter(|n| *n != number) {
             let _ = writeln!(batch, "route add 9.0.{other}.0/24 via 198.18.0.{}", 10 + other);
@@ -120,10 +124,15 @@ fn sysctl(name: &str) -> std::io::Result<()> {
     std::fs::write(format!("/proc/sys/net/{name}"), "1")
 }
 
-/// The instance's own namespace: `eth0` with a default route to the node's bridge.
-pub(crate) fn instance(node: &NetNs, veth: &str, bridge: &str, v4: Ipv4Addr, v6: Option<Ipv6Addr>) -> Result<NetNs> {
-    let netns = NetNs::create()?;
-    node.ip(&format!("link add {veth} type veth peer name eth0 netns {}\nlink set {veth} master {bridge} up\n", netns.path()))?;
+/// Gives a container's namespace its `eth0`, with a default route to the node's bridge.
+pub(crate) fn connect(node: &NetNs, container: &NetNs, wiring: &Wiring) -> Result<()> {
+    let Wiring { veth, bridge, v4, v6, .. } = wiring;
+    // Host ports lead back through the port that a packet came from: to the very container, where bridges ask netfilter themselves.
+    let hairpin = if bridge == BRIDGE { format!("link set {veth} type bridge_slave hairpin on\n") } else { String::new() };
+    node.ip(&format!(
+        "link add {veth} type veth peer name eth0 netns {}\nlink set {veth} master {bridge} up\n{hairpin}",
+        container.path()
+    ))?;
     let [a, b, c, _] = v4.octets();
     let mut batch = format!("link set eth0 up\naddr add {v4}/24 dev eth0\nroute add default via {a}.{b}.{c}.1\n");
     if let Some(v6) = v6 {
@@ -131,6 +140,5 @@ pub(crate) fn instance(node: &NetNs, veth: &str, bridge: &str, v4: Ipv4Addr, v6:
         let _ = writeln!(batch, "addr add {v6}/64 dev eth0 nodad");
         let _ = writeln!(batch, "route add default via {p0:x}:{p1:x}:{p2:x}:{p3:x}::1");
     }
-    netns.ip(&batch)?;
-    Ok(netns)
+    container.ip(&batch)
 }

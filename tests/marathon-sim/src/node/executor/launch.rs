@@ -8,33 +8,51 @@ use anyhow::{Context, Result, anyhow};
 
 use super::Executor;
 use crate::core::instance::{Instance, Task};
-use crate::core::spec::{Container, Network, Source};
+use crate::core::spec::{Container, Network, Source, container_port};
+use crate::node::cni::Wiring;
 use crate::node::images::Images;
 use crate::node::netns::NetNs;
 use crate::node::rootfs::{Bind, Root};
 use crate::node::task::{Program, TaskSpec};
-use crate::node::{caps, forward, topology};
+use crate::node::{bridge, caps, forward, topology};
 
 /// Host paths that are the machine's own even on a simulated node: they describe the kernel, which all nodes share.
 const REAL: [&str; 6] = ["/proc", "/sys", "/dev", "/lib/modules", "/usr", "/boot"];
 
-/// The node's namespace for the host network, otherwise a new one behind the bridge.
-pub(crate) fn network(node: &NetNs, instance: &Instance, uuid: &str) -> Result<NetNs> {
-    let Some(v4) = instance.v4 else { return Ok(node.clone()) };
-    let bridge = if instance.spec.network == Network::Bridge { "ucr-br0" } else { "m-dcos" };
+/// The node's namespace for the host network, otherwise a new one, and what will connect it to a bridge.
+pub(crate) fn network(node: &NetNs, instance: &Instance, uuid: &str) -> Result<(NetNs, Option<Wiring>)> {
+    let Some(v4) = instance.v4 else { return Ok((node.clone(), None)) };
+    let container = NetNs::create()?;
+    let bridge = if instance.spec.network == Network::Bridge { topology::BRIDGE } else { topology::OVERLAY };
     let veth = format!("v{}", uuid.replace('-', "").chars().take(12).collect::<String>());
-    topology::instance(node, &veth, bridge, v4, instance.v6)
+    let (bridge, v6) = (bridge.to_owned(), instance.v6);
+    let wiring = Wiring { node: node.path(), container: container.path(), veth, bridge, v4, v6 };
+    Ok((container, Some(wiring)))
 }
 
-/// Host ports of container networks: the stand-in listens on the node and copies (Mesos' CNI port-mapper uses DNAT). TCP only.
-pub(crate) fn port_maps(node: &NetNs, instance: &Instance) -> Result<Vec<forward::Handle>> {
+/// Host ports of an instance, open until dropped.
+pub(crate) struct Ports {
+    _copied: Vec<forward::Handle>,
+    _mapped: Option<bridge::HostPorts>,
+}
+
+impl Ports {
+    pub(crate) fn open(node: &NetNs, instance: &Instance) -> Result<Self> {
+        let is_overlay = matches!(instance.spec.network, Network::Container(_));
+        let copied = if is_overlay { copied(node, instance)? } else { Vec::new() };
+        Ok(Self { _copied: copied, _mapped: bridge::HostPorts::open(node, instance)? })
+    }
+}
+
+/// Of overlays, whose containers are also reached without: the stand-in listens on the node and copies. TCP only.
+fn copied(node: &NetNs, instance: &Instance) -> Result<Vec<forward::Handle>> {
     let Some(v4) = instance.v4 else { return Ok(Vec::new()) };
     let agent = instance.hostname.parse()?;
     let mut out = Vec::new();
     for ((name, index), host_port) in &instance.host_ports {
         let container = instance.spec.containers.iter().find(|c| c.name == *name);
-        let Some(port) = container.and_then(|c| c.endpoints.get(*index)).and_then(|e| e.container_port) else { continue };
-        let port = if port == 0 { *host_port } else { port };
+        let endpoint = container.and_then(|c| c.endpoints.get(*index));
+        let Some(port) = endpoint.and_then(|e| container_port(e, *host_port)) else { continue };
         let listener = listen(node, SocketAddr::V4(SocketAddrV4::new(agent, *host_port)))?;
         let to = SocketAddr::V4(SocketAddrV4::new(v4, port));
         let node = node.clone();
