@@ -2,16 +2,15 @@
 
 use super::Case;
 use anyhow::{Context, Result, ensure};
-use mesh_tests::eventually;
 use mesh_tests::world::World;
-use std::io::Write;
+use mesh_tests::{eventually, promtool};
 use std::os::unix::fs::PermissionsExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 pub(crate) const CASES: &[Case] = &[
     ("operate::mesh-proxy clusters shows connections to reviews v1", clusters),
-    ("operate::promtool accepts the page of every process", promtool),
+    ("operate::promtool accepts the page of every process", pages),
 ];
 
 const V1: &str = "outbound|9080|v1|reviews.marathon.l4lb.thisdcos.directory";
@@ -40,29 +39,17 @@ fn clusters(world: &mut World) -> Result<()> {
     world.forget_rules()
 }
 
-fn promtool(world: &mut World) -> Result<()> {
+fn pages(world: &mut World) -> Result<()> {
     let control = world.instances_of("/mesh-control")?[0]["node"].as_str().unwrap_or_default().to_owned();
     for (node, process) in
         [("node1", "proxy"), ("node2", "proxy"), ("node1", "agent"), ("node1", "dns"), (control.as_str(), "control")]
     {
         let page = world.admin(node, process, "/metrics")?;
         ensure!(page.lines().count() > 10, "{process}: {page}");
-        let problems = check(&page).with_context(|| process.to_owned())?;
+        let problems = promtool::check(&page).with_context(|| process.to_owned())?;
         // Istio's own name, which its dashboards ask for.
         let ours: Vec<&str> = problems.lines().filter(|line| !line.starts_with("istio_request_duration_milliseconds ")).collect();
         ensure!(ours.is_empty(), "{process} on {node}: {ours:#?}");
     }
     Ok(())
-}
-
-/// What `promtool check metrics` complains about.
-fn check(page: &str) -> Result<String> {
-    let promtool = std::env::var_os("MESH_PROMTOOL").context("MESH_PROMTOOL: run the tests by `cargo xtask test`")?;
-    let mut child = Command::new(promtool).args(["check", "metrics"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-    child.stdin.take().context("no stdin")?.write_all(page.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    // 3: it could be read, and something about it is unusual.
-    ensure!(matches!(output.status.code(), Some(0 | 3)), "{said}");
-    Ok(said)
 }

@@ -1,10 +1,10 @@
 //! The DNS process away: names wait for it, and nothing else does.
 
-use crate::load::Load;
 use crate::node;
 use crate::restarts::{pids, ready, set_instances};
 use anyhow::{Result, ensure};
 use mesh_tests::eventually;
+use mesh_tests::load::Load;
 use mesh_tests::suite::Case;
 use mesh_tests::world::World;
 use nix::sys::signal::{Signal, kill};

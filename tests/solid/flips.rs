@@ -4,11 +4,11 @@
 mod api;
 mod record;
 
-use crate::load::Load;
 use crate::node;
 use anyhow::{Context, Result, ensure};
 use api::Api;
 use mesh_tests::eventually;
+use mesh_tests::load::Load;
 use mesh_tests::suite::Case;
 use mesh_tests::world::{World, pid_of};
 use record::{Recorder, now};

@@ -1,8 +1,8 @@
 //! The life of services: traffic follows what Marathon does, and no request fails meanwhile.
 
-use crate::load::Load;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
+use mesh_tests::load::Load;
 use mesh_tests::suite::Case;
 use mesh_tests::world::{World, pid_of};
 use serde_json::Value;

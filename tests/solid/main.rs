@@ -8,7 +8,6 @@ mod held;
 mod host;
 mod kernel;
 mod life;
-mod load;
 mod near;
 mod node;
 mod restarts;

@@ -3,9 +3,9 @@
 
 use crate::held::{self, Held};
 use crate::kernel;
-use crate::load::Load;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
+use mesh_tests::load::Load;
 use mesh_tests::suite::Case;
 use mesh_tests::world::{World, pid_of};
 use nix::sys::signal::{Signal, kill};

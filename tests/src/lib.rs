@@ -3,6 +3,8 @@
 //! Nothing here is a mock. [`World`] starts `xtask bookinfo` with a state directory of its own and ends it when dropped; the command dies
 //! with the test process, so that a crash leaves nothing behind either.
 
+pub mod load;
+pub mod promtool;
 pub mod suite;
 pub mod world;
 

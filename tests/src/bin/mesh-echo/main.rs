@@ -3,13 +3,16 @@
 
 mod hold;
 mod load;
+mod reach;
 mod record;
+mod serve;
+mod tell;
 
 use clap::{Parser, Subcommand};
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A server and clients for tests inside pods.
@@ -27,6 +30,27 @@ enum Command {
         /// Port to listen on, at every address.
         #[arg(long, default_value_t = 8080)]
         port: u16,
+        /// Obey SIGTERM only after this many milliseconds; until then answer, and ask clients to close.
+        #[arg(long, default_value_t = 0)]
+        linger_ms: u64,
+    },
+    /// Answer each connection and each datagram with JSON: task, node, and the client's address.
+    Tell {
+        /// Port to listen on, TCP and UDP.
+        #[arg(long)]
+        port: u16,
+        /// Address to listen on.
+        #[arg(long, default_value = "::")]
+        address: IpAddr,
+    },
+    /// Dial destinations that `tell`, each a number of times; print JSON: for each, how often each node answered, and the errors.
+    Reach {
+        /// `tcp://`, `udp://` or either with `mapped-` (IPv4 by an IPv6 socket), then name or address and port.
+        #[arg(required = true)]
+        to: Vec<String>,
+        /// How often.
+        #[arg(long, default_value_t = 40)]
+        times: u32,
     },
     /// Connect once and print JSON: ok or errno, microseconds, and both addresses of the socket.
     Dial {
@@ -134,7 +158,9 @@ enum Command {
 
 fn main() -> anyhow::Result<()> {
     match Cli::parse().command {
-        Command::Serve { port } => serve(port),
+        Command::Serve { port, linger_ms } => serve::run(port, Duration::from_millis(linger_ms)),
+        Command::Tell { port, address } => tell::run(address, port),
+        Command::Reach { to, times } => reach::run(&to, times),
         Command::Dial { to, bind, udp, timeout_ms } => dial(to, bind, udp, Duration::from_millis(timeout_ms)),
         Command::Probe { host, port, path, text, good, seconds } => {
             probe(&host, port, &path, &text, good, Duration::from_secs(seconds))
@@ -154,44 +180,6 @@ fn main() -> anyhow::Result<()> {
 fn say(value: &serde_json::Value) -> anyhow::Result<()> {
     writeln!(std::io::stdout(), "{value}")?;
     Ok(())
-}
-
-fn serve(port: u16) -> anyhow::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, port))?;
-    loop {
-        let (stream, accepted_from) = listener.accept()?;
-        std::thread::spawn(move || {
-            if let Err(error) = answer(&stream, accepted_from) {
-                let _ = writeln!(std::io::stderr(), "{accepted_from}: {error}");
-            }
-        });
-    }
-}
-
-fn answer(stream: &TcpStream, accepted_from: SocketAddr) -> anyhow::Result<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut line = String::new();
-        if reader.read_line(&mut line)? == 0 {
-            return Ok(());
-        }
-        let path = line.split(' ').nth(1).unwrap_or_default().to_owned();
-        let headers = read_headers(&mut reader)?;
-        if path == "/hold" {
-            return hold::until_closed(&mut reader);
-        }
-        let body = json!({
-            "podname": std::env::var("MESOS_TASK_ID").unwrap_or_default(),
-            "accept": accepted_from.to_string(),
-            "getpeername": stream.peer_addr()?.to_string(),
-            "path": path,
-            "headers": headers,
-            "held": hold::now(),
-        })
-        .to_string();
-        let mut writer = stream;
-        write!(writer, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: {}\r\n\r\n{body}", body.len())?;
-    }
 }
 
 fn read_headers(reader: &mut impl BufRead) -> anyhow::Result<BTreeMap<String, String>> {

@@ -1,14 +1,14 @@
-//! A load inside a pod, held for as long as something happens to the mesh.
+//! A load inside a pod, held for as long as something happens to the mesh or to a service.
 
+use crate::world::World;
 use anyhow::{Context, Result, ensure};
-use mesh_tests::world::World;
 use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
 /// A running load; it ends by [`Load::finish`], and with the test in any case.
-pub(crate) struct Load {
+pub struct Load {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: BufReader<ChildStdout>,
@@ -18,15 +18,21 @@ pub(crate) struct Load {
 
 /// What came of it.
 #[derive(Debug)]
-pub(crate) struct Outcome {
-    pub(crate) good: u64,
-    pub(crate) bad: u64,
-    pub(crate) said: Value,
+pub struct Outcome {
+    /// Answers of 2xx.
+    pub good: u64,
+    /// Everything else.
+    pub bad: u64,
+    /// All that the load says.
+    pub said: Value,
 }
 
 impl Load {
     /// Starts and waits for the first answer.
-    pub(crate) fn start(world: &World, pod: &str, target: [&str; 3], rate: u32, more: &[&str]) -> Result<Self> {
+    ///
+    /// # Errors
+    /// If there is no first answer.
+    pub fn start(world: &World, pod: &str, target: [&str; 3], rate: u32, more: &[&str]) -> Result<Self> {
         let program = world.echo_program();
         let rate_text = rate.to_string();
         let arguments = [&[program.as_str(), "load"], &target[..], &["--rate", &rate_text], more].concat();
@@ -40,7 +46,7 @@ impl Load {
     }
 
     /// Goes on until this many requests were due, so that what happened lies in the midst of them.
-    pub(crate) fn until_requests(&self, requests: u32) {
+    pub fn until_requests(&self, requests: u32) {
         let due = Duration::from_secs(u64::from(requests)) / self.rate;
         if let Some(wait) = due.checked_sub(self.started.elapsed()) {
             std::thread::sleep(wait);
@@ -48,7 +54,10 @@ impl Load {
     }
 
     /// Ends the load and counts.
-    pub(crate) fn finish(mut self) -> Result<Outcome> {
+    ///
+    /// # Errors
+    /// If the load does not say what came of it.
+    pub fn finish(mut self) -> Result<Outcome> {
         drop(self.stdin.take());
         let mut text = String::new();
         self.stdout.read_to_string(&mut text)?;
@@ -59,7 +68,10 @@ impl Load {
     }
 
     /// Ends the load; nothing may have failed, and enough must have been asked.
-    pub(crate) fn finish_without_failure(self, at_least: u64) -> Result<Outcome> {
+    ///
+    /// # Errors
+    /// If something failed, or too little was asked; it says what.
+    pub fn finish_without_failure(self, at_least: u64) -> Result<Outcome> {
         let outcome = self.finish()?;
         ensure!(outcome.bad == 0, "failed requests: {}", outcome.said);
         ensure!(outcome.good >= at_least, "only {} requests, {at_least} are wanted: {}", outcome.good, outcome.said);
