@@ -2,12 +2,14 @@
 
 mod common;
 
+use common::scene::{PROXY_UID, Scene, wait};
 use common::{Mesh, answer, ask, at, ip};
 use mesh_agent::core::resources::Workload;
 use mesh_agent::netns::Inbound;
 use mesh_agent::netns::sockets::unconnected;
 use mesh_agent::{inbound, pod};
-use mesh_common::broker::Family;
+use mesh_common::broker::{Family, Listener, Role};
+use mesh_xds::agent as wire;
 use nix::sys::socket::setsockopt;
 use nix::sys::socket::sockopt::IpBindAddressNoPort;
 use socket2::{SockAddr, Socket};
@@ -186,4 +188,28 @@ fn nobody_but_the_broker_binds_as_another() {
     let (mesh, _opened) = captured();
     let error = mesh.pair.pod.run(|| TcpListener::bind("9.0.1.1:0").expect_err("another machine's"));
     assert_eq!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL));
+}
+
+#[test]
+fn the_agent_captures_what_it_is_told_and_gives_the_proxy_the_listener() {
+    let mut scene = Scene::new();
+    scene.run_container("c1");
+    let told = wire::Workload { inbound_ports: vec![PORT.into()], ..scene.workload() };
+    scene.control.publish("1", &[told], &[]);
+    scene.start(&[]);
+    scene.wait_ready();
+    let proxy = scene.broker(PROXY_UID);
+    proxy.hello(Role::Proxy);
+    let (_, _, listeners) = proxy.pod();
+    let inbound = listeners.into_iter().find(|(which, _)| *which == Listener::InboundV4).map(|(_, socket)| socket);
+    let inbound = listener(&inbound);
+    // The agent looks by itself who listens.
+    let to = SocketAddr::new(ip("9.0.1.2"), PORT);
+    let ask = || scene.pair.world.run(|| TcpStream::connect(to));
+    wait("the port that nobody serves", || ask().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused));
+    let _app = scene.pair.pod.run(|| TcpListener::bind(("0.0.0.0", PORT)).expect("bound"));
+    let client = ask().expect("captured");
+    let own = client.local_addr().expect("connected");
+    // What was accepted before the agent had looked comes first.
+    while inbound.accept().expect("captured").1 != own {}
 }
