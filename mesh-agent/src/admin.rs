@@ -1,4 +1,4 @@
-//! `GET /ready`, `/metrics`, `/status`, `/names` and `/dump` over a unix socket.
+//! `GET /ready`, `/metrics`, `/status`, `/names`, `/audit` and `/dump` over a unix socket.
 
 use crate::broker::clear;
 use crate::dump;
@@ -68,6 +68,10 @@ impl Admin {
         }
     }
 
+    fn names(&self) -> Names {
+        Names { egress: self.book.cells_of_rules(), heard: self.book.audit.heard(), ..self.status.names() }
+    }
+
     fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if request.method() != Method::GET {
             return text(StatusCode::METHOD_NOT_ALLOWED, "only GET\n");
@@ -85,7 +89,11 @@ impl Admin {
                 Ok(body) => with_type(StatusCode::OK, "application/json", body + "\n"),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
-            "/names" => match serde_json::to_string(&Names { egress: self.book.cells_of_rules(), ..self.status.names() }) {
+            "/names" => match serde_json::to_string(&self.names()) {
+                Ok(body) => with_type(StatusCode::OK, "application/json", body + "\n"),
+                Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+            },
+            "/audit" => match serde_json::to_string_pretty(&self.book.audit.report()) {
                 Ok(body) => with_type(StatusCode::OK, "application/json", body + "\n"),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
@@ -93,7 +101,7 @@ impl Admin {
                 Ok(tables) => with_type(StatusCode::OK, "application/json", tables.to_string()),
                 Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
             },
-            _ => text(StatusCode::NOT_FOUND, "there are /ready, /metrics, /status, /names and /dump\n"),
+            _ => text(StatusCode::NOT_FOUND, "there are /ready, /metrics, /status, /names, /audit and /dump\n"),
         }
     }
 }

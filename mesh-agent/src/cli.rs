@@ -36,6 +36,9 @@ pub enum Command {
     Dump(Dump),
     /// Show what would happen to a flow now, which rule or service decides, and who carries it.
     Explain(Explain),
+    /// Show what the outbound policy AUDIT has let out that REGISTRY_ONLY would have refused: by whom, how often, under which names.
+    /// `mesh-control suggest` makes ServiceEntries of it.
+    Audit(Audit),
     /// Take one pod, or all of this node, out of the mesh at once: nothing is judged, handed to the proxy or asked of the mesh's DNS. VIPs go
     /// on. Holds, also over restarts, until `bypass --end`.
     Bypass(Bypass),
@@ -76,6 +79,18 @@ pub struct CompareL4lb {
     /// The agent.
     #[command(flatten)]
     pub agent: Agent,
+}
+
+/// `mesh-agent audit`.
+#[derive(Args, Clone, Debug)]
+pub struct Audit {
+    /// JSON instead of text, as `mesh-control suggest` reads it.
+    #[arg(long)]
+    pub json: bool,
+
+    /// The agent's admin socket.
+    #[arg(long, env = "MESH_ADMIN_SOCKET", value_name = "FILE", default_value = "/run/mesh/agent-admin.sock")]
+    pub admin_socket: PathBuf,
 }
 
 /// `mesh-agent bypass`.

@@ -1,5 +1,6 @@
 //! What the agent does, without doing it: resources in, ordered operations out. No I/O, no clock, no kernel.
 
+pub mod audit;
 pub mod budget;
 pub mod bypass;
 mod cells;

@@ -5,7 +5,7 @@ use crate::core::desired::ip;
 use crate::core::reconcile::Actual;
 use crate::kernel::{Error, Maps};
 use anyhow::Result;
-use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, HostKey, Pod, Service, choice, mode, way};
+use mesh_common::abi::{Addr, BackendKey, Dest, EgressNet, HostKey, Pod, Service, choice, egress, mode, way};
 use mesh_common::decide::l4::UDP;
 use mesh_common::reason::{Passed, Reason, Steered};
 use serde_json::{Value, json};
@@ -90,7 +90,7 @@ fn to_text(dump: &Value) -> String {
 /// The parts in the order in which they are shown, and their columns.
 const PARTS: [(&str, &[&str]); 10] = [
     ("config", &["abi", "outbound_policy", "vip_range", "node"]),
-    ("pods", &["slot", "netns_cookie", "addresses"]),
+    ("pods", &["slot", "netns_cookie", "outbound_policy", "addresses"]),
     ("host_pods", &["slot", "known_by"]),
     ("services", &["vip", "mode", "balance", "backends"]),
     ("endpoints", &["endpoint", "connections"]),
@@ -115,13 +115,13 @@ fn to_json(tables: &Actual, pods: &BTreeMap<u64, Pod>) -> Value {
         .iter()
         .map(|(cookie, pod)| {
             let addresses: Vec<IpAddr> = [pod.addr4, pod.addr6].into_iter().filter(|a| *a != Addr::default()).map(ip).collect();
-            json!({ "slot": pod.slot, "netns_cookie": cookie, "addresses": addresses })
+            json!({ "slot": pod.slot, "netns_cookie": cookie, "outbound_policy": outbound(egress::of(pod, &tables.config)), "addresses": addresses })
         })
         .collect();
     json!({
         "config": {
             "abi": tables.config.abi,
-            "outbound_policy": if tables.config.egress == 0 { "REGISTRY_ONLY" } else { "ALLOW_ANY" },
+            "outbound_policy": outbound(tables.config.egress),
             "vip_range": format!("{}/{}", IpAddr::from(tables.config.vip4), tables.config.vip4_bits),
             "node": ip(tables.config.node),
         },
@@ -130,6 +130,15 @@ fn to_json(tables: &Actual, pods: &BTreeMap<u64, Pod>) -> Value {
         "workloads": tables.workloads.iter().map(|addr| ip(*addr)).collect::<Vec<_>>(),
         "protected": tables.protected.iter().map(destination).collect::<Vec<_>>(),
     })
+}
+
+fn outbound(mode: u8) -> &'static str {
+    match mode {
+        egress::DENY => "REGISTRY_ONLY",
+        egress::ALLOW => "ALLOW_ANY",
+        egress::AUDIT => "AUDIT",
+        _ => "unknown",
+    }
 }
 
 fn service_json(dest: &Dest, service: &Service, tables: &Actual) -> Value {

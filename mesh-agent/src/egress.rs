@@ -1,24 +1,31 @@
 //! The allowlist at work: egress rules from the control plane and addresses from DNS answers into the kernel's tables. Shared by the main
 //! loop, which brings rules and time, and the broker's conversations, which bring answers; the core decides.
 
+use crate::audit::Audit;
 use crate::core::egress::{Allowed, EgressOp, Rule, Rules, allowed, cells, reconcile};
-use crate::core::learned::{Inside, Learned, Lesson};
+use crate::core::learned::{GRACE_SECONDS, Inside, Learned, Lesson};
 use crate::core::resources::World;
 use crate::explain::Cell;
 use crate::kernel::{Error, Kernel};
 use crate::metrics::Metrics;
-use mesh_common::abi::maps;
+use crate::served::Roster;
+use mesh_common::abi::{Dest, maps, policy};
 use parking_lot::Mutex;
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tracing::{debug, error, info, warn};
 
+mod used;
+
 /// The allowlist.
 pub(crate) struct Book {
     kernel: Arc<Kernel>,
     metrics: Arc<Metrics>,
+    roster: Arc<Roster>,
     state: Mutex<State>,
+    /// What got out without a rule, and the names of addresses.
+    pub(crate) audit: Audit,
 }
 
 #[derive(Default)]
@@ -34,20 +41,44 @@ struct State {
 
 impl Book {
     /// Begins with what a former agent has learned.
-    pub(crate) fn open(kernel: Arc<Kernel>, metrics: Arc<Metrics>) -> Result<Self, Error> {
+    pub(crate) fn open(kernel: Arc<Kernel>, metrics: Arc<Metrics>, roster: Arc<Roster>) -> Result<Self, Error> {
         let learned = Learned::from_entries(kernel.maps().learned()?);
         metrics.learned_now(learned.len());
         let state = Mutex::new(State { learned, ..State::default() });
-        Ok(Self { kernel, metrics, state })
+        let audit = Audit::new(Arc::clone(&kernel), Arc::clone(&roster));
+        Ok(Self { kernel, metrics, roster, state, audit })
     }
 
     /// Puts a world's rules in force. What no rule asks for any more is forgotten, and not allowed, from here on.
     pub(crate) fn follow(&self, world: &World, node: IpAddr) -> Result<(), String> {
         let mut state = self.state.lock();
-        state.rules = Rules::of(world);
+        let rules = Rules::of(world);
+        let before = std::mem::replace(&mut state.rules, rules);
         state.inside = Inside::of(world, node);
         state.ruled = true;
-        self.settle(&mut state, now())
+        // What was learned for a rule that is gone is forgotten below.
+        let ending = before.ending(state.learned.iter().map(|(name, ip, _)| (name, ip)));
+        // Time is up only once it is known what is in use.
+        self.settle(&mut state, 0)?;
+        self.revoke(&state, &ending);
+        Ok(())
+    }
+
+    /// Ends connections that only a rule allowed that is no more, where the rule said so.
+    fn revoke(&self, state: &State, ending: &Allowed) {
+        let Some(actual) = state.actual.as_ref().filter(|_| !ending.is_empty()) else { return };
+        let gone = ending.without(actual);
+        if gone.is_empty() {
+            return;
+        }
+        let covers =
+            |allowed: &Allowed, own: u32, dest: &Dest| allowed.covers(own, dest) || allowed.covers(policy::EVERYBODY, dest);
+        let is_revoked = |own: u32, dest: &Dest| covers(&gone, own, dest) && !covers(actual, own, dest);
+        let ended = used::end(&self.roster, |namespace| state.rules.policies.get(namespace), is_revoked);
+        if ended > 0 {
+            info!(count = ended, "connections ended with the rule that had allowed them");
+            self.metrics.revoked(ended);
+        }
     }
 
     /// The tables may have been written by somebody else: reads them before the next write.
@@ -70,14 +101,28 @@ impl Book {
 
     /// Forgets what has expired.
     pub(crate) fn tend(&self) {
+        self.audit.look();
         let now = now();
         let mut state = self.state.lock();
         let expired = state.learned.iter().any(|(_, _, expires)| expires <= now);
-        if state.ruled
-            && expired
-            && let Err(reason) = self.settle(&mut state, now)
-        {
+        // An agent that has just started does not know yet whose connections there are.
+        if !state.ruled || !expired || !self.roster.listed() {
+            return;
+        }
+        self.keep_used(&mut state, now);
+        if let Err(reason) = self.settle(&mut state, now) {
             error!(reason, "the kernel's allowlist cannot be written");
+        }
+    }
+
+    /// What a connection uses is not forgotten: the application may open another beside it without asking again.
+    fn keep_used(&self, state: &mut State, now: u64) {
+        let expired = state.learned.iter().filter(|(_, _, expires)| *expires <= now).map(|(_, ip, _)| ip);
+        let used = used::in_use(&self.roster, &expired.collect());
+        for (name, ip, expires) in state.learned.keep(|ip, expires| expires <= now && used.contains(&ip), now + GRACE_SECONDS) {
+            if let Err(error) = self.kernel.maps().remember(&name, ip, expires) {
+                error!(name, %ip, %error, "an address in use is forgotten by the next agent");
+            }
         }
     }
 
@@ -99,6 +144,7 @@ impl Book {
 
     /// Takes an answer. When this returns, what may be allowed of it is allowed.
     pub(crate) fn learn(&self, name: &str, addresses: &[IpAddr], ttl: u32) {
+        self.audit.hear(name, addresses);
         let mut state = self.state.lock();
         let wanted = state.rules.wants(name);
         for ip in addresses.iter().map(IpAddr::to_canonical) {

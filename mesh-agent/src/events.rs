@@ -2,6 +2,7 @@
 
 use crate::core::budget::Budget;
 use crate::core::desired::ip;
+use crate::egress::Book;
 use crate::kernel::{Events, Lines};
 use crate::ready;
 use crate::served::Roster;
@@ -15,7 +16,7 @@ use tracing::{info, warn};
 const LINES_PER_SECOND: u32 = 20;
 
 /// Logs until the ring cannot be read.
-pub(crate) async fn log(events: Events, roster: Arc<Roster>) {
+pub(crate) async fn log(events: Events, roster: Arc<Roster>, book: Arc<Book>) {
     let mut events = match ready::watch(events) {
         Ok(events) => events,
         Err(error) => return warn!(%error, "refusals are counted but not logged"),
@@ -29,7 +30,7 @@ pub(crate) async fn log(events: Events, roster: Arc<Roster>) {
                 warn!(count, "more refusals were counted than logged");
             }
             if granted {
-                line(&event, &roster);
+                line(&event, &roster, &book);
             }
         }
         ready.clear_ready();
@@ -49,10 +50,12 @@ pub(crate) async fn follow(lines: Lines) {
     }
 }
 
-fn line(event: &Event, roster: &Roster) {
+fn line(event: &Event, roster: &Roster, book: &Book) {
     let pod = roster.get(event.slot);
     let id = pod.as_ref().map_or("-", |pod| pod.workload.id.as_str());
     let reason = Reason::from_code(event.reason).map_or("unknown", Reason::label);
     let destination = std::net::SocketAddr::new(ip(event.dest.addr), event.dest.port);
-    info!(pod = id, slot = event.slot, pid = event.pid, %destination, proto = event.dest.proto, reason, "refused");
+    // What a pod has been told that the address is called.
+    let name = book.audit.names(destination.ip()).into_iter().next().unwrap_or_else(|| "-".to_owned());
+    info!(pod = id, slot = event.slot, pid = event.pid, %destination, proto = event.dest.proto, name, reason, "refused");
 }

@@ -5,11 +5,11 @@ use crate::cli::Explain;
 use crate::core::desired::{addr, ip};
 use crate::kernel::Maps;
 use anyhow::{Context, Result, bail};
-use mesh_common::abi::{Addr, Dest, Pod, mode, policy};
+use mesh_common::abi::{Addr, Dest, Pod, egress, mode, policy};
 use mesh_common::decide::l4::{self, Flow, TCP, UDP, Verdict};
 use mesh_common::reason::{Passed, Reason};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::io::{Read, Write as _};
 use std::net::{IpAddr, SocketAddr};
@@ -35,6 +35,9 @@ pub struct Names {
     /// Backends that are also reached by a host port: what is dialled, and agent's address and port.
     #[serde(default)]
     pub published: BTreeSet<(SocketAddr, SocketAddr)>,
+    /// Under which names pods were told of addresses, the last one first.
+    #[serde(default)]
+    pub heard: BTreeMap<IpAddr, Vec<String>>,
 }
 
 /// The answer.
@@ -98,14 +101,18 @@ fn answer(maps: &Maps, names: &Names, pod: &Pod, label: String, dest: Dest) -> R
         Some((name, ..)) => {
             format!("outboundTrafficPolicy REGISTRY_ONLY: ServiceEntry {name} is not exported to the pod's namespace")
         }
-        None => "outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it".to_owned(),
+        None => format!("outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it; {}", missing(names, &dest)),
     };
+    let own = egress::of(pod, &tables.config);
     let decided_by = match verdict {
-        Verdict::Proxy if !tables.services.contains_key(&dest) => format!("{}, and a rule for its host", of_entry()),
+        Verdict::Proxy if !tables.services.contains_key(&dest) => format!("{}, and the proxy looks at the host", of_entry()),
         Verdict::Proxy => format!("{service}, port {}, mode proxy", dest.port),
         Verdict::Backend(_) => format!("{service}, port {}, mode kernel", dest.port),
         Verdict::Pass(Passed::Direct) => format!("{service}, port {}, mode direct", dest.port),
-        Verdict::Pass(Passed::Egress) if tables.config.egress != 0 => "outboundTrafficPolicy ALLOW_ANY".to_owned(),
+        Verdict::Pass(Passed::Audited) => {
+            format!("outboundTrafficPolicy AUDIT: REGISTRY_ONLY would refuse it; {}", missing(names, &dest))
+        }
+        Verdict::Pass(Passed::Egress) if own == egress::ALLOW => "outboundTrafficPolicy ALLOW_ANY".to_owned(),
         Verdict::Pass(Passed::Egress) => of_entry(),
         Verdict::Pass(Passed::Workload) => "it is the address of a workload of the mesh".to_owned(),
         Verdict::Deny(Reason::EgressDenied) => denied(),
@@ -130,6 +137,17 @@ fn answer(maps: &Maps, names: &Names, pod: &Pod, label: String, dest: Dest) -> R
         carried_by,
         backends: backends.into_keys().collect(),
     })
+}
+
+/// Which entry would allow it.
+fn missing(names: &Names, dest: &Dest) -> String {
+    let (to, proto) = (ip(dest.addr), if dest.proto == UDP { "UDP" } else { "TCP" });
+    let known = names.heard.get(&to).and_then(|names| names.first());
+    let what = known.map_or_else(|| format!("addresses [{to}] and resolution NONE"), |name| format!("hosts [{name}]"));
+    let near =
+        names.egress.iter().find(|(.., cells)| cells.iter().any(|cell| contains((cell.0, cell.1, dest.port, dest.proto), dest)));
+    let near = near.map(|(name, ..)| format!(" (ServiceEntry {name} allows other ports of it)")).unwrap_or_default();
+    format!("one with {what} and port {} {proto} would{near}", dest.port)
 }
 
 fn contains((base, bits, port, proto): Cell, dest: &Dest) -> bool {
@@ -174,21 +192,25 @@ fn destination(text: &str, maps: &Maps, names: &Names) -> Result<SocketAddr> {
     if let Some(vip) = vip {
         return Ok(SocketAddr::new(*vip, port));
     }
-    match maps.learned()?.into_iter().find(|(learned, ..)| *learned == name) {
-        Some((_, ip, _)) => Ok(SocketAddr::new(ip, port)),
+    let learned = maps.learned()?.into_iter().find(|(learned, ..)| *learned == name).map(|(_, ip, _)| ip);
+    let heard = || names.heard.iter().find(|(_, all)| all.contains(&name)).map(|(ip, _)| *ip);
+    match learned.or_else(heard) {
+        Some(ip) => Ok(SocketAddr::new(ip, port)),
         None => bail!("no service is called {name:?}, and no DNS answer has taught its address; give an address"),
     }
 }
 
 /// Without an agent there are no names, and everything else works.
 pub(crate) fn ask_agent(socket: &Path) -> Names {
-    let ask = || -> Result<Names> {
-        let mut stream = UnixStream::connect(socket)?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET /names HTTP/1.0\r\n\r\n")?;
-        let mut text = String::new();
-        stream.read_to_string(&mut text)?;
-        Ok(serde_json::from_str(text.split_once("\r\n\r\n").context("no body")?.1)?)
-    };
-    ask().unwrap_or_default()
+    get(socket, "/names").and_then(|body| Ok(serde_json::from_str(&body)?)).unwrap_or_default()
+}
+
+/// The body of an admin endpoint's answer.
+pub(crate) fn get(socket: &Path, path: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET {path} HTTP/1.0\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text.split_once("\r\n\r\n").context("no body")?.1.to_owned())
 }

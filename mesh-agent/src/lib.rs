@@ -6,6 +6,7 @@
 
 mod admin;
 mod admit;
+pub mod audit;
 pub mod balance;
 mod broker;
 pub mod bypass;

@@ -30,6 +30,7 @@ fn obey(command: Command) -> Result<ExitCode> {
             let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
             runtime.block_on(async { tokio::spawn(mesh_agent::run::run(*config)).await? })?;
         }
+        Command::Audit(config) => writeln!(std::io::stdout(), "{}", mesh_agent::audit::audit(&config)?)?,
         Command::Explain(config) => writeln!(std::io::stdout(), "{}", mesh_agent::explain::explain(&config)?)?,
         Command::Bypass(config) => writeln!(std::io::stdout(), "{}", mesh_agent::bypass::bypass(&config)?)?,
         Command::Uninstall(config) => writeln!(std::io::stdout(), "{}", mesh_agent::bypass::uninstall(&config)?)?,

@@ -79,6 +79,7 @@ pub struct Metrics {
     lessons: Family<ResultLabel, Counter>,
     ended: Counter,
     corrected: Counter,
+    revoked: Counter,
     learned: Gauge,
     entries: Family<MapLabel, Gauge>,
     /// Pods that this node should have in the mesh.
@@ -110,6 +111,8 @@ impl Metrics {
             "By how much backends' counts of connections were wrong",
             corrected.clone(),
         );
+        let revoked = Counter::default();
+        registry.register("egress_connections_revoked", "Connections ended with the rule that had allowed them", revoked.clone());
         let (wanted, enrolled, unguarded) = (Gauge::default(), Gauge::default(), Gauge::default());
         let (bypassed, missing) = (Gauge::default(), Gauge::default());
         registry.register("pods_missing", "Pods that this node should have in the mesh and has not", missing.clone());
@@ -145,6 +148,7 @@ impl Metrics {
             lessons,
             ended,
             corrected,
+            revoked,
             learned,
             entries,
             wanted,
@@ -197,6 +201,10 @@ impl Metrics {
 
     pub(crate) fn sockets_ended(&self, count: u64) {
         self.ended.inc_by(count);
+    }
+
+    pub(crate) fn revoked(&self, count: u64) {
+        self.revoked.inc_by(count);
     }
 
     pub(crate) fn counts_corrected(&self, connections: u64) {

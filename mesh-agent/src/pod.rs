@@ -88,6 +88,7 @@ pub fn leave(kernel: &Kernel, cookie: u64, pod: &Pod) -> Result<(), Error> {
     for kind in 0..listener::KINDS {
         kernel.maps().remove_listener(&ListenerKey { slot: pod.slot, kind })?;
     }
+    kernel.maps().forget_audited(pod.slot)?;
     Ok(())
 }
 

@@ -63,7 +63,7 @@ pub async fn run(config: Run) -> Result<()> {
     let status = Arc::new(Shared::new(connection.node.to_string()));
     let metrics = Arc::new(Metrics::new(Arc::clone(&kernel), Arc::clone(&status)));
     status.update(|status| status.hooks_attached = true);
-    let book = Arc::new(Book::open(Arc::clone(&kernel), Arc::clone(&metrics))?);
+    let book = Arc::new(Book::open(Arc::clone(&kernel), Arc::clone(&metrics), Arc::clone(&roster))?);
     let admin = Admin {
         status: Arc::clone(&status),
         metrics: Arc::clone(&metrics),
@@ -71,7 +71,7 @@ pub async fn run(config: Run) -> Result<()> {
         kernel: Arc::clone(&kernel),
     };
     tokio::spawn(admin.serve(admin_socket));
-    tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster)));
+    tokio::spawn(events::log(kernel.events()?, Arc::clone(&roster), Arc::clone(&book)));
     if let Some(lines) = kernel.lines() {
         tokio::spawn(events::follow(lines));
     }

@@ -54,6 +54,11 @@ impl Roster {
         self.listed.send_if_modified(|listed| !std::mem::replace(listed, true));
     }
 
+    /// Is it so?
+    pub(crate) fn listed(&self) -> bool {
+        *self.listed.borrow()
+    }
+
     /// Waits for that. Before it, the list must be told to nobody: an agent that has just started would seem to have lost every pod, and
     /// its clients would drop listeners that work.
     pub(crate) async fn until_listed(&self) {

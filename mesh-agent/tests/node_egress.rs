@@ -2,7 +2,8 @@
 
 mod common;
 
-use common::scene::{PROXY_UID, Proxy, Scene, service, wait};
+use common::outside::{UNREACHABLE, apply, dns, explain, learn, publish, reach, rule, scene};
+use common::scene::{PROXY_UID, service, wait};
 use common::{answer, ask, at, ip};
 use mesh_agent::kernel::Maps;
 use mesh_common::broker::{Family, Role, ToAgent, ToProxy};
@@ -10,79 +11,7 @@ use mesh_xds::agent as wire;
 use nix::sys::signal::Signal::SIGKILL;
 use socket2::{SockAddr, Socket};
 use std::io::Read;
-use std::net::{IpAddr, TcpListener, TcpStream};
-
-/// The errno of [`mesh_common::reason::Reason::EgressDenied`].
-const UNREACHABLE: Option<i32> = Some(libc::EHOSTUNREACH);
-
-fn rule(name: &str, hosts: &[&str], addresses: &[&str], ports: &[u32]) -> wire::Egress {
-    let own = |texts: &[&str]| texts.iter().map(|t| (*t).to_owned()).collect();
-    let ports = ports.iter().map(|port| wire::EgressPort { port: *port, ..wire::EgressPort::default() }).collect();
-    wire::Egress {
-        name: name.to_owned(),
-        hosts: own(hosts),
-        ports,
-        addresses: own(addresses),
-        learn: addresses.is_empty(),
-        ..Default::default()
-    }
-}
-
-/// A scene with one pod in the mesh and an outside that answers at these addresses.
-fn scene(outside: &[&str]) -> Scene {
-    let mut scene = Scene::new();
-    scene.run_container("c1");
-    for to in outside {
-        scene.pair.world.owns(&[&format!("{}/{}", at(to).ip(), if at(to).is_ipv4() { 32 } else { 128 })]);
-        answer(scene.pair.world.run(|| TcpListener::bind(at(to)).expect("bound")), to);
-    }
-    publish(&scene, "1", &[]);
-    scene.start(&[]);
-    scene.wait_ready();
-    scene
-}
-
-fn publish(scene: &Scene, version: &str, rules: &[wire::Egress]) {
-    let services = [service("s", "11.1.2.3", wire::Mode::Kernel, "9.0.1.1:8080")];
-    scene.control.forget_answers();
-    scene.control.publish_with(version, &[scene.workload()], &services, rules);
-}
-
-/// Publishes and waits for the agent's answer: from then on, the rules are in force.
-fn apply(scene: &Scene, version: &str, rules: &[wire::Egress]) {
-    publish(scene, version, rules);
-    scene.control.answered(wire::EGRESS, |error| error.is_none());
-}
-
-fn reach(scene: &Scene, to: &str) -> Result<String, Option<i32>> {
-    let start = std::time::Instant::now();
-    let result = scene.pair.pod.run(|| ask(at(to)));
-    assert!(start.elapsed().as_millis() < 500, "{to}: never a hang");
-    result.map(|(text, ..)| text).map_err(|error| error.raw_os_error())
-}
-
-fn dns(scene: &Scene) -> Proxy {
-    let dns = scene.broker(PROXY_UID);
-    dns.hello(Role::Dns);
-    dns.pod();
-    assert!(matches!(dns.hear(), Some((ToProxy::Ready, _))));
-    dns
-}
-
-/// As the DNS process does before it gives a pod its answer.
-fn learn(dns: &Proxy, id: u64, name: &str, addresses: &[&str], ttl_seconds: u32) {
-    let addresses: Vec<IpAddr> = addresses.iter().map(|a| ip(a)).collect();
-    dns.say(&ToAgent::Learned { id, name: name.to_owned(), addresses, ttl_seconds });
-    assert!(matches!(dns.hear(), Some((ToProxy::Learned { id: answered }, _)) if answered == id));
-}
-
-fn explain(scene: &Scene, pod: &str, to: &str, more: &[&str]) -> String {
-    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_mesh-agent"));
-    command.args(["explain", pod, to]).args(more).arg("--bpffs").arg(&scene.node.bpffs);
-    let output = command.arg("--admin-socket").arg(scene.path("admin.sock")).output().expect("runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).expect("text")
-}
+use std::net::{TcpListener, TcpStream};
 
 #[test]
 fn a_host_is_reached_by_its_name_on_its_port_while_there_is_a_rule() {
@@ -126,7 +55,18 @@ fn a_host_is_reached_by_its_name_on_its_port_while_there_is_a_rule() {
 
     for (to, outcome, decided_by) in [
         ("httpbin.test:443", "passes", "ServiceEntry default/httpbin"),
-        ("203.0.113.21:443", "is refused", "outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it"),
+        (
+            "203.0.113.21:443",
+            "is refused",
+            "outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it; one with addresses [203.0.113.21] and resolution NONE and port \
+             443 TCP would",
+        ),
+        (
+            "203.0.113.20:80",
+            "is refused",
+            "outboundTrafficPolicy REGISTRY_ONLY, and no ServiceEntry allows it; one with hosts [httpbin.test] and port 80 TCP would \
+             (ServiceEntry default/httpbin allows other ports of it)",
+        ),
         ("s:80", "goes to a backend", "s, port 80, mode kernel"),
         ("11.9.9.9", "is refused", "the VIP range, in which no service owns this address and port"),
         ("8.8.8.8:53", "is answered by the mesh's DNS", "the mesh itself"),
@@ -172,7 +112,7 @@ fn a_port_with_rules_goes_to_the_proxy_and_nowhere_past_it() {
     let said: serde_json::Value = serde_json::from_str(&explain(&scene, "a", ruled, &["--json"])).expect("JSON");
     assert_eq!(
         (&said["outcome"], &said["decided_by"]),
-        (&"is handed to the proxy".into(), &"ServiceEntry default/httpbin, and a rule for its host".into())
+        (&"is handed to the proxy".into(), &"ServiceEntry default/httpbin, and the proxy looks at the host".into())
     );
 
     // The proxy dials the very address; by this name the pod may be there, and nowhere else.

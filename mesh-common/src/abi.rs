@@ -5,7 +5,7 @@
 //! version are not reused.
 
 /// Raised with every change of a type in this module.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;
 
 /// What the compiled programs carry, so that an agent never loads an object that was built from another version of this module.
 pub const ABI_MARKER: [u8; 12] = {
@@ -103,6 +103,8 @@ pub struct Pod {
     pub addr4: Addr,
     /// Own IPv6 address or all zero.
     pub addr6: Addr,
+    /// What happens to its destinations that nobody has allowed: [`egress::OF_MESH`] or [`egress::own`].
+    pub outbound: u32,
 }
 
 /// [`Pod::slot`] of the node's gateway: no pod of the node's table, and known by the tag of its sockets only, since it lives in the node's own
@@ -212,6 +214,24 @@ pub mod egress {
     pub const DENY: u8 = 0;
     /// Allowed (ALLOW_ANY).
     pub const ALLOW: u8 = 1;
+    /// Allowed, and what [`DENY`] would have refused is counted (AUDIT).
+    pub const AUDIT: u8 = 2;
+
+    /// [`super::Pod::outbound`] of a pod for which the mesh's settings count.
+    pub const OF_MESH: u32 = 0;
+
+    /// [`super::Pod::outbound`] of a pod with a mode of its own.
+    #[must_use]
+    pub const fn own(mode: u8) -> u32 {
+        1 + mode as u32
+    }
+
+    /// The mode that counts for this pod.
+    #[must_use]
+    #[inline(always)]
+    pub const fn of(pod: &super::Pod, config: &super::Config) -> u8 {
+        if pod.outbound == OF_MESH { config.egress } else { (pod.outbound - 1) as u8 }
+    }
 }
 
 /// How an allowed destination outside the mesh is reached: value of `EGRESS_EXACT` and `EGRESS_CIDR`.
@@ -220,6 +240,16 @@ pub mod way {
     pub const PASS: u32 = 0;
     /// TCP of pods is handed to mesh-proxy, which looks at the host that is asked for; only its own sockets get there.
     pub const PROXY: u32 = 1;
+}
+
+/// Key of `AUDITED`: a workload has been let out there although no rule allows it. The value counts how often.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct AuditKey {
+    /// [`Pod::slot`].
+    pub slot: u32,
+    /// Where to.
+    pub dest: Dest,
 }
 
 /// Key of `EGRESS_EXACT`: this destination outside the mesh is allowed.
@@ -376,6 +406,7 @@ mod pod_impls {
     )+ } }
     pods!(
         Addr,
+        AuditKey,
         Backend,
         BackendKey,
         Config,
@@ -409,7 +440,8 @@ mod pod_impls {
 /// No implicit padding: the size is the sum of the fields, so that equal keys have equal bytes.
 const _: () = {
     assert!(size_of::<Dest>() == 20);
-    assert!(size_of::<Pod>() == 40);
+    assert!(size_of::<Pod>() == 44);
+    assert!(size_of::<AuditKey>() == 24);
     assert!(size_of::<ListenerKey>() == 8);
     assert!(size_of::<Original>() == 20);
     assert!(size_of::<Diverted>() == 56);

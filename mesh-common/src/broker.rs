@@ -42,7 +42,7 @@ pub enum ToAgent {
         /// How many, at most [`BATCH`].
         count: usize,
     },
-    /// From the DNS process: a name that an egress rule may name has these addresses. The agent answers with [`ToProxy::Learned`] once the
+    /// From the DNS process: a name that an egress rule may name (or, with id 0, any that a pod has asked for) has these addresses. The agent answers with [`ToProxy::Learned`] once the
     /// kernel's allowlist holds them; only then may the pod have its answer, or its first connect would be refused.
     Learned {
         /// Given back in the answer.

@@ -99,6 +99,8 @@ reasons! {
         Egress = 38 => "egress",
         /// The proxy's own connection to a service's backend, on a brokered socket.
         Brokered = 39 => "brokered",
+        /// Outside the mesh, not allowed, and let pass all the same: outbound policy AUDIT.
+        Audited = 40 => "audited",
     }
 }
 

@@ -34,6 +34,18 @@ pub(crate) enum Command {
     Backup(crate::backup::BackupArgs),
     /// Put a backup in place of everything that a stopped control plane has
     Restore(crate::backup::RestoreArgs),
+    /// Print the ServiceEntries that audited traffic needs, for kubectl apply -f -
+    Suggest(SuggestArgs),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SuggestArgs {
+    /// What mesh-agent audit --json has printed, of one node or several; - is standard input. By default this node's agent is asked
+    #[arg(value_name = "FILE")]
+    pub(crate) files: Vec<PathBuf>,
+    /// The agent's admin socket
+    #[arg(long, env = "MESH_AGENT_ADMIN_SOCKET", value_name = "SOCKET", default_value = "/run/mesh/agent-admin.sock")]
+    pub(crate) agent_socket: PathBuf,
 }
 
 #[derive(Args, Debug)]
@@ -126,6 +138,9 @@ pub(crate) enum Outbound {
     /// Anything
     #[value(name = "ALLOW_ANY", alias = "allow-any")]
     AllowAny,
+    /// Anything; what REGISTRY_ONLY would refuse is counted (mesh-agent audit, mesh-control suggest)
+    #[value(name = "AUDIT", alias = "audit")]
+    Audit,
 }
 
 impl From<Outbound> for OutboundPolicy {
@@ -133,6 +148,7 @@ impl From<Outbound> for OutboundPolicy {
         match policy {
             Outbound::RegistryOnly => Self::RegistryOnly,
             Outbound::AllowAny => Self::AllowAny,
+            Outbound::Audit => Self::Audit,
         }
     }
 }

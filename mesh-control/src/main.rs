@@ -21,6 +21,7 @@ mod secret;
 mod serve;
 mod status;
 mod store;
+mod suggest;
 mod validate;
 
 use clap::Parser;
@@ -35,6 +36,7 @@ fn main() -> anyhow::Result<ExitCode> {
         Command::Validate(args) => validate::main(&args),
         Command::Backup(args) => backup::backup(&args).map(|()| ExitCode::SUCCESS),
         Command::Restore(args) => backup::restore(&args).map(|()| ExitCode::SUCCESS),
+        Command::Suggest(args) => suggest::run(&args).map(|()| ExitCode::SUCCESS),
         Command::Serve(args) => {
             let filter = tracing_subscriber::EnvFilter::try_from_default_env();
             let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));

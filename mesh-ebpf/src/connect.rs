@@ -41,10 +41,15 @@ fn connect(ctx: &SockAddrContext, family: Family) -> i32 {
     }
     let caller = Caller::of(ctx);
     let done = match caller.decide(dest) {
-        Verdict::Pass(why) => settle(ctx, &caller, 0).and_then(|()| match why {
-            // Never on the wire.
-            Passed::Loopback | Passed::OwnAddress => Ok(why.code()),
-            _ => judged(ctx, &caller, &dest).map(|()| why.code()),
+        Verdict::Pass(why) => settle(ctx, &caller, 0).and_then(|()| {
+            if why == Passed::Audited {
+                emit::audit(caller.slot(), &dest);
+            }
+            match why {
+                // Never on the wire.
+                Passed::Loopback | Passed::OwnAddress => Ok(why.code()),
+                _ => judged(ctx, &caller, &dest).map(|()| why.code()),
+            }
         }),
         Verdict::Proxy => hand_over(ctx, family, &caller, &dest, ports::OUTBOUND).map(|()| Steered::Proxy.code()),
         Verdict::Dns => to_dns(ctx, family, &caller, &dest).map(|()| Steered::Dns.code()),

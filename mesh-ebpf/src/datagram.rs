@@ -1,7 +1,7 @@
 //! sendto() on unconnected UDP sockets, and the way back. A mark set here would miss this very datagram, so everything is rewritten.
 
 use crate::context::{Family, address, cookie, destination, rewrite};
-use crate::emit::{PROCEED, proceed, refuse};
+use crate::emit::{PROCEED, audit, proceed, refuse};
 use crate::loads;
 use crate::maps::{ORIGINALS, UDP_CHOICES, UDP_REVERSE};
 use crate::verdict::{Caller, judged};
@@ -9,7 +9,7 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use mesh_common::abi::{Dest, Original, Service, UdpChoice, UdpKey, dns};
 use mesh_common::decide::l4::Verdict;
-use mesh_common::reason::{Reason, Steered};
+use mesh_common::reason::{Passed, Reason, Steered};
 
 /// Also for `sendto(::ffff:a.b.c.d)` on an AF_INET6 socket.
 #[cgroup_sock_addr(sendmsg4)]
@@ -41,7 +41,12 @@ fn sendmsg(ctx: &SockAddrContext, family: Family) -> i32 {
     }
     let caller = Caller::of(ctx);
     let done = match caller.decide(dest) {
-        Verdict::Pass(why) => Ok(why.code()),
+        Verdict::Pass(why) => {
+            if why == Passed::Audited {
+                audit(caller.slot(), &dest);
+            }
+            Ok(why.code())
+        }
         Verdict::Dns => match dest.addr.to_v4() {
             Some(server) => {
                 let (addr, port) = if caller.on_host { dns::of_host(caller.slot()) } else { dns::redirect(server) };

@@ -3,11 +3,12 @@
 //! Log lines are for whoever starts the agent with `--kernel-log`: the verifier removes what is above the level that the programs are loaded with,
 //! so that by default there are none and nothing asks for them. Codes are `mesh_common::reason`'s; the agent puts their names to them.
 
-use crate::maps::{COUNTERS, EVENTS};
+use crate::maps::{AUDITED, COUNTERS, EVENTS};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_ns, bpf_set_retval};
 use aya_log_ebpf::macro_support::{Level, level_enabled};
 use aya_log_ebpf::{debug, info};
-use mesh_common::abi::{Dest, Event};
+use core::intrinsics::{AtomicOrdering, atomic_xadd};
+use mesh_common::abi::{AuditKey, Dest, Event};
 use mesh_common::reason::Reason;
 
 /// What a cgroup program returns to let the call go on.
@@ -46,6 +47,18 @@ fn log_verdict(event: &Event) {
 fn log_refusal(event: &Event) {
     let Event { dest, slot, reason, pid, .. } = event;
     info!((), "refused code={} slot={} dest={:i} port={} proto={} pid={}", *reason, *slot, dest.addr.0, dest.port, dest.proto, *pid);
+}
+
+/// Counts a destination that was let pass by the outbound policy AUDIT. With no room the oldest is forgotten.
+#[inline(always)]
+pub(crate) fn audit(slot: u32, dest: &Dest) {
+    let key = AuditKey { slot, dest: *dest };
+    if let Some(cell) = AUDITED.get_ptr_mut(&key) {
+        // SAFETY: an aligned element of the map, which everybody changes atomically. One that is evicted meanwhile loses this one addition.
+        unsafe { atomic_xadd::<i64, i64, { AtomicOrdering::Relaxed }>(cell.cast(), 1) };
+    } else {
+        let _ = AUDITED.insert(&key, &1, 0);
+    }
 }
 
 /// Counts, reports and refuses.

@@ -3,8 +3,9 @@
 //!
 //! `skb->sk` survives the veth, so what a socket hook has let pass is known by the socket's own storage; the socket's mark does not.
 
-use crate::emit::report;
+use crate::emit::{audit, count, report};
 use crate::maps::{CONFIG, FLOWS, JUDGED, KernelTables};
+use crate::reject;
 use crate::steer::POD;
 use aya_ebpf::bindings::{BPF_SK_STORAGE_GET_F_CREATE, TC_ACT_SHOT, TC_ACT_UNSPEC, bpf_sock};
 use aya_ebpf::helpers::{bpf_sk_fullsock, bpf_sk_storage_get};
@@ -14,13 +15,13 @@ use core::ptr::{null_mut, read_volatile};
 use mesh_common::abi::{Addr, Dest, FlowKey, Original, Pod, Service};
 use mesh_common::decide::l4::{TCP, Tables, UDP};
 use mesh_common::decide::packet::{self, Flows, ICMP, ICMPV6, Outcome, Packet, icmp};
-use mesh_common::reason::Reason;
+use mesh_common::reason::{Passed, Reason};
 
 /// Go on with the next program of the device.
 const NEXT: i32 = TC_ACT_UNSPEC;
 const DROP: i32 = TC_ACT_SHOT as i32;
 /// Bytes of the Ethernet header.
-const LINK: usize = 14;
+pub(crate) const LINK: usize = 14;
 const UDPLITE: u8 = 136;
 
 /// A packet from the pod: ingress of the host's end.
@@ -31,7 +32,7 @@ pub fn from_pod(ctx: TcContext) -> i32 {
         Parsed::Packet(packet) => packet,
         Parsed::Arp(sender) if sender == pod.addr4 || sender.is_unspecified() => return NEXT,
         Parsed::Arp(sender) => return refuse(Reason::Spoofed, &Dest { addr: sender, ..Dest::default() }, &pod),
-        Parsed::Unknown => return refuse(Reason::Bypass, &Dest::default(), &pod),
+        Parsed::Unknown(to) => return refuse(Reason::Bypass, &Dest { addr: to, ..Dest::default() }, &pod),
     };
     let Some(config) = CONFIG.get(0) else { return DROP };
     match packet::leaving(&packet, &pod, config, &Tabled { ctx: &ctx, slot: pod.slot }) {
@@ -41,11 +42,23 @@ pub fn from_pod(ctx: TcContext) -> i32 {
             }
             NEXT
         }
+        Outcome::Audited => {
+            // Of a connection once.
+            if (packet.opens || packet.proto != TCP) && !is_hooked(&ctx, &packet) {
+                count(Passed::Audited.code());
+                audit(pod.slot, &packet.dest());
+            }
+            NEXT
+        }
         Outcome::Judged => {
             remember(&key(pod.slot, &packet, true));
             NEXT
         }
-        Outcome::Drop(reason) => refuse(reason, &packet.dest(), &pod),
+        Outcome::Drop(reason) => {
+            let verdict = refuse(reason, &packet.dest(), &pod);
+            // Who connects has a source that is its own; an answer to another would be one to nobody.
+            if packet.opens && reason == Reason::Bypass { reject::reset(&ctx).unwrap_or(verdict) } else { verdict }
+        }
     }
 }
 
@@ -81,6 +94,17 @@ fn note(ctx: &TcContext, packet: &Packet) {
         // One that is there is the hook's, and for another destination or it would have been the answer: it stays.
         bpf_sk_storage_get(map, sk.cast(), (&raw mut value).cast(), BPF_SK_STORAGE_GET_F_CREATE.into());
     }
+}
+
+/// Is its socket of a kind that a hook has judged, and counted?
+#[inline(always)]
+fn is_hooked(ctx: &TcContext, packet: &Packet) -> bool {
+    const STREAM: u32 = 1;
+    const DATAGRAM: u32 = 2;
+    let Some(sk) = full_socket(ctx) else { return false };
+    // SAFETY: a full socket of the context, valid during the call.
+    let (kind, proto) = unsafe { (read_volatile(&raw const (*sk).type_), read_volatile(&raw const (*sk).protocol)) };
+    (kind == STREAM || kind == DATAGRAM) && proto == u32::from(packet.proto)
 }
 
 /// The socket that the packet is from, if it still is one.
@@ -188,32 +212,38 @@ impl Flows for Tabled<'_> {
     }
 }
 
+/// No address.
+const NOBODY: Addr = Addr([0; 16]);
+
 enum Parsed {
     Packet(Packet),
     /// The sender's address.
     Arp(Addr),
-    /// Neither IP nor ARP, or too short, or with headers that nobody needs.
-    Unknown,
+    /// Neither IP nor ARP, or too short, or with headers that nobody needs; to this address, if it is one.
+    Unknown(Addr),
 }
 
 #[inline(always)]
 fn parse(ctx: &TcContext) -> Parsed {
     // SAFETY: a field of the context. A tag that the device took off would be put on again on the way.
     if unsafe { read_volatile(&raw const (*ctx.skb.skb).vlan_present) } != 0 {
-        return Parsed::Unknown;
+        return Parsed::Unknown(NOBODY);
     }
     if let Some(usual) = Usual::of(ctx) {
         return Parsed::Packet(usual.packet());
     }
-    let parsed = match ctx.load::<[u8; 2]>(12) {
-        Ok([0x08, 0x00]) => parse_v4(ctx),
-        Ok([0x86, 0xdd]) => parse_v6(ctx),
-        Ok([0x08, 0x06]) => {
-            return ctx.load::<[u8; 4]>(LINK + 14).map_or(Parsed::Unknown, |sender| Parsed::Arp(Addr::v4(sender)));
-        }
-        _ => None,
-    };
-    parsed.map_or(Parsed::Unknown, Parsed::Packet)
+    match ctx.load::<[u8; 2]>(12) {
+        Ok([0x08, 0x00]) => match parse_v4(ctx) {
+            Some(packet) => Parsed::Packet(packet),
+            None => Parsed::Unknown(ctx.load(LINK + 16).map_or(NOBODY, Addr::v4)),
+        },
+        Ok([0x86, 0xdd]) => match parse_v6(ctx) {
+            Some(packet) => Parsed::Packet(packet),
+            None => Parsed::Unknown(ctx.load(LINK + 24).map_or(NOBODY, Addr)),
+        },
+        Ok([0x08, 0x06]) => ctx.load(LINK + 14).map_or(Parsed::Unknown(NOBODY), |sender| Parsed::Arp(Addr::v4(sender))),
+        _ => Parsed::Unknown(NOBODY),
+    }
 }
 
 /// The headers of nearly all packets, read in one piece and word by word: IPv4 without options, TCP.
@@ -271,8 +301,8 @@ const fn is_carrying(flags: u8) -> bool {
 #[inline(always)]
 fn parse_v4(ctx: &TcContext) -> Option<Packet> {
     let header: [u8; 20] = ctx.load(LINK).ok()?;
-    let length = usize::from(header[0] & 0xf) * 4;
-    if header[0] >> 4 != 4 || length < 20 {
+    // Without options: by those for source routing a node on the way, which may be a workload's, sends the packet on to where nobody has judged.
+    if header[0] != 0x45 {
         return None;
     }
     let packet = Packet {
@@ -282,7 +312,7 @@ fn parse_v4(ctx: &TcContext) -> Option<Packet> {
         fragment: u16::from_be_bytes([header[6], header[7]]) & 0x1fff != 0,
         ..Packet::default()
     };
-    transport(ctx, packet, LINK + length)
+    transport(ctx, packet, LINK + 20)
 }
 
 #[inline(always)]
@@ -309,7 +339,18 @@ fn parse_v6(ctx: &TcContext) -> Option<Packet> {
         packet.proto = more[0];
         offset += 8;
     }
-    transport(ctx, packet, offset)
+    if is_header(packet.proto) { None } else { transport(ctx, packet, offset) }
+}
+
+/// Another header between IPv6's and the payload. By a routing header a node on the way sends the packet on to where nobody has judged.
+#[inline(always)]
+const fn is_header(next: u8) -> bool {
+    const HOP_BY_HOP: u8 = 0;
+    const ROUTING: u8 = 43;
+    const FRAGMENT: u8 = 44;
+    const OPTIONS: u8 = 60;
+    // Mobility, host identity, shim6.
+    matches!(next, HOP_BY_HOP | ROUTING | FRAGMENT | OPTIONS | 135 | 139 | 140)
 }
 
 #[inline(always)]

@@ -33,6 +33,7 @@ mod judge;
 mod loads;
 mod maps;
 mod peername;
+mod reject;
 mod release;
 mod steer;
 mod tcp_events;

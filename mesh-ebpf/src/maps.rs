@@ -6,7 +6,7 @@ use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, PerCpuArray, RingBuf, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, DialledKey, Diverted, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, FlowKey, HandedKey, Host,
+    Addr, AuditKey, Backend, BackendKey, Config, Dest, DialledKey, Diverted, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, FlowKey, HandedKey, Host,
     HostKey, InboundKey, LearnedKey, LearnedName, ListenerKey, Load, Original, Pod, Service, Tag, UdpChoice, UdpKey, listener, maps,
 };
 use mesh_common::decide::l4::{Tables, stricter};
@@ -66,6 +66,8 @@ pub(crate) static LISTENS: HashMap<InboundKey, u64> = HashMap::with_max_entries(
 pub(crate) static CLIENTS: SkStorage<Original> = SkStorage::new();
 #[map]
 pub(crate) static DIALLED: LruHashMap<DialledKey, Original> = LruHashMap::with_max_entries(maps::DIALLED_MAX, 0);
+#[map]
+pub(crate) static AUDITED: LruHashMap<AuditKey, u64> = LruHashMap::with_max_entries(maps::AUDITED_MAX, 0);
 #[map]
 pub(crate) static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(reason::COUNTERS, 0);
 #[map]

@@ -9,13 +9,13 @@ use aya_ebpf::bindings::{BPF_SK_LOOKUP_F_NO_REUSEPORT, sk_action};
 use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::programs::SkLookupContext;
 use core::ptr::read_volatile;
-use mesh_common::abi::{Addr, ListenerKey, Pod, listener};
+use mesh_common::abi::{Addr, ListenerKey, Pod, egress, listener};
 use mesh_common::decide::l4::TCP;
 use mesh_common::ports;
 
 /// Whose instance this is: the agent writes it before loading (`abi::POD_GLOBAL`).
 #[unsafe(no_mangle)]
-pub(crate) static POD: Pod = Pod { slot: u32::MAX, policy: 0, addr4: Addr([0; 16]), addr6: Addr([0; 16]) };
+pub(crate) static POD: Pod = Pod { slot: u32::MAX, policy: 0, addr4: Addr([0; 16]), addr6: Addr([0; 16]), outbound: egress::OF_MESH };
 
 const AF_INET: u32 = 2;
 

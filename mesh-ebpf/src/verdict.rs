@@ -5,14 +5,19 @@ use crate::maps::{CONFIG, JUDGED, KernelTables, PODS_BY_NETNS, TAGS};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_get_netns_cookie;
 use aya_ebpf::programs::SockAddrContext;
-use mesh_common::abi::{Addr, Dest, EdgeKey, GATEWAY_SLOT, Original, Pod, policy};
+use mesh_common::abi::{Addr, Dest, EdgeKey, GATEWAY_SLOT, Original, Pod, egress, policy};
 use mesh_common::decide::choose;
 use mesh_common::decide::l4::{self, Flow, Verdict};
 use mesh_common::reason::Reason;
 
 /// Who the gateway is: the egress policy of its namespace, no address that would be its own.
-static GATEWAY: Pod =
-    Pod { slot: GATEWAY_SLOT, policy: policy::of(policy::GATEWAY_NAMESPACE), addr4: Addr([0; 16]), addr6: Addr([0; 16]) };
+static GATEWAY: Pod = Pod {
+    slot: GATEWAY_SLOT,
+    policy: policy::of(policy::GATEWAY_NAMESPACE),
+    addr4: Addr([0; 16]),
+    addr6: Addr([0; 16]),
+    outbound: egress::OF_MESH,
+};
 
 /// Slot in events of processes that are no enrolled workload.
 const NO_SLOT: u32 = u32::MAX;

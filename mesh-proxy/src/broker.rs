@@ -96,6 +96,12 @@ impl Client {
         self.requests.try_send(ToAgent::Listen { addresses }).is_ok()
     }
 
+    /// Says which addresses a name has that no egress rule may name, without waiting: for the agent's logs. Its answer is nobody's.
+    pub fn heard(&self, name: String, addresses: Vec<IpAddr>) {
+        // Full or gone: then it is not told.
+        let _ = self.requests.try_send(ToAgent::Learned { id: 0, name, addresses, ttl_seconds: 0 });
+    }
+
     /// Says which addresses a name has; [`Event::Learned`] comes once they are in force. Waits while the queue is full; while the agent is
     /// away it is dropped.
     pub async fn learned(&self, id: u64, name: String, addresses: Vec<IpAddr>, ttl_seconds: u32) {

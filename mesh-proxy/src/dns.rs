@@ -53,6 +53,7 @@ struct Prepared {
     admin_socket: PathBuf,
     broker: PathBuf,
     drain_time: Duration,
+    registry_only: bool,
 }
 
 impl Prepared {
@@ -68,6 +69,7 @@ impl Prepared {
             admin_socket: args.admin_socket,
             broker: args.broker,
             drain_time: Duration::from_secs(args.drain_time.into()),
+            registry_only: args.registry_only,
         })
     }
 
@@ -82,9 +84,10 @@ impl Prepared {
 
     /// Runs until SIGTERM or SIGINT, and until the questions under way then are answered.
     async fn serve(self) -> anyhow::Result<()> {
-        let Self { upstreams, connection, admin: listener, broker, drain_time, .. } = self;
+        let Self { upstreams, connection, admin: listener, broker, drain_time, registry_only, .. } = self;
         tracing::info!(?upstreams, node = %connection.node, control = connection.endpoint, "DNS starts");
         let server = Arc::new(server::Server::new(upstream::Upstreams::new(&upstreams)));
+        server.core.lock().registry_only = registry_only;
         let pods = Arc::new(pods::Pods::default());
         let admin = admin::Admin { server: Arc::clone(&server), pods: Arc::clone(&pods) };
         let listener = tokio::net::UnixListener::from_std(listener)?;

@@ -147,6 +147,9 @@ pub struct Workload {
     /// Its own ports whose connections from outside are handed to the proxy.
     #[prost(uint32, repeated, tag = "9")]
     pub inbound_ports: Vec<u32>,
+    /// What happens to its destinations that the mesh does not know; absent: as [`Mesh::outbound_policy`] says.
+    #[prost(enumeration = "OutboundPolicy", optional, tag = "10")]
+    pub outbound_policy: Option<i32>,
 }
 
 /// Settings of the whole mesh.
@@ -188,6 +191,8 @@ pub enum OutboundPolicy {
     RegistryOnly = 0,
     /// Let it pass.
     AllowAny = 1,
+    /// Let it pass, and count what [`Self::RegistryOnly`] would have refused.
+    Audit = 2,
 }
 
 /// What a ServiceEntry allows: destinations outside the mesh. Its resource name is `NAMESPACE/NAME` of the ServiceEntry.
@@ -211,6 +216,9 @@ pub struct Egress {
     /// Namespaces whose workloads it lets out (`exportTo`); empty: all.
     #[prost(string, repeated, tag = "6")]
     pub namespaces: Vec<String>,
+    /// Connections that it has let out end when it no longer does (annotation `mesh.io/terminate-on-revoke`).
+    #[prost(bool, tag = "7")]
+    pub terminate_on_revoke: bool,
 }
 
 /// One allowed port.

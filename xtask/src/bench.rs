@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: measurements beside what others do, in one run: of the real binaries on simulated nodes, and of the proxy alone.
 
 mod cpu;
+mod egress;
 mod envoy;
 mod kernel;
 mod path;
@@ -27,6 +28,8 @@ enum What {
     Path(path::Args),
     /// New connections, requests and bytes in kernel mode, beside plain ones, iptables and nftables with 10 to 10,000 services.
     Kernel(kernel::Args),
+    /// What an allowlist costs a connection, beside ipset and iptables, with 10 to 100,000 entries.
+    Egress(egress::Args),
     /// The proxy alone, beside HAProxy, nginx and Envoy: requests per CPU-second, latency, memory.
     Proxy(proxy::Args),
 }
@@ -35,6 +38,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     match &args.what {
         What::Path(args) => path::run(args),
         What::Kernel(args) => kernel::run(args),
+        What::Egress(args) => egress::run(args),
         What::Proxy(args) => proxy::run(args),
     }
 }

@@ -62,6 +62,9 @@ pub(crate) const KERNEL: [Package; 2] = [
     Package("nftables", "the same"),
 ];
 
+/// What `bench egress` needs besides.
+pub(crate) const EGRESS: [Package; 1] = [Package("ipset", "sets that the allowlist is compared with")];
+
 /// What the measurements of the proxy alone need besides.
 pub(crate) const LOADS: [Package; 4] = [
     Package("wrk", "the load of the measurements, HTTP/1"),

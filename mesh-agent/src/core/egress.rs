@@ -1,6 +1,6 @@
 //! What is allowed outside the mesh: the control plane's `Egress` resources, and the cells of the kernel's allowlist that they ask for.
 
-use super::desired::{TooMany, addr};
+use super::desired::{self, TooMany, addr};
 use super::policies::Policies;
 use super::resources::{Field, Service, ServicePort, World, address, port, proto};
 use mesh_common::abi::{Dest, EgressKey, EgressNet, maps, way};
@@ -21,6 +21,8 @@ pub struct Rule {
     pub learn: bool,
     /// Whose workloads it lets out; empty: all.
     pub namespaces: Vec<String>,
+    /// Connections that it allowed end with it.
+    pub terminate: bool,
 }
 
 /// All rules, and the numbers of namespaces.
@@ -48,6 +50,16 @@ impl Rules {
     #[must_use]
     pub fn policies_of(&self, rule: &Rule) -> BTreeSet<u32> {
         self.policies.all(&rule.namespaces)
+    }
+
+    /// What the rules allow whose connections end with them.
+    #[must_use]
+    pub fn ending<'a>(&self, learned: impl Iterator<Item = (&'a str, IpAddr)>) -> Allowed {
+        let ending = self.rules.iter().filter(|(_, rule)| rule.terminate);
+        let rules =
+            Self { rules: ending.map(|(name, rule)| (name.clone(), rule.clone())).collect(), policies: self.policies.clone() };
+        // Not more than what fits, since it was in force.
+        if rules.rules.is_empty() { Allowed::default() } else { allowed(&rules, learned).unwrap_or_default() }
     }
 
     /// Does any rule learn addresses of this name?
@@ -111,6 +123,35 @@ pub enum EgressOp {
 }
 
 impl Allowed {
+    /// Nothing?
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.exact.is_empty() && self.nets.is_empty()
+    }
+
+    /// What of it `other` does not have.
+    #[must_use]
+    pub fn without(&self, other: &Self) -> Self {
+        let exact = self.exact.iter().filter(|(key, _)| !other.exact.contains_key(key));
+        let nets = self.nets.iter().filter(|(key, _)| !other.nets.contains_key(key));
+        Self { exact: exact.map(|(key, way)| (*key, *way)).collect(), nets: nets.map(|(key, way)| (*key, *way)).collect() }
+    }
+
+    /// Does it have this destination, by itself or in a range?
+    #[must_use]
+    pub fn covers(&self, policy: u32, dest: &Dest) -> bool {
+        let to = desired::ip(dest.addr);
+        let question = EgressNet::question(policy, dest);
+        let around = |(bits, net): &(u32, EgressNet)| {
+            let of_net =
+                u8::try_from((bits + u32::from(width(to))).saturating_sub(EgressNet::FIXED_BITS + 128)).unwrap_or_default();
+            let same = (net.policy, net.port, net.proto, net.family)
+                == (question.policy, question.port, question.proto, question.family);
+            same && range(to, of_net).0 == desired::ip(net.addr)
+        };
+        self.exact.contains_key(&EgressKey { policy, dest: *dest }) || self.nets.keys().any(around)
+    }
+
     /// What an operation makes of it.
     pub fn apply(&mut self, op: &EgressOp) {
         match op {
@@ -147,7 +188,7 @@ fn stricter<K: Ord>(cells: &mut BTreeMap<K, u32>, key: K, way: u32) {
 ///
 /// # Errors
 /// If a table would not fit. Nothing is cut off silently.
-pub fn allowed<'a>(rules: &'a Rules, learned: impl Iterator<Item = (&'a str, IpAddr)>) -> Result<Allowed, TooMany> {
+pub fn allowed<'a>(rules: &Rules, learned: impl Iterator<Item = (&'a str, IpAddr)>) -> Result<Allowed, TooMany> {
     let mut allowed = Allowed::default();
     let each = rules.rules.values().flat_map(|rule| rules.policies_of(rule).into_iter().map(move |policy| (rule, policy)));
     for (rule, policy) in each {
@@ -217,6 +258,7 @@ pub(super) fn rule(wire: wire::Egress) -> Field<Rule> {
         ranges: ranges.collect::<Field<_>>()?,
         learn: wire.learn,
         namespaces: wire.namespaces,
+        terminate: wire.terminate_on_revoke,
     })
 }
 

@@ -128,12 +128,12 @@ fn describe((slot, policy): (u32, u32), place: &Place, workload: &Workload) -> P
         let told = workload.addresses.iter().filter(of_family).find(|ip| place.addresses.contains(ip));
         told.or_else(|| place.addresses.iter().find(of_family)).map_or_else(Addr::default, |ip| addr(*ip))
     };
-    Pod { slot, policy, addr4: pick(true), addr6: pick(false) }
+    Pod { slot, policy, addr4: pick(true), addr6: pick(false), outbound: workload.outbound }
 }
 
 /// Can the one become the other without new listeners, which would lose the connections that wait in the old ones?
 fn is_in_place(before: &Pod, pod: &Pod) -> bool {
-    Pod { policy: pod.policy, ..*before } == *pod
+    Pod { policy: pod.policy, outbound: pod.outbound, ..*before } == *pod
 }
 
 #[cfg(test)]

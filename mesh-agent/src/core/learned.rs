@@ -136,6 +136,15 @@ impl Learned {
         (Lesson::Learned, expires)
     }
 
+    /// Has those that `chosen` (given address and expiry) chooses last until `expires`, and returns them.
+    pub fn keep(&mut self, chosen: impl Fn(IpAddr, u64) -> bool, expires: u64) -> Vec<(String, IpAddr, u64)> {
+        let kept = self.0.iter_mut().filter(|((_, ip), old)| chosen(*ip, **old)).map(|((name, ip), old)| {
+            *old = expires;
+            (name.clone(), *ip, expires)
+        });
+        kept.collect()
+    }
+
     /// Forgets what `keep` (given name, address and expiry) does not keep, and returns it.
     pub fn sift(&mut self, keep: impl Fn(&str, IpAddr, u64) -> bool) -> Vec<(String, IpAddr)> {
         let mut gone = Vec::new();

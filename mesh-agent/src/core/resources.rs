@@ -66,6 +66,8 @@ pub struct Workload {
     pub host_network: bool,
     /// Its ports whose connections from outside the proxy takes.
     pub inbound: BTreeSet<u16>,
+    /// [`mesh_common::abi::Pod::outbound`].
+    pub outbound: u32,
 }
 
 /// A service.
@@ -229,11 +231,7 @@ fn invalid(kind: &'static str, name: &str, field: &str, problem: &str) -> Invali
 pub(super) type Field<T> = Result<T, (String, String)>;
 
 fn mesh(wire: wire::Mesh) -> Field<Mesh> {
-    let egress = match wire::OutboundPolicy::try_from(wire.outbound_policy) {
-        Ok(wire::OutboundPolicy::RegistryOnly) => egress::DENY,
-        Ok(wire::OutboundPolicy::AllowAny) => egress::ALLOW,
-        Err(error) => return Err(("outbound_policy".to_owned(), error.to_string())),
-    };
+    let egress = outbound(wire.outbound_policy)?;
     let (mut vip4, mut vip6, mut vip_ranges) = (None, None, Vec::new());
     for (i, text) in wire.vip_ranges.iter().enumerate() {
         let field = format!("vip_ranges[{i}]");
@@ -257,8 +255,18 @@ fn mesh(wire: wire::Mesh) -> Field<Mesh> {
     Ok(Mesh { egress, vip4, vip6, vip_ranges, protected: protected.collect::<Field<_>>()? })
 }
 
+fn outbound(policy: i32) -> Field<u8> {
+    match wire::OutboundPolicy::try_from(policy) {
+        Ok(wire::OutboundPolicy::RegistryOnly) => Ok(egress::DENY),
+        Ok(wire::OutboundPolicy::AllowAny) => Ok(egress::ALLOW),
+        Ok(wire::OutboundPolicy::Audit) => Ok(egress::AUDIT),
+        Err(error) => Err(("outbound_policy".to_owned(), error.to_string())),
+    }
+}
+
 fn workload(wire: wire::Workload) -> Field<Workload> {
-    let wire::Workload { id, app, namespace, node, addresses, labels, enrol, host_network, inbound_ports } = wire;
+    let wire::Workload { id, app, namespace, node, addresses, labels, enrol, host_network, inbound_ports, outbound_policy } =
+        wire;
     let addresses = addresses.iter().enumerate().map(|(i, text)| address(&format!("addresses[{i}]"), text));
     let addresses = addresses.collect::<Field<_>>()?;
     let inbound = inbound_ports.iter().enumerate().map(|(i, number)| port(&format!("inbound_ports[{i}]"), *number));
@@ -266,7 +274,9 @@ fn workload(wire: wire::Workload) -> Field<Workload> {
     if inbound.len() > MOST {
         return Err(("inbound_ports".to_owned(), format!("{} ports are more than {MOST}", inbound.len())));
     }
-    Ok(Workload { id, app, namespace, node, addresses, labels: labels.into_iter().collect(), enrol, host_network, inbound })
+    let outbound = outbound_policy.map_or(Ok(egress::OF_MESH), |policy| outbound(policy).map(egress::own))?;
+    let labels = labels.into_iter().collect();
+    Ok(Workload { id, app, namespace, node, addresses, labels, enrol, host_network, inbound, outbound })
 }
 
 fn service(wire: wire::Service) -> Field<Service> {

@@ -4,8 +4,10 @@ use super::Error;
 use super::maps::{Maps, entries, gone};
 use crate::core::desired::{addr, ip};
 use crate::core::egress::{Allowed, EgressOp, NAME_MAX};
+use aya::maps::MapError;
 use aya::maps::lpm_trie::Key;
-use mesh_common::abi::{LearnedKey, LearnedName, maps};
+use mesh_common::abi::{AuditKey, LearnedKey, LearnedName, maps};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 impl Maps {
@@ -34,6 +36,30 @@ impl Maps {
                 EgressOp::DeleteNet(bits, net) => (maps::EGRESS_CIDR, gone(self.egress_cidr.remove(&Key::new(*bits, *net)))),
             };
             result.map_err(|source| Error::Map { name, source })?;
+        }
+        Ok(())
+    }
+
+    /// What was let out by the outbound policy AUDIT. What the kernel forgets while this reads is left out.
+    ///
+    /// # Errors
+    /// If the map cannot be read.
+    pub fn audited(&self) -> Result<BTreeMap<AuditKey, u64>, Error> {
+        let read = |key: Result<AuditKey, MapError>| match key.and_then(|key| Ok((key, self.audited.get(&key, 0)?))) {
+            Err(MapError::KeyNotFound) => None,
+            other => Some(other),
+        };
+        let all = self.audited.keys().filter_map(read).collect::<Result<_, _>>();
+        all.map_err(|source| Error::Map { name: maps::AUDITED, source })
+    }
+
+    /// Forgets what was counted of a pod that has left: its number will be another's.
+    ///
+    /// # Errors
+    /// If the map cannot be read or written.
+    pub fn forget_audited(&mut self, slot: u32) -> Result<(), Error> {
+        for key in self.audited()?.into_keys().filter(|key| key.slot == slot) {
+            gone(self.audited.remove(&key)).map_err(|source| Error::Map { name: maps::AUDITED, source })?;
         }
         Ok(())
     }

@@ -7,7 +7,7 @@ use aya::Ebpf;
 use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, SkStorage, SockHash};
 use mesh_common::abi::{
-    Addr, Backend, BackendKey, Config, Dest, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, Host, HostKey, InboundKey,
+    Addr, AuditKey, Backend, BackendKey, Config, Dest, Edge, EdgeKey, EgressKey, EgressNet, Endpoint, Host, HostKey, InboundKey,
     LearnedKey, LearnedName, ListenerKey, Original, Pod, Service, Tag, UdpKey, maps,
 };
 use mesh_common::reason;
@@ -42,6 +42,7 @@ pub struct Maps {
     edges: HashMap<MapData, EdgeKey, Edge>,
     pub(super) inbound: HashMap<MapData, InboundKey, u64>,
     pub(super) listens: HashMap<MapData, InboundKey, u64>,
+    pub(super) audited: HashMap<MapData, AuditKey, u64>,
 }
 
 impl Maps {
@@ -83,6 +84,7 @@ impl Maps {
             edges: typed(maps::EDGES, map(maps::EDGES)?)?,
             inbound: typed(maps::INBOUND, map(maps::INBOUND)?)?,
             listens: typed(maps::LISTENS, map(maps::LISTENS)?)?,
+            audited: typed(maps::AUDITED, map(maps::AUDITED)?)?,
         })
     }
 

@@ -124,7 +124,8 @@ impl Node {
     }
 
     fn enrol_on_host(&self, slot: u32, marks: &BTreeSet<Mark>, workload: &Workload) -> Result<PodSockets, Error> {
-        let pod = Pod { slot, policy: Policies::of(&self.world).get(&workload.namespace), ..Pod::default() };
+        let policy = Policies::of(&self.world).get(&workload.namespace);
+        let pod = Pod { slot, policy, outbound: workload.outbound, ..Pod::default() };
         host::enrol(&self.kernel, &pod, marks, &self.on_host.namespace)
     }
 

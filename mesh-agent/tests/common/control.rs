@@ -76,7 +76,22 @@ impl Control {
         egress: &[wire::Egress],
         protected: Vec<wire::Endpoint>,
     ) {
-        let mesh = wire::Mesh { vip_ranges: vec!["11.0.0.0/8".to_owned()], protected, ..wire::Mesh::default() };
+        self.publish_mesh(version, wire::Mesh { protected, ..Self::mesh() }, workloads, services, egress);
+    }
+
+    /// Settings as all tests have them, but for what they are about.
+    pub fn mesh() -> wire::Mesh {
+        wire::Mesh { vip_ranges: vec!["11.0.0.0/8".to_owned()], ..wire::Mesh::default() }
+    }
+
+    pub fn publish_mesh(
+        &self,
+        version: &str,
+        mesh: wire::Mesh,
+        workloads: &[wire::Workload],
+        services: &[wire::Service],
+        egress: &[wire::Egress],
+    ) {
         let types = [
             (wire::EGRESS, encode(version, egress.iter().map(|e| (e.name.clone(), e.clone())))),
             (wire::MESH, encode(version, [(wire::MESH_NAME.to_owned(), mesh)])),

@@ -5,7 +5,9 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses a part of the harness")]
 
 pub mod control;
+pub mod guarded;
 pub mod mesos;
+pub mod outside;
 pub mod scene;
 
 use mesh_agent::core::desired::{Desired, Port, addr};
@@ -167,6 +169,15 @@ pub fn answer(listener: TcpListener, name: &str) {
     });
 }
 
+/// Bytes that a pinned map takes of the kernel's memory, as the kernel says.
+pub fn map_bytes(bpffs: &Path, name: &str) -> u64 {
+    use std::os::fd::{AsFd, AsRawFd};
+    let map = aya::maps::MapData::from_pin(bpffs.join("mesh").join(name)).expect("pinned");
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", map.fd().as_fd().as_raw_fd())).expect("readable");
+    let line = info.lines().find_map(|line| line.strip_prefix("memlock:")).expect("the kernel says");
+    line.trim().parse().expect("a number")
+}
+
 /// Connects and reads what the other side says.
 pub fn ask(to: SocketAddr) -> io::Result<(String, SocketAddr, SocketAddr)> {
     let mut stream = TcpStream::connect_timeout(&to, Duration::from_secs(3))?;
@@ -236,7 +247,8 @@ impl Mesh {
         let (node, pair) = (Node::new(), Pair::new());
         let kernel = node.kernel();
         let cookie = pair.pod.handle.cookie().expect("a cookie");
-        let pod = Pod { slot: 7, policy: policy::of(MINE), addr4: addr(ip("9.0.1.2")), addr6: addr(ip("fd01:9::2")) };
+        let pod =
+            Pod { slot: 7, policy: policy::of(MINE), addr4: addr(ip("9.0.1.2")), addr6: addr(ip("fd01:9::2")), outbound: 0 };
         let sockets = mesh_agent::pod::enrol(&kernel, cookie, &pod, &pair.pod.handle).unwrap_or_else(|error| panic!("{error}"));
         let mesh = Self { sockets: Some(sockets), pod, cookie, kernel, pair, node };
         mesh.fill(&[], &[], &[]);

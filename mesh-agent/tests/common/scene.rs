@@ -18,7 +18,7 @@ pub const PROXY_UID: u32 = 65_534;
 pub const NODE: &str = "192.0.2.11";
 
 /// Only tests have one: `examples/kernel`, which shares this harness, has no use for it.
-const AGENT: Option<&str> = option_env!("CARGO_BIN_EXE_mesh-agent");
+pub const AGENT: Option<&str> = option_env!("CARGO_BIN_EXE_mesh-agent");
 
 /// Everything around one agent.
 pub struct Scene {
@@ -150,6 +150,7 @@ impl Scene {
             enrol: true,
             host_network: false,
             inbound_ports: Vec::new(),
+            outbound_policy: None,
         }
     }
 }

@@ -56,8 +56,10 @@ pub const CLIENTS: &str = "CLIENTS";
 pub const DIALLED: &str = "DIALLED";
 /// `RingBuf`: lines of the kernel's log, as aya-log writes them.
 pub const LOGS: &str = "AYA_LOGS";
+/// `LruHashMap<AuditKey, u64>`: what the outbound policy AUDIT has let out.
+pub const AUDITED: &str = "AUDITED";
 /// All of them: what is pinned.
-pub const ALL: [&str; 29] = [
+pub const ALL: [&str; 30] = [
     CONFIG,
     PODS_BY_NETNS,
     SERVICES,
@@ -84,6 +86,7 @@ pub const ALL: [&str; 29] = [
     LISTENS,
     CLIENTS,
     DIALLED,
+    AUDITED,
     COUNTERS,
     EVENTS,
     LOGS,
@@ -106,8 +109,8 @@ pub const ENDPOINTS_MAX: u32 = 262_144;
 pub const WORKLOADS_MAX: u32 = 131_072;
 /// Control-plane and admin endpoints.
 pub const PROTECTED_MAX: u32 = 4096;
-/// Allowed (address, port) pairs: every learned address with four ports.
-pub const EGRESS_EXACT_MAX: u32 = 65_536;
+/// Allowed (address, port) pairs: every learned address with four ports, and half as many that entries list.
+pub const EGRESS_EXACT_MAX: u32 = 131_072;
 /// Allowed (range, port) pairs: the published ranges of a large cloud provider (some 8,000) with two ports.
 pub const EGRESS_CIDR_MAX: u32 = 16_384;
 /// Learned (name, address) pairs: 1,000 names with 16 addresses each.
@@ -129,5 +132,8 @@ pub const INBOUND_MAX: u32 = 16 * PODS_MAX;
 /// Connections of the proxy to the application beside it, between their SYN and the moment the application has them; the oldest are forgotten
 /// (LRU), and show the proxy's own address then.
 pub const DIALLED_MAX: u32 = 65_536;
+/// Destinations that were audited, of all workloads of a node: 64 for each of 256 pods. Those that were silent longest are forgotten (LRU) by
+/// the kernel; the agent has added them up.
+pub const AUDITED_MAX: u32 = 16_384;
 /// Bytes of the ring buffer: about 1,300 refusals between two reads of the agent.
 pub const EVENTS_BYTES: u32 = 65_536;

@@ -36,4 +36,4 @@ impl Question {
     }
 }
 
-const _: () = assert!(Question::LENGTH == 20 + 40 + 4);
+const _: () = assert!(Question::LENGTH == 20 + 44 + 4);

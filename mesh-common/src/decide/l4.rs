@@ -94,7 +94,7 @@ impl Verdict {
 /// 5. What is not enrolled passes.
 /// 6. The address of a known workload passes; so does, on a brokered socket, what a service's backend is dialled by.
 /// 7. Everything else is outside the mesh: what a rule of the pod's egress policy allows passes, or goes to the proxy where the rule says so;
-///    the rest as the mesh's settings say.
+///    the rest as the pod's outbound policy says, or else the mesh's.
 #[inline(always)]
 pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdict {
     if let Some(pod) = flow.pod {
@@ -121,8 +121,11 @@ pub fn decide<T: Tables>(flow: &Flow<'_>, config: &Config, tables: &T) -> Verdic
     match tables.egress(pod.policy, &flow.dest) {
         Some(way::PROXY) if !flow.brokered && flow.dest.proto == TCP => Verdict::Proxy,
         Some(_) => Verdict::Pass(Passed::Egress),
-        None if config.egress == egress::ALLOW => Verdict::Pass(Passed::Egress),
-        None => Verdict::Deny(Reason::EgressDenied),
+        None => match egress::of(pod, config) {
+            egress::ALLOW => Verdict::Pass(Passed::Egress),
+            egress::AUDIT => Verdict::Pass(Passed::Audited),
+            _ => Verdict::Deny(Reason::EgressDenied),
+        },
     }
 }
 

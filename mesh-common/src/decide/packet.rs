@@ -59,6 +59,8 @@ pub trait Flows {
 pub enum Outcome {
     /// Its destination is allowed, or it is what the link itself needs.
     Pass,
+    /// Its destination is not allowed, and passes by the outbound policy AUDIT.
+    Audited,
     /// Its socket was judged: the rest of this flow may follow, also where the socket cannot be told any more (RST, TIME_WAIT).
     Judged,
     /// Part of a known flow.
@@ -82,7 +84,8 @@ pub fn leaving<T: Tables + Flows>(packet: &Packet, pod: &Pod, config: &Config, t
     if packet.carries && tables.is_judged(packet) {
         return Outcome::Pass;
     }
-    if is_allowed(&packet.dest(), pod, config, tables) {
+    let allowed = allowed(&packet.dest(), pod, config, tables);
+    if let Allowed::Yes = allowed {
         return Outcome::Pass;
     }
     if tables.is_judged(packet) {
@@ -92,7 +95,7 @@ pub fn leaving<T: Tables + Flows>(packet: &Packet, pod: &Pod, config: &Config, t
     if !packet.opens && !packet.fragment && tables.is_known(packet) {
         return Outcome::Known;
     }
-    Outcome::Drop(Reason::Bypass)
+    if let Allowed::Audited = allowed { Outcome::Audited } else { Outcome::Drop(Reason::Bypass) }
 }
 
 /// Must a packet that comes to the pod be remembered, so that it can be answered? Not if the pod may send there anyway: should that end while a
@@ -107,26 +110,34 @@ pub fn opens_answer<T: Tables>(packet: &Packet, pod: &Pod, config: &Config, tabl
         _ => false,
     };
     let back = Dest { addr: packet.src, port: packet.src_port, proto: packet.proto, pad: 0 };
-    asks && !packet.fragment && !is_allowed(&back, pod, config, tables)
+    asks && !packet.fragment && !matches!(allowed(&back, pod, config, tables), Allowed::Yes)
+}
+
+#[derive(Clone, Copy)]
+enum Allowed {
+    Yes,
+    Audited,
+    No,
 }
 
 /// Would a connect() be let pass to exactly this address? A VIP that the mesh serves never appears on the wire.
 #[inline(always)]
-fn is_allowed<T: Tables>(dest: &Dest, pod: &Pod, config: &Config, tables: &T) -> bool {
+fn allowed<T: Tables>(dest: &Dest, pod: &Pod, config: &Config, tables: &T) -> Allowed {
     if dest.addr == config.node && (dest.proto == ICMP || dest.proto == ICMPV6) {
-        return true;
+        return Allowed::Yes;
     }
     // Loopback and own addresses pass in connect() because they stay inside; here nothing stays inside.
     if dest.addr.is_loopback() || dest.addr.is_unspecified() {
-        return false;
+        return Allowed::No;
     }
     // As the proxy's own sockets: no hand-over.
     let flow = Flow { dest: *dest, pod: Some(pod), brokered: true };
     match l4::decide(&flow, config, tables) {
         // Where the proxy looks at the host that is asked for, nothing gets by way of a packet: its own sockets were judged.
-        Verdict::Pass(Passed::Egress) if dest.proto == TCP => tables.egress(pod.policy, dest) != Some(way::PROXY),
-        Verdict::Pass(_) => true,
-        _ => false,
+        Verdict::Pass(Passed::Egress) if dest.proto == TCP && tables.egress(pod.policy, dest) == Some(way::PROXY) => Allowed::No,
+        Verdict::Pass(Passed::Audited) => Allowed::Audited,
+        Verdict::Pass(_) => Allowed::Yes,
+        _ => Allowed::No,
     }
 }
 

@@ -193,7 +193,7 @@ pub(crate) fn compile(
     unsupported.dedup();
     let refs = Arc::new(refs::dangling(&index, given));
     let (assigned, mut clusters) = compiler.clusters();
-    if settings.outbound == OutboundPolicy::AllowAny && settings.abilities.original_dst {
+    if settings.outbound != OutboundPolicy::RegistryOnly && settings.abilities.original_dst {
         clusters.insert(PASSTHROUGH.to_owned(), versioned(&passthrough(PASSTHROUGH)));
     }
     if registry.workloads.values().any(|workload| !workload.inbound.is_empty()) {

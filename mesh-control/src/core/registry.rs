@@ -2,7 +2,7 @@
 
 use super::flip::PortKey;
 use crate::istio::service_entry::Seen;
-use mesh_xds::agent::{Balance, Mode, Transport};
+use mesh_xds::agent::{Balance, Mode, OutboundPolicy, Transport};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -337,4 +337,6 @@ pub(crate) struct Workload {
     pub(crate) host_network: bool,
     /// Its ports whose connections from outside its node's proxy takes.
     pub(crate) inbound: BTreeSet<u16>,
+    /// What it may outside; `None`: what the mesh says.
+    pub(crate) outbound: Option<OutboundPolicy>,
 }

@@ -34,6 +34,9 @@ const BALANCE: &str = "mesh.io/balance";
 /// Label of the same: are near backends preferred? Istio's name and values.
 const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 
+/// Label of an app or pod: what it may outside the mesh, by MeshConfig's words.
+const OUTBOUND: &str = "mesh.io/outbound-traffic-policy";
+
 /// Translates everything. `before` is the last allotment of VIPs; the new one is returned beside the registry.
 pub(crate) fn translate(
     view: &View,

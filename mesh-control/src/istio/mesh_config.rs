@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use mesh_xds::agent::OutboundPolicy;
 use serde_json::Value;
 
 use super::decode::{Decode, enumeration};
@@ -20,8 +21,25 @@ pub(crate) const NAME: &str = "istio";
 pub(crate) const KEY: &str = "mesh";
 
 enumeration! {
-    /// What workloads may dial outside the mesh.
-    OutboundMode { RegistryOnly = "REGISTRY_ONLY", AllowAny = "ALLOW_ANY", }
+    /// What workloads may dial outside the mesh. The last is not Istio's: what the first would refuse is let pass, and counted.
+    OutboundMode { RegistryOnly = "REGISTRY_ONLY", AllowAny = "ALLOW_ANY", Audit = "AUDIT", }
+}
+
+impl OutboundMode {
+    /// By its name, in any case.
+    pub(crate) fn parse(text: &str) -> Option<Self> {
+        Self::ALL.iter().find(|(_, name)| name.eq_ignore_ascii_case(text)).map(|(mode, _)| *mode)
+    }
+}
+
+impl From<OutboundMode> for OutboundPolicy {
+    fn from(mode: OutboundMode) -> Self {
+        match mode {
+            OutboundMode::RegistryOnly => Self::RegistryOnly,
+            OutboundMode::AllowAny => Self::AllowAny,
+            OutboundMode::Audit => Self::Audit,
+        }
+    }
 }
 
 enumeration! {

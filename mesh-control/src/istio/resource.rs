@@ -16,7 +16,12 @@ pub(crate) struct Meta {
     pub(crate) generation: i64,
     pub(crate) resource_version: u64,
     pub(crate) uid: String,
+    /// Connections that it let out end with it.
+    pub(crate) terminate_on_revoke: bool,
 }
+
+/// Annotation of a ServiceEntry.
+const TERMINATE_ON_REVOKE: &str = "mesh.io/terminate-on-revoke";
 
 /// A typed object.
 #[derive(Clone, Debug, PartialEq)]
@@ -68,6 +73,7 @@ impl Meta {
             generation: meta["generation"].as_i64().unwrap_or_default(),
             resource_version: text("resourceVersion").parse().unwrap_or_default(),
             uid: text("uid"),
+            terminate_on_revoke: meta["annotations"][TERMINATE_ON_REVOKE] == "true",
         }
     }
 }

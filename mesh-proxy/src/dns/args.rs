@@ -39,6 +39,10 @@ pub struct Args {
     /// this order. By default those in /etc/resolv.conf.
     #[arg(long, env = "MESH_UPSTREAM", value_name = "ADDRESS[:PORT]", value_delimiter = ',', value_parser = upstream)]
     pub upstream: Vec<SocketAddr>,
+    /// Refuse names that are neither the mesh's nor named by a ServiceEntry (REFUSED), and ask no resolver for them: nobody gets data out by what
+    /// names are made of. Names below a wildcard of a ServiceEntry are asked for.
+    #[arg(long, env = "MESH_DNS_REGISTRY_ONLY")]
+    pub registry_only: bool,
     /// Seconds that SIGTERM leaves to questions under way. A second SIGTERM ends at once.
     #[arg(long, env = "MESH_DNS_DRAIN_TIME", value_name = "SECONDS", default_value = "6", value_parser = clap::value_parser!(u16).range(0..=3600))]
     pub drain_time: u16,

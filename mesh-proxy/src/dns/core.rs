@@ -8,6 +8,7 @@ pub(super) mod attempts;
 pub(super) mod cache;
 pub(super) mod config;
 pub(super) mod handler;
+pub(super) mod heard;
 pub(super) mod learn;
 pub(super) mod name;
 pub(super) mod query;

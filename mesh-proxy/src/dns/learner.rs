@@ -76,6 +76,14 @@ impl Learner {
         }
     }
 
+    /// Tells the agent names and addresses that nothing depends on. What finds no room is not told.
+    pub(super) fn tell(&self, heard: Vec<(String, Vec<IpAddr>)>) {
+        let Some(client) = self.client.get().filter(|_| !heard.is_empty() && self.is_there()) else { return };
+        for (name, addresses) in heard {
+            client.heard(name, addresses);
+        }
+    }
+
     /// Returns once the agent has these addresses in force; waits for an absent agent, too.
     pub(super) async fn learn(&self, name: &str, addresses: &[IpAddr], ttl_seconds: u32) -> Result<(), NotLearned> {
         let mut id = None;

@@ -138,7 +138,11 @@ impl Server {
 
     /// Looks at a message and answers at once if that is possible.
     pub(super) fn look(&self, message: &[u8], transport: Transport) -> Looked {
-        let outcome = self.core.lock().handle(message, transport, Instant::now());
+        let (outcome, heard) = {
+            let mut core = self.core.lock();
+            (core.handle(message, transport, Instant::now()), core.heard.take())
+        };
+        self.learner.tell(heard);
         self.count(outcome, transport)
     }
 
@@ -172,7 +176,12 @@ impl Server {
             let outcome = match &work {
                 Work::Ask(question) => {
                     let said = self.upstreams.ask(question, &self.metrics).await;
-                    self.core.lock().complete(question, said, Instant::now())
+                    let (outcome, heard) = {
+                        let mut core = self.core.lock();
+                        (core.complete(question, said, Instant::now()), core.heard.take())
+                    };
+                    self.learner.tell(heard);
+                    outcome
                 }
                 Work::Learn(learning) => self.learn(learning).await,
             };
@@ -222,7 +231,10 @@ impl Server {
 
     /// The agent is gone.
     pub(super) fn agent_lost(&self) {
-        self.core.lock().memory.agent_lost(Instant::now());
+        let mut core = self.core.lock();
+        core.memory.agent_lost(Instant::now());
+        core.heard.forget();
+        drop(core);
         self.learner.lost();
     }
 

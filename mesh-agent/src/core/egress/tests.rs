@@ -17,6 +17,7 @@ fn entry(hosts: &[&str], addresses: &[&str], ports: &[(u32, i32)]) -> wire::Egre
         ports: ports.collect(),
         learn: true,
         namespaces: Vec::new(),
+        terminate_on_revoke: false,
     }
 }
 
@@ -188,4 +189,37 @@ proptest! {
         let same = range(IpAddr::from(bytes), bits) == range(IpAddr::from((a ^ (1 << flip)).to_be_bytes()), bits);
         prop_assert_eq!(same, flip < 32 - u32::from(bits));
     }
+}
+
+#[test]
+fn what_ends_with_its_rule_is_what_no_rule_allows_any_more() {
+    let rule = |ranges: &[(&str, u8)], terminate: bool| Rule {
+        ports: [((TCP, 443), way::PASS)].into(),
+        ranges: ranges.iter().map(|(ip, bits)| (ip.parse().expect("literal"), *bits)).collect(),
+        terminate,
+        ..Rule::default()
+    };
+    let rules = |all: &[(&str, Rule)]| Rules {
+        rules: all.iter().map(|(name, rule)| ((*name).to_owned(), rule.clone())).collect(),
+        policies: Policies::default(),
+    };
+    let ends = rule(&[("203.0.113.20", 32), ("2001:db8::", 64), ("198.51.100.0", 24)], true);
+    let before = rules(&[("ends", ends), ("stays", rule(&[("203.0.113.21", 32)], false))]);
+    let ending = before.ending(std::iter::empty());
+    let now = allowed(&rules(&[("other", rule(&[("203.0.113.0", 24)], false))]), std::iter::empty()).expect("fits");
+    let gone = ending.without(&now);
+    let dest = |ip: &str, port: u16| Dest { addr: addr(ip.parse().expect("literal")), port, proto: TCP, pad: 0 };
+    for (ip, port, was, is) in [
+        ("203.0.113.20", 443, true, true),
+        ("203.0.113.21", 443, false, true),
+        ("2001:db8::7", 443, true, false),
+        ("2001:db8:1::7", 443, false, false),
+        ("198.51.100.255", 443, true, false),
+        ("198.51.100.255", 80, false, false),
+        ("198.51.101.0", 443, false, false),
+    ] {
+        assert_eq!((gone.covers(0, &dest(ip, port)), now.covers(0, &dest(ip, port))), (was, is), "{ip}:{port}");
+        assert!(!gone.covers(1, &dest(ip, port)), "another policy");
+    }
+    assert!(before.ending(std::iter::empty()).without(&ending).is_empty());
 }

@@ -74,8 +74,12 @@ fn a_workload_is_found_by_its_address_on_its_node() {
     let v4 = |last| Addr::v4([9, 0, 0, last]);
     let six = addr("fd01::1".parse().expect("address"));
     let policy = mesh_common::abi::policy::of("default");
-    assert_eq!(pods[0], (1, Pod { slot: 0, policy, addr4: v4(1), addr6: six }), "IPv6 is the namespace's own");
-    assert_eq!(pods[1], (3, Pod { slot: 1, policy, addr4: v4(3), addr6: Addr::default() }), "the address Marathon knows");
+    assert_eq!(pods[0], (1, Pod { slot: 0, policy, addr4: v4(1), addr6: six, outbound: 0 }), "IPv6 is the namespace's own");
+    assert_eq!(
+        pods[1],
+        (3, Pod { slot: 1, policy, addr4: v4(3), addr6: Addr::default(), outbound: 0 }),
+        "the address Marathon knows"
+    );
     assert_eq!((pods.len(), plan.wanted, plan.pending.len()), (2, 2, 0));
 }
 

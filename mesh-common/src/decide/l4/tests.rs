@@ -29,7 +29,7 @@ impl Tables for World {
     }
 }
 
-const POD: Pod = Pod { slot: 3, policy: 0, addr4: Addr::v4([9, 0, 1, 2]), addr6: Addr([0; 16]) };
+const POD: Pod = Pod { slot: 3, policy: 0, addr4: Addr::v4([9, 0, 1, 2]), addr6: Addr([0; 16]), outbound: 0 };
 const NODE: Addr = Addr::v4([192, 0, 2, 11]);
 const VIP: [u8; 4] = [11, 15, 94, 83];
 

@@ -47,7 +47,7 @@ impl Flows for World {
 
 const OWN: Addr = Addr::v4([9, 0, 1, 2]);
 const OWN6: Addr = Addr([0xfd, 1, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2]);
-const POD: Pod = Pod { slot: 3, policy: 0, addr4: OWN, addr6: OWN6 };
+const POD: Pod = Pod { slot: 3, policy: 0, addr4: OWN, addr6: OWN6, outbound: 0 };
 const NODE: [u8; 4] = [192, 0, 2, 11];
 const FRIEND: [u8; 4] = [9, 0, 2, 7];
 const SHOP: [u8; 4] = [203, 0, 113, 20];

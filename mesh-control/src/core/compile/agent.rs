@@ -44,6 +44,7 @@ pub(super) fn workload(workload: &Workload) -> Versioned {
         enrol: workload.enrol,
         host_network: workload.host_network,
         inbound_ports: workload.inbound.iter().copied().map(u32::from).collect(),
+        outbound_policy: workload.outbound.map(i32::from),
     };
     let mut body = message.encode_to_vec();
     // prost writes a map in the order of a HashMap, which would change the version of an unchanged workload. Fields may come in any order

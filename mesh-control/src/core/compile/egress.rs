@@ -113,6 +113,7 @@ fn egress(index: &Index<'_>, rule: &Resource<ServiceEntry>, unsupported: &mut Ve
         addresses: fixed.chain(endpoints).collect::<BTreeSet<_>>().into_iter().collect(),
         learn: spec.resolution != Resolution::Static && !declared,
         namespaces: Vec::new(),
+        terminate_on_revoke: rule.meta.terminate_on_revoke,
     }
 }
 

@@ -1,8 +1,7 @@
 //! The mesh's settings: the command line's, with what `MeshConfig` says laid over them.
 
 use super::{AccessLog, Settings};
-use crate::istio::mesh_config::{Encoding, MeshConfig, OutboundMode};
-use mesh_xds::agent::OutboundPolicy;
+use crate::istio::mesh_config::{Encoding, MeshConfig};
 use std::borrow::Cow;
 
 /// The settings in force.
@@ -10,10 +9,7 @@ pub(super) fn settled<'s>(config: Option<&MeshConfig>, given: &'s Settings) -> C
     let Some(config) = config else { return Cow::Borrowed(given) };
     let mut settings = given.clone();
     if let Some(mode) = config.outbound {
-        settings.outbound = match mode {
-            OutboundMode::RegistryOnly => OutboundPolicy::RegistryOnly,
-            OutboundMode::AllowAny => OutboundPolicy::AllowAny,
-        };
+        settings.outbound = mode.into();
     }
     if let Some(log) = config.access_log {
         settings.telemetry.access_log = match log {
@@ -57,6 +53,7 @@ mod tests {
         assert_eq!((other.telemetry.sampling, other.telemetry.zipkin.is_none()), (50.0, true));
         assert_eq!(other.detection_timeout, std::time::Duration::from_secs(2));
         assert_eq!(laid_over("outboundTrafficPolicy: {mode: ALLOW_ANY}").outbound, OutboundPolicy::AllowAny);
+        assert_eq!(laid_over("outboundTrafficPolicy: {mode: AUDIT}").outbound, OutboundPolicy::Audit);
     }
 
     #[test]

@@ -206,13 +206,13 @@ fn template(c: &mut Compiler<'_, '_>, http: &HttpRoute, here: &Entrance<'_>) -> 
 /// Who asks for a host that no service has: 502 (Istio's `block_all`), or on to where the client meant to go.
 fn catch_all(settings: &Settings) -> route::VirtualHost {
     let (name, action) = match settings.outbound {
-        OutboundPolicy::AllowAny if settings.abilities.original_dst => {
+        OutboundPolicy::AllowAny | OutboundPolicy::Audit if settings.abilities.original_dst => {
             let cluster = route::route_action::ClusterSpecifier::Cluster(super::PASSTHROUGH.to_owned());
             let timeout = Some(duration(Duration::ZERO));
             let action = route::RouteAction { cluster_specifier: Some(cluster), timeout, ..Default::default() };
             ("allow_any", route::route::Action::Route(action))
         }
-        OutboundPolicy::RegistryOnly | OutboundPolicy::AllowAny => {
+        OutboundPolicy::RegistryOnly | OutboundPolicy::AllowAny | OutboundPolicy::Audit => {
             let refusal = route::DirectResponseAction { status: 502, ..Default::default() };
             ("block_all", route::route::Action::DirectResponse(refusal))
         }

@@ -288,6 +288,7 @@ mod tests {
         let workload = |labels: &[(&str, &str)]| {
             let labels = labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
             Workload {
+                outbound: None,
                 id: "reviews-v2.instance-1".to_owned(),
                 app: "/reviews-v2".to_owned(),
                 namespace: "default".to_owned(),

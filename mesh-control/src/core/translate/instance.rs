@@ -117,6 +117,7 @@ impl Place {
             enrol: spec.enrol,
             host_network,
             inbound: spec.inbound.clone(),
+            outbound: spec.outbound,
         };
         Self { workload, node, container }
     }

@@ -1,11 +1,12 @@
 //! Apps and pods, old and new, in one form: which ports they declare, and of which services these are.
 
-use super::{BALANCE, DISTRIBUTION, MODE, NAMESPACE};
+use super::{BALANCE, DISTRIBUTION, MODE, NAMESPACE, OUTBOUND};
 use crate::core::registry::{Near, Protocol};
 use crate::core::wish;
+use crate::istio::mesh_config::OutboundMode;
 use crate::marathon::types::{App, Labels, Network, Pod, PodEndpoint, PortMapping};
 use mesh_common::{inbound, vip};
-use mesh_xds::agent::{Balance, Mode, Transport};
+use mesh_xds::agent::{Balance, Mode, OutboundPolicy, Transport};
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ pub(super) struct Spec {
     pub(super) namespace: String,
     pub(super) labels: Arc<Labels>,
     pub(super) enrol: bool,
+    pub(super) outbound: Option<OutboundPolicy>,
     pub(super) network: Net,
     pub(super) ports: Vec<Declared>,
     /// Ports whose connections from outside the proxy takes.
@@ -137,16 +139,16 @@ fn start(id: &str, labels: &Labels, network: Net) -> Spec {
     let namespace = labels.get(NAMESPACE).filter(|name| !name.is_empty()).map_or("default", String::as_str).to_ascii_lowercase();
     // What its namespace says is filled in later (`core/wish.rs`).
     let enrol = wish::own(labels.get(wish::INJECT).map(String::as_str)) == Some(true);
-    Spec {
-        id: id.to_owned(),
-        namespace,
-        labels: Arc::new(labels.clone()),
-        enrol,
-        network,
-        ports: Vec::new(),
-        inbound: BTreeSet::new(),
-        problems: Vec::new(),
-    }
+    let mut problems = Vec::new();
+    let outbound = labels.get(OUTBOUND).and_then(|value| {
+        let known = OutboundMode::parse(value);
+        if known.is_none() {
+            problems.push(format!("{id}: label {OUTBOUND}={value:?} is none of REGISTRY_ONLY, ALLOW_ANY, AUDIT; ignored"));
+        }
+        known.map(OutboundPolicy::from)
+    });
+    let labels = Arc::new(labels.clone());
+    Spec { id: id.to_owned(), namespace, labels, enrol, outbound, network, ports: Vec::new(), inbound: BTreeSet::new(), problems }
 }
 
 /// Container port and "has a host port". Container port 0 means "the same as the host port", which only the instance knows.

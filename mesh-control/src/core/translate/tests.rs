@@ -3,6 +3,7 @@
 use super::*;
 use crate::core::registry::Health;
 use crate::marathon::types::{App, Pod, PodStatus};
+use mesh_xds::agent::OutboundPolicy;
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -228,6 +229,26 @@ fn modes_and_protocols_by_label_and_name() {
         let port = &registry.services[REVIEWS].ports[&(9080, Transport::Tcp)];
         assert_eq!((port.protocol, port.mode), want, "{name} {protocols} {pod_label:?}");
         assert_eq!(registry.problems.len(), usize::from(pod_label == Some("fast")));
+    }
+}
+
+#[test]
+fn a_workloads_outbound_policy_by_its_label() {
+    for (label, want, problems) in [
+        (None, None, 0),
+        (Some("AUDIT"), Some(OutboundPolicy::Audit), 0),
+        (Some("allow_any"), Some(OutboundPolicy::AllowAny), 0),
+        (Some("REGISTRY_ONLY"), Some(OutboundPolicy::RegistryOnly), 0),
+        (Some("OPEN"), None, 1),
+    ] {
+        let mut spec = spec("/r", "v1", &json!({"mode": "container", "name": "dcos"}), &json!({"name": "x", "containerPort": 1}));
+        if let Some(label) = label {
+            spec["labels"]["mesh.io/outbound-traffic-policy"] = json!(label);
+        }
+        let instance = instance("r.instance-a", "9.0.1.1", "TASK_RUNNING", &json!({"name": "x", "allocatedHostPort": 1}));
+        let registry = registry(&view(&[], &[pod(&spec, &[instance])], &[]));
+        assert_eq!(registry.workloads.values().map(|workload| workload.outbound).collect::<Vec<_>>(), [want], "{label:?}");
+        assert_eq!(registry.problems.len(), problems);
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::answer::{self, Kind};
 use super::cache::{BYTES_MAX, Cache, ENTRIES_MAX};
+use super::heard::Heard;
 use super::learn::{ADDRESSES_MAX, Learning, Memory, Rules, UNSURE_TTL};
 use super::query::{self, Ignored, Parsed, Question, Transport};
 use super::reply::Stored;
@@ -21,6 +22,11 @@ pub(in crate::dns) struct Core {
     pub(in crate::dns) rules: Rules,
     /// What it knows.
     pub(in crate::dns) memory: Memory,
+    /// What it is told besides.
+    pub(in crate::dns) heard: Heard,
+    /// Names that neither the mesh nor an egress rule knows are refused, and never asked of a resolver: by what a name is made of, data would get
+    /// out.
+    pub(in crate::dns) registry_only: bool,
 }
 
 impl Default for Core {
@@ -30,6 +36,8 @@ impl Default for Core {
             cache: Cache::new(ENTRIES_MAX, BYTES_MAX),
             rules: Rules::default(),
             memory: Memory::default(),
+            heard: Heard::default(),
+            registry_only: false,
         }
     }
 }
@@ -93,6 +101,7 @@ labels! {
         FormErr => "formerr",
         NotImp => "notimp",
         Refused => "refused",
+        NotInRegistry => "not_in_registry",
         PodLimit => "pod_limit",
         NodeLimit => "node_limit",
         UpstreamTimeout => "upstream_timeout",
@@ -114,6 +123,14 @@ impl Core {
         if let Some((answer, kind)) = answer::mesh(&question, &self.table.lookup(&question.key)) {
             return Outcome::Reply(answer, mesh(kind));
         }
+        if self.registry_only && !self.rules.names(&question.key) {
+            let (code, answered) = if self.rules.is_told() {
+                (ResponseCode::Refused, Answered::NotInRegistry)
+            } else {
+                (ResponseCode::ServFail, Answered::MeshNotYet)
+            };
+            return Outcome::Reply(answer::error(&question, code), answered);
+        }
         match self.cache.get(&question, now) {
             Some((stored, age)) => self.give(&question, stored, age, Answered::Cached, now),
             None => Outcome::Forward(question),
@@ -133,8 +150,9 @@ impl Core {
     }
 
     /// A resolver's answer, which may have to wait for the agent.
-    fn give(&self, question: &Question, stored: Arc<Stored>, age: u32, answered: Answered, now: Instant) -> Outcome {
+    fn give(&mut self, question: &Question, stored: Arc<Stored>, age: u32, answered: Answered, now: Instant) -> Outcome {
         if !self.rules.names(&question.key) {
+            self.heard.answered(question, &stored, now);
             // Before the rules are known, a name that they turn out to name is asked for again soon.
             let most = if self.rules.is_told() { u32::MAX } else { UNSURE_TTL };
             return Outcome::Reply(stored.render_within(question, age, most), answered);

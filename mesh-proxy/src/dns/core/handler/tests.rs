@@ -168,3 +168,51 @@ fn answers_without_addresses_and_before_the_rules_are_known() {
     };
     assert_eq!(Message::from_vec(&bytes).expect("valid").answers[0].ttl, UNSURE_TTL);
 }
+
+#[test]
+fn names_outside_the_registry_are_refused_where_that_is_asked_for() {
+    let now = Instant::now();
+    let mut core = Core { registry_only: true, ..sample_core() };
+    core.rules.set("default/external", vec![key("*.example.com"), key("a.org")]);
+    for (name, kind, refused) in [
+        ("secret-data.attacker.test.", RecordType::TXT, true),
+        ("1.2.0.192.in-addr.arpa.", RecordType::PTR, true),
+        ("example.com.", RecordType::A, true),
+        ("www.example.com.", RecordType::A, false),
+        ("a.org.", RecordType::AAAA, false),
+    ] {
+        let outcome = core.handle(&query(name, kind), Transport::Udp, now);
+        match outcome {
+            Outcome::Forward(_) => assert!(!refused, "{name} is asked for outside"),
+            Outcome::Reply(bytes, Answered::NotInRegistry) => {
+                let code = Message::from_vec(&bytes).expect("valid").metadata.response_code;
+                assert!(refused && code == ResponseCode::Refused, "{name}: {code}");
+            }
+            other => panic!("{name}: {other:?}"),
+        }
+    }
+    let (_, answered) = ask(&mut core, &query("reviews.marathon.l4lb.thisdcos.directory.", RecordType::A));
+    assert_eq!(answered, Answered::Mesh);
+    // Before the entries are known nobody can say what is in the registry.
+    let (answer, answered) = ask(&mut Core { registry_only: true, ..Core::default() }, &query("a.org.", RecordType::A));
+    assert_eq!((answer.metadata.response_code, answered), (ResponseCode::ServFail, Answered::MeshNotYet));
+}
+
+#[test]
+fn the_agent_hears_of_what_pods_are_answered_once_in_a_while() {
+    let (mut core, now) = (sample_core(), Instant::now());
+    let asked = query("www.example.com.", RecordType::A);
+    let Outcome::Forward(question) = core.handle(&asked, Transport::Udp, now) else { panic!("forwarded") };
+    assert_eq!(core.heard.take(), []);
+    core.complete(&question, Ok(samples::addresses(1, "www.example.com.", 2, 300)), now);
+    let heard = core.heard.take();
+    assert_eq!((heard.len(), heard[0].0.as_str(), heard[0].1.len()), (1, "www.example.com", 2));
+    let mut later = |seconds| {
+        core.handle(&asked, Transport::Udp, now + Duration::from_secs(seconds));
+        core.heard.take().len()
+    };
+    assert_eq!((later(9), later(10), later(11)), (0, 1, 0));
+    core.heard.forget();
+    core.handle(&asked, Transport::Udp, now + Duration::from_secs(12));
+    assert_eq!(core.heard.take().len(), 1, "another agent");
+}
