@@ -63,7 +63,7 @@ async fn faults(State(admin): State<Arc<Admin>>) -> axum::Json<Faults> {
 }
 
 async fn set_faults(State(admin): State<Arc<Admin>>, axum::Json(wanted): axum::Json<Faults>) -> axum::Json<Faults> {
-    admin.world.set_faults(wanted);
+    admin.world.set_faults(wanted.clone());
     axum::Json(wanted)
 }
 

@@ -18,6 +18,7 @@ use serve::Remote;
 
 pub(crate) mod agent;
 pub(crate) mod apps;
+mod broken;
 pub(crate) mod events;
 pub(crate) mod master;
 pub(crate) mod pods;
@@ -46,15 +47,8 @@ pub(crate) fn router(world: Arc<World>) -> Router {
         .route("/v2/events", any(events::stream))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, json!({"message": "HTTP 404 Not Found"})) })
         .layer(axum::middleware::map_response(from_the_leader))
-        .layer(axum::middleware::from_fn_with_state(Arc::clone(&world), available))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(&world), broken::answer))
         .with_state(world)
-}
-
-async fn available(State(world): State<Arc<World>>, request: axum::extract::Request, next: axum::middleware::Next) -> Response {
-    if world.faults().unavailable {
-        return problem(StatusCode::SERVICE_UNAVAILABLE, json!({"message": "made unavailable by POST /faults"}));
-    }
-    next.run(request).await
 }
 
 /// Each answer of the leader says so.

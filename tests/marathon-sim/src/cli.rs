@@ -8,7 +8,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 
 use crate::faults::Faults;
-use crate::{client, node, run};
+use crate::{client, node, paper, run};
 
 /// A stand-in for Marathon and Mesos agents, for tests and demos.
 ///
@@ -33,6 +33,11 @@ enum Command {
     /// also in STATE/sim.json. Inside the simulated network Marathon is http://leader.mesos:8080 (198.18.0.1), the Mesos
     /// master http://leader.mesos:5050.
     Run(RunArgs),
+    /// Serve Marathon's API alone: no nodes, no processes, no privilege. What is launched is said to run at once.
+    ///
+    /// For tests of what reads Marathon. Prints one line of JSON when ready: {"ready":true,"marathon":"http://127.0.0.1:…"}. Faults
+    /// can be set as with `run`; GET /asked on STATE/sim.sock lists the requests since it was asked last.
+    Api(ApiArgs),
     /// Run a command inside a container: its cgroup, namespaces, root, environment, user and capabilities.
     ///
     /// POD is an app or pod id (with or without the leading slash), an instance id, or a prefix that fits one.
@@ -89,8 +94,12 @@ enum Command {
     },
     /// Show what is broken on purpose, or break something else: the JSON is the whole new state, `{}` mends everything.
     ///
-    /// {"events":"drop"} loses events, {"events":"delay","delayMs":500} delays them, {"closeStreams":true} ends all event streams once,
-    /// {"unavailable":true} answers 503 to every request.
+    /// {"events":"drop"} loses events ("delay" with "delayMs", "duplicate" and "reorder" do that), {"closeStreams":true} ends all event
+    /// streams once, {"stall":true} silences them, {"cut":3} writes them in pieces of three bytes, {"padding":300000} makes events large,
+    /// {"leader":"HOST:PORT","redirect":307} is a standby, {"noLeader":true} answers 502 and {"unavailable":true} 503 to every request,
+    /// {"slowMs":2000} holds answers back, {"nonsense":"html"} (truncated, empty, null, array, elements) spoils them,
+    /// {"version":"1.4"} has the shapes of that age, {"forgetsHealth":true} and {"unreachable":["198.18.0.12"]} lose what was known,
+    /// {"authorization":"Basic …"} wants that header.
     Faults {
         #[command(flatten)]
         state: State,
@@ -117,6 +126,28 @@ pub(crate) struct State {
     /// The state directory of the run.
     #[arg(long, value_name = "DIR", env = "MARATHON_SIM_STATE")]
     pub(crate) state: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ApiArgs {
+    /// Directory for sim.sock; made if missing.
+    #[arg(long, value_name = "DIR", env = "MARATHON_SIM_STATE")]
+    pub(crate) state: PathBuf,
+    /// Host name or address of an agent on which instances are said to run; may be repeated.
+    #[arg(long, value_name = "HOST", default_values = ["198.18.0.11", "198.18.0.12"])]
+    pub(crate) agent: Vec<String>,
+    /// Where Marathon's API listens.
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:0")]
+    pub(crate) marathon_listen: SocketAddr,
+    /// Between two heartbeats of an event stream.
+    #[arg(long, value_name = "MS", default_value_t = 10_000)]
+    pub(crate) heartbeat_ms: u64,
+    /// Between SIGTERM and the end of a task.
+    #[arg(long, value_name = "MS", default_value_t = 100)]
+    pub(crate) kill_ms: u64,
+    /// End when standard input reaches its end: a test that dies takes the stand-in with it.
+    #[arg(long)]
+    pub(crate) die_with_stdin: bool,
 }
 
 #[derive(Debug, Args)]
@@ -158,6 +189,7 @@ fn outside_name(text: &str) -> Result<(String, Vec<IpAddr>), String> {
 pub(crate) fn dispatch(cli: Cli) -> Result<ExitCode> {
     match cli.command {
         Command::Run(args) => run::main(&args)?,
+        Command::Api(args) => paper::main(&args)?,
         Command::Exec { state, pod, container, argv } => client::exec(&state.state, &pod, container.as_deref(), &argv)?,
         Command::Logs { state, pod, container, follow } => client::logs(&state.state, &pod, container.as_deref(), follow)?,
         Command::Instances { state, json } => client::instances(&state.state, json)?,

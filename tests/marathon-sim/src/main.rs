@@ -1,5 +1,5 @@
 //! A stand-in for Marathon and Mesos agents: Marathon's API, with each instance run as processes in its own namespaces and cgroup on
-//! simulated nodes of one machine. `cli` says what it can do; `core` decides, `node` acts, `run` connects them.
+//! simulated nodes of one machine. `cli` says what it can do; `core` decides, `node` acts, `run` connects them; `paper` has no nodes.
 
 mod admin;
 mod api;
@@ -8,6 +8,7 @@ mod client;
 mod core;
 mod faults;
 mod node;
+mod paper;
 mod run;
 mod world;
 

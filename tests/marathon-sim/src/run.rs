@@ -145,7 +145,7 @@ fn perform(executor: Arc<Executor>, mut effects: mpsc::UnboundedReceiver<Effect>
     });
 }
 
-async fn feed(world: Arc<World>, mut events: mpsc::UnboundedReceiver<Event>) {
+pub(crate) async fn feed(world: Arc<World>, mut events: mpsc::UnboundedReceiver<Event>) {
     let mut tick = tokio::time::interval(TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -159,7 +159,7 @@ async fn feed(world: Arc<World>, mut events: mpsc::UnboundedReceiver<Event>) {
     }
 }
 
-fn end_of_stdin() -> tokio::sync::oneshot::Receiver<()> {
+pub(crate) fn end_of_stdin() -> tokio::sync::oneshot::Receiver<()> {
     let (sender, receiver) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         let mut buffer = [0; 256];

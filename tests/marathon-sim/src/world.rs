@@ -1,6 +1,6 @@
 //! The one place where the pure core, the nodes and the clients of the API meet: events and commands in, effects and events out.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use tokio::sync::broadcast;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::core::command::{Accepted, Command, Refused};
+use crate::core::view::altered;
 use crate::core::{Core, Effect, Event, events, names};
 use crate::faults::{self, Faults};
 
@@ -24,13 +25,24 @@ pub(crate) struct World {
     pub(crate) bus: broadcast::Sender<Arc<Value>>,
     /// Names of the outside world.
     pub(crate) outside: BTreeMap<String, Vec<IpAddr>>,
+    /// Between two signs of life on a stream.
+    pub(crate) heartbeat: Duration,
     faults: Mutex<Faults>,
+    /// For `"events": "reorder"`: the one that waits for the next.
+    held: Mutex<Option<Arc<Value>>>,
+    asked: Mutex<VecDeque<Value>>,
 }
+
+/// Marathon's own.
+const HEARTBEAT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
+/// Requests that are remembered; no test asks for as many.
+const ASKED_MAX: usize = 1000;
 
 impl World {
     pub(crate) fn new(core: Core, effects: UnboundedSender<Effect>, outside: BTreeMap<String, Vec<IpAddr>>) -> Self {
         let (bus, _) = broadcast::channel(OUTSTANDING);
-        Self { core: Mutex::new(core), effects, bus, outside, faults: Mutex::default() }
+        let (core, heartbeat) = (Mutex::new(core), HEARTBEAT);
+        Self { core, effects, bus, outside, heartbeat, faults: Mutex::default(), held: Mutex::default(), asked: Mutex::default() }
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
@@ -66,30 +78,62 @@ impl World {
     }
 
     fn publish(&self, event: Value) {
-        let (faults, event) = (self.faults(), Arc::new(event));
+        let faults = self.faults();
+        let event = Arc::new(altered::event(event, &faults));
+        let later = |event: Arc<Value>| {
+            let (bus, delay) = (self.bus.clone(), Duration::from_millis(faults.delay_ms));
+            tokio::spawn(async move {
+                tokio::time::sleep(delay).await;
+                let _ = bus.send(event);
+            });
+        };
         match faults.events {
             faults::Events::Pass => drop(self.bus.send(event)),
             faults::Events::Drop => {}
-            faults::Events::Delay => {
-                let bus = self.bus.clone();
-                tokio::spawn(async move {
-                    tokio::time::sleep(Duration::from_millis(faults.delay_ms)).await;
-                    let _ = bus.send(event);
-                });
+            faults::Events::Delay => later(event),
+            faults::Events::Duplicate => {
+                let _ = self.bus.send(Arc::clone(&event));
+                let _ = self.bus.send(event);
+            }
+            faults::Events::Reorder => {
+                let first = self.held.lock().replace(Arc::clone(&event));
+                if let Some(first) = first {
+                    *self.held.lock() = None;
+                    let _ = self.bus.send(event);
+                    let _ = self.bus.send(first);
+                }
             }
         }
     }
 
     pub(crate) fn faults(&self) -> Faults {
-        *self.faults.lock()
+        self.faults.lock().clone()
     }
 
     pub(crate) fn set_faults(&self, faults: Faults) {
+        let end = faults.close_streams || faults.no_leader;
         *self.faults.lock() = faults;
-        if faults.close_streams {
+        if let Some(held) = self.held.lock().take() {
+            let _ = self.bus.send(held);
+        }
+        if end {
             // Nothing is an event without a type: subscribers take it for the end.
             let _ = self.bus.send(Arc::new(Value::Null));
         }
+    }
+
+    /// Remembers a request for whoever wants to know what was asked.
+    pub(crate) fn note(&self, request: Value) {
+        let mut asked = self.asked.lock();
+        if asked.len() == ASKED_MAX {
+            asked.pop_front();
+        }
+        asked.push_back(request);
+    }
+
+    /// What was asked since this was called last.
+    pub(crate) fn take_asked(&self) -> Vec<Value> {
+        self.asked.lock().drain(..).collect()
     }
 
     pub(crate) fn publish_stream(&self, kind: &str, remote: &str) {

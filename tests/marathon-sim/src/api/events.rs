@@ -1,5 +1,6 @@
 //! /v2/events: Jetty's framing, heartbeats in two writes, closed rather than chunked.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,9 +16,10 @@ use super::{Request, problem};
 use crate::core::events;
 use crate::world::World;
 
-const HEARTBEAT: Duration = Duration::from_millis(if cfg!(test) { 200 } else { 10_000 });
 /// Between the two bytes of a heartbeat, so that they travel in two segments.
 const SPLIT: Duration = Duration::from_millis(20);
+/// Between the pieces of an event.
+const BETWEEN: Duration = Duration::from_millis(1);
 
 pub(crate) async fn stream(
     State(world): State<Arc<World>>,
@@ -34,7 +36,15 @@ pub(crate) async fn stream(
     let filter: Vec<String> = Request::new(uri, query, None).all("event_type").map(str::to_owned).collect();
     let remote = client.map_or_else(|| "127.0.0.1".to_owned(), |c| c.0.0.0.ip().to_string());
     // Subscribed before it is announced: the client sees its own attachment first.
-    let mut subscriber = Subscriber { bus: world.bus.subscribe(), filter, attached: None, heartbeat_open: false, world, remote };
+    let mut subscriber = Subscriber {
+        bus: world.bus.subscribe(),
+        filter,
+        attached: None,
+        heartbeat_open: false,
+        world,
+        remote,
+        pieces: VecDeque::new(),
+    };
     subscriber.attach();
     let body = Body::from_stream(futures::stream::unfold(subscriber, Subscriber::next));
     let headers = [(header::CONTENT_TYPE, "text/event-stream;charset=utf-8"), (header::CONNECTION, "close")];
@@ -52,6 +62,8 @@ struct Subscriber {
     attached: Option<Value>,
     /// The heartbeat's `\r` went out, its `\n` not yet.
     heartbeat_open: bool,
+    /// What is left of an event that is written in pieces.
+    pieces: VecDeque<Bytes>,
 }
 
 impl Subscriber {
@@ -67,16 +79,27 @@ impl Subscriber {
     }
 
     async fn next(mut self) -> Option<(std::io::Result<Bytes>, Self)> {
+        while self.world.faults().stall {
+            tokio::time::sleep(SPLIT).await;
+        }
+        if let Some(piece) = self.pieces.pop_front() {
+            // Long enough that the pieces before have left.
+            tokio::time::sleep(BETWEEN).await;
+            return Some((Ok(piece), self));
+        }
         if let Some(event) = self.attached.take().filter(|e| self.wants(e)) {
-            return Some((Ok(events::frame(&event).into()), self));
+            return Some(self.write(&event));
         }
         if std::mem::take(&mut self.heartbeat_open) {
             tokio::time::sleep(SPLIT).await;
             return Some((Ok(Bytes::from_static(b"\n")), self));
         }
-        let beat = tokio::time::Instant::now() + HEARTBEAT;
+        let mut beat = tokio::time::Instant::now() + self.world.heartbeat;
         loop {
-            match tokio::time::timeout_at(beat, self.bus.recv()).await {
+            let heard = tokio::time::timeout_at(beat, self.bus.recv()).await;
+            let faults = self.world.faults();
+            match heard {
+                Err(_elapsed) if faults.no_heartbeat || faults.stall => beat += self.world.heartbeat,
                 Err(_elapsed) => {
                     self.heartbeat_open = true;
                     return Some((Ok(Bytes::from_static(b"\r")), self));
@@ -84,10 +107,21 @@ impl Subscriber {
                 // Closed, or lagging behind: Marathon from 1.8 on ends the stream.
                 Ok(Err(_)) => return None,
                 Ok(Ok(event)) if event.is_null() => return None,
-                Ok(Ok(event)) if self.wants(&event) => return Some((Ok(events::frame(&event).into()), self)),
+                Ok(Ok(event)) if self.wants(&event) && !faults.stall => return Some(self.write(&event)),
                 Ok(Ok(_)) => {}
             }
         }
+    }
+
+    /// An event, or its first piece.
+    fn write(mut self, event: &Value) -> (std::io::Result<Bytes>, Self) {
+        let frame = Bytes::from(events::frame(event));
+        let cut = self.world.faults().cut;
+        if cut == 0 {
+            return (Ok(frame), self);
+        }
+        self.pieces = frame.chunks(cut).map(Bytes::copy_from_slice).collect();
+        (Ok(self.pieces.pop_front().unwrap_or_default()), self)
     }
 }
 

@@ -6,6 +6,7 @@ use super::Core;
 use super::spec::{Kind, stamp};
 
 pub(crate) mod agent;
+pub(crate) mod altered;
 pub(crate) mod app;
 pub(crate) mod master;
 pub(crate) mod pod;
