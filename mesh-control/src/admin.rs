@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 
@@ -30,9 +31,10 @@ pub(crate) struct Admin {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) store: Store,
-    pub(crate) marathon: Arc<Mutex<Progress>>,
     /// What the Mesos master lists.
     pub(crate) agents: watch::Receiver<mesos::Said>,
+    /// Of each Marathon.
+    pub(crate) marathon: Vec<Arc<Mutex<Progress>>>,
     /// The last translation; `None` until Marathon has answered once.
     pub(crate) world: Mutex<Option<World>>,
 }
@@ -50,6 +52,12 @@ impl crate::api::Runs for Admin {
 
     fn gateways(&self) -> BTreeSet<IpAddr> {
         self.publisher.gateways()
+    }
+}
+
+impl Admin {
+    fn marathon(&self) -> Vec<Progress> {
+        self.marathon.iter().map(|progress| progress.lock().clone()).collect()
     }
 }
 
@@ -87,15 +95,17 @@ async fn ready(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
     if admin.world.lock().is_some() {
         return (StatusCode::OK, "ready\n".to_owned());
     }
-    let marathon = admin.marathon.lock();
-    let why = marathon.error.as_deref().unwrap_or("not yet answered");
-    (StatusCode::SERVICE_UNAVAILABLE, format!("waiting for the first snapshot of Marathon at {}: {why}\n", marathon.url))
+    let waiting = admin.marathon().into_iter().filter(|marathon| marathon.heard.is_none()).map(|marathon| {
+        let why = marathon.error.as_deref().unwrap_or("not yet answered");
+        format!("waiting for the first snapshot of Marathon at {}: {why}\n", marathon.url)
+    });
+    (StatusCode::SERVICE_UNAVAILABLE, waiting.collect())
 }
 
 async fn metrics(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    let marathon = admin.marathon.lock().clone();
+    let marathon = admin.marathon();
     let headers = [("content-type", exposition::TYPE)];
-    (headers, admin.metrics.render(&marathon, &admin.enrolment()))
+    (headers, admin.metrics.render(&marathon, &admin.enrolment(), SystemTime::now()))
 }
 
 /// Everything that is stored, Secrets too: who may open the socket is root, or of its group.
@@ -117,7 +127,14 @@ impl Admin {
 }
 
 async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
-    let marathon = admin.marathon.lock().clone();
+    let now = SystemTime::now();
+    let marathon = admin.marathon().into_iter().map(|marathon| {
+        json!({
+            "url": marathon.url, "connected": marathon.connected, "error": marathon.error, "events": marathon.events,
+            "snapshots": marathon.snapshots, "reconnects": marathon.reconnects,
+            "ageSeconds": marathon.age(now).map(|age| age.as_secs()),
+        })
+    });
     let world = admin.world.lock().clone();
     let registry = world.as_ref().map(|world| world.registry.clone()).unwrap_or_default();
     let services = registry.services.values().map(|service| {
@@ -128,7 +145,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
                 "protocol": port.protocol.as_str(),
                 "mode": format!("{:?}", port.mode).to_lowercase(),
                 "endpoints": port.endpoints.iter().map(|e| json!({
-                    "address": e.at_home, "elsewhere": e.elsewhere, "workload": e.workload, "weight": port.weight(e),
+                    "address": e.at_home, "elsewhere": e.elsewhere, "workload": e.workload, "weight": port.weight(e), "labels": e.labels,
                 })).collect::<Vec<_>>(),
             })
         });
@@ -140,10 +157,7 @@ async fn status(State(admin): State<Arc<Admin>>) -> impl IntoResponse {
         .map(|u| json!({"kind": u.kind, "namespace": u.namespace, "name": u.name, "field": u.field, "reason": u.reason}));
     Json(json!({
         "ready": world.is_some(),
-        "marathon": {
-            "url": marathon.url, "connected": marathon.connected, "error": marathon.error, "events": marathon.events,
-            "snapshots": marathon.snapshots, "reconnects": marathon.reconnects,
-        },
+        "marathon": marathon.collect::<Vec<_>>(),
         "nodes": admin.publisher.clients(),
         "enrolment": admin.enrolment(),
         "services": services.collect::<Vec<_>>(),

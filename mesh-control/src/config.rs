@@ -50,9 +50,8 @@ pub(crate) struct SuggestArgs {
 
 #[derive(Args, Debug)]
 pub(crate) struct ServeArgs {
-    /// Marathon's URL; more than one are the members of one cluster, of which the first that answers is asked
-    #[arg(long, env = "MESH_MARATHON", value_name = "URL", value_delimiter = ',', required = true)]
-    pub(crate) marathon: Vec<String>,
+    #[command(flatten)]
+    pub(crate) marathons: MarathonArgs,
     /// URL of a Mesos master, all of them if there are several: which agents there are and where. Without it a node is where Marathon runs
     /// something
     #[arg(long, env = "MESH_MESOS_MASTER", value_name = "URL", value_delimiter = ',')]
@@ -128,6 +127,30 @@ pub(crate) struct ServeArgs {
     pub(crate) log_json: bool,
 }
 
+/// Which Marathons are followed, and how.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct MarathonArgs {
+    /// Marathon's URL; several, separated by commas, are the members of one cluster, of which the first that answers is asked. Repeated
+    /// (in the variable: after a space) for further Marathons, whose services are one mesh with the first one's
+    #[arg(long, env = "MESH_MARATHON", value_name = "URL[,URL]", value_delimiter = ' ', required = true)]
+    pub(crate) marathon: Vec<String>,
+    /// Everything is asked for again this often, since events may get lost
+    #[arg(long, env = "MESH_MARATHON_RESYNC", value_name = "DURATION", default_value = "60s", value_parser = duration)]
+    pub(crate) marathon_resync: Duration,
+    /// An event stream that is silent for longer is given up; Marathon's heartbeats come every 10 s
+    #[arg(long, env = "MESH_MARATHON_SILENCE", value_name = "DURATION", default_value = "30s", value_parser = duration)]
+    pub(crate) marathon_silence: Duration,
+    /// File with one line NAME:PASSWORD for Marathon (HTTP basic). One for all Marathons, or one for each
+    #[arg(long, env = "MESH_MARATHON_CREDENTIALS", value_name = "FILE", conflicts_with = "marathon_service_account")]
+    pub(crate) marathon_credentials: Vec<PathBuf>,
+    /// JSON file of a DC/OS service account: uid, private_key and login_endpoint. One for all Marathons, or one for each
+    #[arg(long, env = "MESH_MARATHON_SERVICE_ACCOUNT", value_name = "FILE")]
+    pub(crate) marathon_service_account: Vec<PathBuf>,
+    /// PEM of the authorities that may have signed the certificate of a Marathon with an https URL
+    #[arg(long, env = "MESH_MARATHON_CA_FILE", value_name = "FILE", default_value = "/etc/ssl/certs/ca-certificates.crt")]
+    pub(crate) marathon_ca_file: PathBuf,
+}
+
 /// Istio's names for MeshConfig.outboundTrafficPolicy.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
 pub(crate) enum Outbound {
@@ -174,8 +197,8 @@ mod tests {
     #[test]
     fn the_command_line_is_sound_and_its_defaults_are_the_documented_ports() {
         Cli::command().debug_assert();
-        let cli = Cli::parse_from(["mesh-control", "serve", "--marathon", "http://a:8080", "--marathon", "http://b:8080"]);
+        let cli = Cli::parse_from(["mesh-control", "serve", "--marathon", "http://a:8080,http://b:8080"]);
         let Command::Serve(args) = cli.command else { panic!("serve") };
-        assert_eq!((args.api_listen.port(), args.xds_listen.port(), args.marathon.len()), (32443, 32010, 2));
+        assert_eq!((args.api_listen.port(), args.xds_listen.port(), args.marathons.marathon.len()), (32443, 32010, 1));
     }
 }

@@ -8,6 +8,7 @@ pub(crate) mod allot;
 pub(crate) mod compile;
 pub(crate) mod enrolment;
 pub(crate) mod flip;
+pub(crate) mod health;
 pub(crate) mod mesos;
 pub(crate) mod names;
 pub(crate) mod programmed;

@@ -54,6 +54,8 @@ impl Follower {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::marathon::auth::Auth;
+    use crate::marathon::client::no_tls;
     use crate::marathon::tests::fake::Fake;
     use serde_json::json;
 
@@ -62,7 +64,7 @@ mod tests {
         let master = Fake::start().await;
         master.put(PATH, json!({"slaves": [{"id": "S0", "hostname": "192.0.2.11", "active": true}]}));
         let (said, mut heard) = watch::channel(None);
-        let follower = Follower { client: Client::new(&[master.url()]).expect("url"), said };
+        let follower = Follower { client: Client::new(&[master.url()], no_tls(), Auth::NONE).expect("url"), said };
         let task = tokio::spawn(async { match follower.run().await {} });
         let heard = heard.wait_for(Option::is_some).await.expect("open").clone();
         assert_eq!(heard.expect("agents")[0].id, "S0");

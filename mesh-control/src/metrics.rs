@@ -9,6 +9,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
 
 /// All of them. Marathon's are copied from its [`Progress`] when somebody asks.
 #[derive(Debug, Default)]
@@ -26,7 +27,7 @@ pub(crate) struct Metrics {
 
 impl Metrics {
     /// The text.
-    pub(crate) fn render(&self, marathon: &Progress, enrolment: &Enrolment) -> String {
+    pub(crate) fn render(&self, marathon: &[Progress], enrolment: &Enrolment, now: SystemTime) -> String {
         let mut registry = Registry::default();
         registry.register("mesh_control_services", "Services in the registry", self.services.clone());
         registry.register("mesh_control_workloads", "Instances of apps and pods in the registry", self.workloads.clone());
@@ -45,22 +46,7 @@ impl Metrics {
         registry.register("mesh_control_compile_seconds", "Time spent in compilations", self.compile_seconds.clone());
         registry.register("mesh_control_xds_nacks", "Refusals by xDS clients", self.nacks.clone());
         self.api.register(&mut registry);
-        let connected = Gauge::<i64>::default();
-        connected.set(i64::from(marathon.connected));
-        registry.register(
-            "mesh_control_marathon_connected",
-            "1 while the event stream and the last question were answered",
-            connected,
-        );
-        for (name, help, value) in [
-            ("mesh_control_marathon_events", "Events received", marathon.events),
-            ("mesh_control_marathon_snapshots", "Answers taken into the registry", marathon.snapshots),
-            ("mesh_control_marathon_reconnects", "Event streams that ended", marathon.reconnects),
-        ] {
-            let counter = Counter::<u64>::default();
-            counter.inc_by(value);
-            registry.register(name, help, counter);
-        }
+        of_marathon(&mut registry, marathon, now);
         register(&mut registry, enrolment);
         let mut text = String::new();
         // Writing into a String cannot fail.
@@ -90,10 +76,42 @@ fn register(registry: &mut Registry, enrolment: &Enrolment) {
     registry.register("mesh_control_nodes_without_agent", "Nodes on which no mesh-agent is connected", without);
 }
 
+/// The label `marathon` is the URL in use.
+fn of_marathon(registry: &mut Registry, all: &[Progress], now: SystemTime) {
+    let label = |marathon: &Progress| vec![("marathon".to_owned(), marathon.url.clone())];
+    let connected = Family::<Vec<(String, String)>, Gauge>::default();
+    let age = Family::<Vec<(String, String)>, Gauge<f64, AtomicU64>>::default();
+    for marathon in all {
+        connected.get_or_create(&label(marathon)).set(i64::from(marathon.connected));
+        if let Some(passed) = marathon.age(now) {
+            age.get_or_create(&label(marathon)).set(passed.as_secs_f64());
+        }
+    }
+    registry.register(
+        "mesh_control_marathon_connected",
+        "1 while the event stream and the last question were answered",
+        connected,
+    );
+    let help = "Since the registry was last known to be what Marathon says; grows while Marathon is away";
+    registry.register("mesh_control_marathon_age_seconds", help, age);
+    for (name, help, value) in [
+        ("mesh_control_marathon_events", "Events received", (|marathon| marathon.events) as fn(&Progress) -> u64),
+        ("mesh_control_marathon_snapshots", "Answers taken into the registry", |marathon| marathon.snapshots),
+        ("mesh_control_marathon_reconnects", "Event streams that ended", |marathon| marathon.reconnects),
+    ] {
+        let counter = Family::<Vec<(String, String)>, Counter>::default();
+        for marathon in all {
+            counter.get_or_create(&label(marathon)).inc_by(value(marathon));
+        }
+        registry.register(name, help, counter);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::core::enrolment::{Missing, Node};
+    use std::time::Duration;
 
     #[test]
     fn names_and_values() {
@@ -102,11 +120,15 @@ mod tests {
         let node =
             Node { node: "192.0.2.11".to_owned(), wanted: 3, enrolled: 2, missing: vec![Missing::default()], ..Node::default() };
         let enrolment = Enrolment { nodes: vec![node], ..Enrolment::default() };
-        let text = metrics.render(&Progress { connected: true, events: 7, ..Default::default() }, &enrolment);
+        let now = SystemTime::now();
+        let here = Progress { url: "http://a".to_owned(), connected: true, events: 7, ..Default::default() };
+        let away = Progress { url: "http://b".to_owned(), heard: now.checked_sub(Duration::from_secs(90)), ..Default::default() };
+        let text = metrics.render(&[here, away], &enrolment, now);
         for line in [
             "mesh_control_xds_nacks_total 1",
-            "mesh_control_marathon_connected 1",
-            "mesh_control_marathon_events_total 7",
+            "mesh_control_marathon_connected{marathon=\"http://a\"} 1",
+            "mesh_control_marathon_events_total{marathon=\"http://a\"} 7",
+            "mesh_control_marathon_age_seconds{marathon=\"http://b\"} 90.0",
             "mesh_control_workloads_wanted{node=\"192.0.2.11\"} 3",
             "mesh_control_workloads_enrolled{node=\"192.0.2.11\"} 2",
             "mesh_control_workloads_missing{node=\"192.0.2.11\"} 1",

@@ -1,5 +1,6 @@
 //! Wires the parts: Marathon and the rules flow into one loop that compiles, and out to the nodes.
 
+mod follow;
 #[cfg(test)]
 mod tests;
 
@@ -10,12 +11,13 @@ use crate::backup::database;
 use crate::config::ServeArgs;
 use crate::core::allot::Allotment;
 use crate::core::compile::{self, Abilities, Compiled, Settings, Telemetry};
+use crate::core::health::Known;
 use crate::core::mesos::places;
 use crate::core::names::cluster_zone;
 use crate::core::translate::translate;
-use crate::marathon::client::Client;
-use crate::marathon::follow::{Follower, Progress, Times};
-use crate::marathon::types::View;
+use crate::marathon::auth::Auth;
+use crate::marathon::client::{Client, no_tls};
+use crate::marathon::{Views, gather};
 use crate::metrics::Metrics;
 use crate::serve::Publisher;
 use crate::store::Store;
@@ -43,11 +45,11 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
 
     let metrics = Arc::new(Metrics::default());
     let publisher = Arc::new(Publisher::new(tokens.clone(), metrics.clone()));
-    let marathon = Arc::new(Mutex::new(Progress::default()));
-    let (view, views) = watch::channel(None);
-    let follower = Follower { client: Client::new(&args.marathon)?, times: Times::default(), view, progress: marathon.clone() };
+    let followed = follow::all(&args.marathons, &args.state)?;
+    let marathon = followed.iter().map(|one| one.progress()).collect();
+    let views = gather(followed.iter().map(follow::Followed::views).collect());
     let (agents, listed) = watch::channel(None);
-    let master = if args.mesos_master.is_empty() { None } else { Some(Client::new(&args.mesos_master)?) };
+    let master = if args.mesos_master.is_empty() { None } else { Some(Client::new(&args.mesos_master, no_tls(), Auth::NONE)?) };
     let master = master.map(|client| tokio::spawn(mesos::Follower { client, said: agents }.run()));
     let admin = Arc::new(Admin {
         metrics,
@@ -76,9 +78,9 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
         stop: stop.clone(),
     };
     let mut api = tokio::spawn(api::serve(api));
-    tracing::info!(api = %args.api_listen, xds = %args.xds_listen, marathon = ?args.marathon, "mesh-control starts");
+    tracing::info!(api = %args.api_listen, xds = %args.xds_listen, marathon = ?args.marathons.marathon, "mesh-control starts");
     tokio::select! {
-        never = tokio::spawn(follower.run()) => never.map(|never| match never {}).context("following Marathon panicked")?,
+        result = tokio::spawn(follow::run(followed)) => result.context("following Marathon panicked")?,
         result = tokio::spawn(compiled) => result.context("compiling panicked")?,
         never = async { match master { Some(task) => task.await, None => std::future::pending().await } } => never.map(|never| match never {}).context("asking the Mesos master panicked")?,
         result = tokio::spawn(statuses) => result.context("writing status panicked")?,
@@ -99,25 +101,28 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<()> {
 }
 
 /// Translates and compiles whenever Marathon or the rules change. Ends when either is gone, which is the end of the process.
-async fn compile_always(settings: Settings, mut views: watch::Receiver<Option<Arc<View>>>, store: Store, admin: Arc<Admin>) {
+async fn compile_always(settings: Settings, mut views: watch::Receiver<Option<Arc<Views>>>, store: Store, admin: Arc<Admin>) {
     let mut configs = store.config();
     // Who gave way to whom at a collision must not depend on when we were started.
     let vips = store.vips().inspect_err(|error| tracing::error!(%error, "VIPs are allotted afresh"));
     let (mut allotment, mut before) = (Allotment::from_iter(vips.unwrap_or_default()), Arc::new(Compiled::default()));
     let (mut lingers, mut agents) = (admin.publisher.linger(), admin.agents.clone());
+    let mut known = Known::default();
     loop {
-        let view = views.borrow_and_update().clone();
+        let all = views.borrow_and_update().clone();
         let config = configs.borrow_and_update().clone();
         let places = agents.borrow_and_update().as_ref().map(|agents| places(agents)).unwrap_or_default();
         // Before Marathon has answered there is nothing to tell the nodes: what they have is better than nothing.
-        if let Some(view) = view {
+        if let Some(all) = all {
             let started = Instant::now();
             // Pure work of up to some milliseconds per thousand services: it may take this thread, others serve on.
             let compiled = tokio::task::block_in_place(|| {
-                let (mut registry, next) = translate(&view, &config.service_entries, &settings.vip_domain, &allotment);
+                let (mut registry, next) =
+                    translate(all.iter().map(Arc::as_ref), &config.service_entries, &settings.vip_domain, &allotment);
                 registry.wish(&config.injection);
                 registry.locate(&places);
                 settings.cluster.iter().for_each(|cluster| registry.call_everywhere(cluster));
+                known.settle(&mut registry);
                 let registry = Arc::new(registry);
                 if allotment != next {
                     if let Err(error) = store.keep_vips(next.rows()) {
@@ -173,7 +178,7 @@ async fn serve_nodes(
     tls: Arc<rustls::ServerConfig>,
     publisher: Arc<Publisher>,
     admin: Arc<Admin>,
-    mut views: watch::Receiver<Option<Arc<View>>>,
+    mut views: watch::Receiver<Option<Arc<Views>>>,
 ) -> Result<()> {
     views.wait_for(Option::is_some).await?;
     while admin.world.lock().is_none() {

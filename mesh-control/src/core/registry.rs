@@ -230,6 +230,10 @@ pub(crate) enum Health {
     Unknown,
     /// The check fails.
     Unhealthy,
+    /// A deployment has started it, and its readiness checks have not succeeded yet.
+    Unready,
+    /// Mesos has lost its agent. It may run on and be reachable, or not.
+    Unreachable,
     /// It is being killed.
     Draining,
 }
@@ -245,13 +249,17 @@ impl Port {
     ///
     /// Unknown health counts as unhealthy as long as another endpoint is known to be healthy; if none is, it counts as healthy:
     /// a service must never be emptied because Marathon forgot everything that it knew (marathon#3419, #4094). If all are unhealthy, the
-    /// check is as likely to be wrong as they are, and all are tried.
+    /// check is as likely to be wrong as they are, and all are tried; the same for agents that are lost when nothing else is left. What is
+    /// not ready yet takes connections when the ones before are on their way out: Marathon ends those when it knows of the readiness.
     pub(crate) fn weight(&self, endpoint: &Endpoint) -> u32 {
         let any = |health: Health| self.endpoints.iter().any(|e| e.health == health);
+        let serving = || any(Health::Healthy) || any(Health::Unknown) || any(Health::Unhealthy);
         match endpoint.health {
             Health::Healthy => 1,
             Health::Unknown => u32::from(!any(Health::Healthy)),
             Health::Unhealthy => u32::from(self.panics()),
+            Health::Unready => u32::from(!serving() && any(Health::Draining)),
+            Health::Unreachable => u32::from(!serving() && !any(Health::Unready)),
             Health::Draining => 0,
         }
     }

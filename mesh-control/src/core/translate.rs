@@ -37,34 +37,17 @@ const DISTRIBUTION: &str = "networking.istio.io/traffic-distribution";
 /// Label of an app or pod: what it may outside the mesh, by MeshConfig's words.
 const OUTBOUND: &str = "mesh.io/outbound-traffic-policy";
 
-/// Translates everything. `before` is the last allotment of VIPs; the new one is returned beside the registry.
-pub(crate) fn translate(
-    view: &View,
+/// Translates everything that all Marathons run: services of one name are one service. `before` is the last allotment of VIPs; the new one
+/// is returned beside the registry.
+pub(crate) fn translate<'a>(
+    views: impl IntoIterator<Item = &'a View>,
     entries: &[Arc<Resource<ServiceEntry>>],
     vip_domain: &str,
     before: &Allotment,
 ) -> (Registry, Allotment) {
     let mut draft = Draft::default();
-    for app in view.apps.values() {
-        let spec = spec::of_app(app, &view.bridge_name);
-        draft.declare(&spec);
-        for task in &app.tasks {
-            draft.run(&spec, instance::of_task(app, &spec, task, &view.hosts));
-        }
-    }
-    for pod in view.pods.values() {
-        let newest = spec::of_pod(&pod.spec, &view.bridge_name);
-        draft.declare(&newest);
-        for instance in &pod.instances {
-            let reference = &instance.spec_reference;
-            let old = view.versions.get(reference).map(|old| spec::of_pod(old, &view.bridge_name));
-            if old.is_none() && !instance.is_newest(&pod.spec) {
-                draft.problem(format!("{}: version {reference} is unknown, its labels are taken from the newest", instance.id));
-            }
-            let spec = old.as_ref().unwrap_or(&newest);
-            draft.declare(spec);
-            draft.run(spec, instance::of_pod(&pod.spec.id, spec, instance, &view.hosts));
-        }
+    for view in views {
+        draft.take(view);
     }
     for entry in entries {
         draft.enter(entry);
@@ -105,6 +88,34 @@ struct DraftPort {
 impl Draft {
     fn problem(&mut self, sentence: String) {
         self.problems.insert(sentence);
+    }
+
+    /// What one Marathon runs.
+    fn take(&mut self, view: &View) {
+        for app in view.apps.values() {
+            let spec = spec::of_app(app, &view.bridge_name);
+            self.declare(&spec);
+            for task in &app.tasks {
+                self.run(&spec, instance::of_task(app, &spec, task, &view.hosts));
+            }
+        }
+        for pod in view.pods.values() {
+            let newest = spec::of_pod(&pod.spec, &view.bridge_name);
+            self.declare(&newest);
+            for instance in &pod.instances {
+                let reference = &instance.spec_reference;
+                let old = view.versions.get(reference).map(|old| spec::of_pod(old, &view.bridge_name));
+                if old.is_none() && !instance.is_newest(&pod.spec) {
+                    self.problem(format!(
+                        "{}: version {reference} is unknown, its labels are taken from the newest",
+                        instance.id
+                    ));
+                }
+                let spec = old.as_ref().unwrap_or(&newest);
+                self.declare(spec);
+                self.run(spec, instance::of_pod(&pod.spec.id, spec, instance, &view.hosts));
+            }
+        }
     }
 
     /// The services of a spec, whether or not something runs.

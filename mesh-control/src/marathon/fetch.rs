@@ -25,13 +25,11 @@ pub(crate) async fn fetch(client: &Client, before: &View, dirty: &Dirty) -> Resu
 }
 
 async fn everything(client: &Client, before: &View) -> Result<View, Error> {
-    let info: Info = client.get("/v2/info").await?.unwrap_or_default();
-    client.set_leader(info.leader.rsplit("://").next().unwrap_or_default());
+    let info: Info = client.must_get("/v2/info").await?;
+    client.set_leader(info.leader_authority());
     tracing::debug!(version = info.version, leader = info.leader, "asking Marathon for everything");
-    let apps: Apps = client.get("/v2/apps?embed=apps.tasks&embed=apps.deployments").await?.unwrap_or_default();
-    // Marathon before 1.4 has no pods and answers 404.
-    let pods: Option<Lenient<PodStatus>> = client.get("/v2/pods/::status").await?;
-    let pods = pods.map(|pods| pods.0).unwrap_or_default();
+    let apps: Apps = client.must_get("/v2/apps?embed=apps.tasks&embed=apps.deployments&embed=apps.readiness").await?;
+    let pods = if info.has_pods() { client.must_get::<Lenient<PodStatus>>("/v2/pods/::status").await?.0 } else { Vec::new() };
     Ok(View {
         apps: apps.apps.into_iter().map(|app| (app.id.clone(), Arc::new(app))).collect(),
         pods: pods.into_iter().map(|pod| (pod.id.clone(), Arc::new(pod))).collect(),
@@ -43,12 +41,16 @@ async fn everything(client: &Client, before: &View) -> Result<View, Error> {
 
 async fn one(client: &Client, view: &mut View, id: &str) -> Result<(), Error> {
     if view.pods.contains_key(id) {
-        match client.get::<PodStatus>(&format!("/v2/pods{id}::status")).await? {
+        let path = format!("/v2/pods{id}::status");
+        match client.get::<PodStatus>(&path).await? {
+            Some(pod) if pod.id != id => return Err(client.other(&path, &pod.id)),
             Some(pod) => drop(view.pods.insert(id.to_owned(), Arc::new(pod))),
             None => drop(view.pods.remove(id)),
         }
     } else {
-        match client.get::<OneApp>(&format!("/v2/apps{id}?embed=app.tasks&embed=app.deployments")).await? {
+        let path = format!("/v2/apps{id}?embed=app.tasks&embed=app.deployments&embed=app.readiness");
+        match client.get::<OneApp>(&path).await? {
+            Some(one) if one.app.id != id => return Err(client.other(&path, &one.app.id)),
             Some(one) => drop(view.apps.insert(id.to_owned(), Arc::new(one.app))),
             None => drop(view.apps.remove(id)),
         }
@@ -67,6 +69,7 @@ async fn versions(client: &Client, view: &mut View) -> Result<(), Error> {
     for reference in wanted.iter().filter(|reference| reference.starts_with("/v2/pods/")) {
         if !view.versions.contains_key(reference)
             && let Some(pod) = client.get::<Pod>(reference).await?
+            && reference.strip_prefix("/v2/pods").is_some_and(|of| of.split("::").next() == Some(pod.id.as_str()))
         {
             view.versions.insert(reference.clone(), Arc::new(pod));
         }

@@ -12,8 +12,9 @@ use super::types::View;
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use parking_lot::Mutex;
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep, timeout};
 
@@ -26,6 +27,8 @@ pub(crate) struct Times {
     pub(crate) resync: Duration,
     /// Marathon's heartbeat is every 10 s; a stream silent for longer than this is dead.
     pub(crate) silence: Duration,
+    /// Apps whose tasks have to become ready are asked for this often.
+    pub(crate) readiness: Duration,
     /// How long the first event is waited for before the snapshot is taken anyway.
     pub(crate) attach: Duration,
     pub(crate) backoff_min: Duration,
@@ -38,6 +41,7 @@ impl Default for Times {
             debounce: Duration::from_millis(5),
             resync: Duration::from_secs(60),
             silence: Duration::from_secs(30),
+            readiness: Duration::from_secs(1),
             attach: Duration::from_secs(2),
             backoff_min: Duration::from_millis(250),
             backoff_max: Duration::from_secs(5),
@@ -51,9 +55,22 @@ pub(crate) struct Progress {
     pub(crate) url: String,
     pub(crate) connected: bool,
     pub(crate) error: Option<String>,
+    /// When the registry was last known to be what Marathon says: by an answer, or by a sign of life on a stream that has answered.
+    pub(crate) heard: Option<SystemTime>,
     pub(crate) snapshots: u64,
     pub(crate) events: u64,
     pub(crate) reconnects: u64,
+}
+
+impl Progress {
+    /// Of what is in force; `None` before anything is.
+    pub(crate) fn age(&self, now: SystemTime) -> Option<Duration> {
+        self.heard.map(|heard| now.duration_since(heard).unwrap_or_default())
+    }
+
+    fn hear(&mut self) {
+        self.heard = Some(SystemTime::now());
+    }
 }
 
 /// What follows one Marathon.
@@ -95,7 +112,8 @@ impl Follower {
             };
             failures = if went_well { 0 } else { failures.saturating_add(1) };
             let pause = backoff(&self.times, failures, rand::random::<f64>());
-            tracing::warn!(%error, pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "Marathon is away; what it said last stays in force");
+            let age_s = self.progress.lock().age(SystemTime::now()).map(|age| age.as_secs());
+            tracing::warn!(%error, age_s, pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX), "Marathon is away; what it said last stays in force");
             self.client.rotate();
             sleep(pause).await;
         }
@@ -124,11 +142,19 @@ impl Follower {
             let Ok(bytes) = frame.into_data() else { continue };
             shared.attached.notify_one();
             parser.push(&bytes, &mut events);
+            {
+                let mut progress = self.progress.lock();
+                if progress.connected {
+                    progress.hear();
+                }
+            }
             for event in events.drain(..) {
                 self.progress.lock().events += 1;
                 let hint = if event.truncated { Dirty::everything() } else { hints::of_event(&event.kind, &event.data) };
-                if let Some(news) = overlay::of_event(&event.kind, &event.data) {
-                    shared.overlay.lock().add(news, Instant::now().into_std());
+                let news = overlay::of_event(&event.kind, &event.data);
+                if !news.is_empty() {
+                    let now = Instant::now().into_std();
+                    news.into_iter().for_each(|news| shared.overlay.lock().add(news, now));
                     self.show(shared);
                 }
                 if !hint.is_clean() {
@@ -158,16 +184,23 @@ impl Follower {
                 let mut progress = self.progress.lock();
                 progress.connected = true;
                 progress.error = None;
+                progress.hear();
                 progress.snapshots += 1;
             }
             self.show(shared);
             if dirty.all {
                 next_resync = Instant::now() + self.times.resync.mul_f64(0.9 + 0.2 * rand::random::<f64>());
             }
+            // No event tells of readiness.
+            let awaited: BTreeSet<String> = before.awaited().map(str::to_owned).collect();
+            let next_look = if awaited.is_empty() { next_resync } else { next_resync.min(Instant::now() + self.times.readiness) };
             // As long as Marathon needed for the answer it gets to do other things.
             sleep(started.elapsed().min(self.times.resync)).await;
             tokio::select! {
                 () = shared.changed.notified() => sleep(self.times.debounce).await,
+                () = tokio::time::sleep_until(next_look), if next_look < next_resync => {
+                    shared.dirty.lock().add(Dirty { all: false, ids: awaited });
+                }
                 () = tokio::time::sleep_until(next_resync) => shared.dirty.lock().all = true,
             }
         }

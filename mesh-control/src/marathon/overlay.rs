@@ -31,13 +31,30 @@ pub(crate) enum Kind {
     /// It is being killed, or is dead.
     Ending,
     Unhealthy,
+    /// A deployment stops the app or pod, and with it all that runs now; `id` is empty.
+    Stopping,
 }
 
-/// What an event says of an instance, if it is bad.
-pub(crate) fn of_event(kind: &str, data: &str) -> Option<News> {
-    let event: Value = serde_json::from_str(data).ok()?;
-    let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
+/// What an event says of instances, if it is bad.
+pub(crate) fn of_event(kind: &str, data: &str) -> Vec<News> {
+    let Ok(event) = serde_json::from_str::<Value>(data) else { return Vec::new() };
     let kind = if kind.is_empty() { event["eventType"].as_str().unwrap_or_default() } else { kind };
+    match kind {
+        // A step's actions are in force while it is the current one; those of later steps are not yet.
+        "deployment_info" | "deployment_step_success" => stopped(&event),
+        _ => of_instance(kind, &event).into_iter().collect(),
+    }
+}
+
+fn stopped(event: &Value) -> Vec<News> {
+    let actions = event["currentStep"]["actions"].as_array().into_iter().flatten();
+    let stops = actions.filter(|action| matches!(action["action"].as_str(), Some("StopApplication" | "StopPod")));
+    let run_specs = stops.filter_map(|action| action["app"].as_str().or_else(|| action["pod"].as_str()));
+    run_specs.map(|id| News { run_spec: id.to_owned(), id: String::new(), kind: Kind::Stopping }).collect()
+}
+
+fn of_instance(kind: &str, event: &Value) -> Option<News> {
+    let text = |field: &str| event[field].as_str().unwrap_or_default().to_owned();
     let ends = ["KILLING", "KILLED", "FAILED", "FINISHED", "ERROR", "GONE", "DROPPED"];
     let (run_spec, id, state, healthy) = match kind {
         "status_update_event" => (text("appId"), text("taskId"), text("taskStatus"), None),
@@ -65,7 +82,7 @@ impl Overlay {
     /// A snapshot, asked for at `asked`: what it confirms is forgotten, and so is bad health from before, which it knows better.
     pub(crate) fn confirm(&mut self, view: &View, asked: Instant, now: Instant) {
         self.0.retain(|(news, since)| match news.kind {
-            Kind::Ending => now.duration_since(*since) < BELIEVED && runs(view, news),
+            Kind::Ending | Kind::Stopping => now.duration_since(*since) < BELIEVED && runs(view, news),
             Kind::Unhealthy => *since >= asked,
         });
     }
@@ -85,8 +102,13 @@ fn names(id: &str, task: &str) -> bool {
     task == id || task.strip_prefix(id).is_some_and(|rest| rest.starts_with('.'))
 }
 
+/// Is it news of this task?
+fn of_task(news: &News, task: &str) -> bool {
+    news.kind == Kind::Stopping || names(&news.id, task)
+}
+
 fn runs(view: &View, news: &News) -> bool {
-    let of_app = |app: &Arc<App>| app.tasks.iter().any(|task| names(&news.id, &task.id) && task.state == "TASK_RUNNING");
+    let of_app = |app: &Arc<App>| app.tasks.iter().any(|task| of_task(news, &task.id) && task.state == "TASK_RUNNING");
     let of_pod = |pod: &Arc<PodStatus>| {
         let instances = pod.instances.iter().filter(|instance| concerns(news, instance));
         instances.flat_map(|instance| &instance.containers).any(|container| container.status == "TASK_RUNNING")
@@ -99,14 +121,15 @@ fn concerns(news: &News, instance: &Instance) -> bool {
     match news.kind {
         Kind::Ending => instance.containers.iter().any(|container| container.task_id == news.id),
         Kind::Unhealthy => names(&instance.id, &news.id),
+        Kind::Stopping => true,
     }
 }
 
 fn apply(view: &mut View, news: &News) {
     if let Some(app) = view.apps.get_mut(&news.run_spec) {
-        for task in Arc::make_mut(app).tasks.iter_mut().filter(|task| names(&news.id, &task.id) && task.state == "TASK_RUNNING") {
+        for task in Arc::make_mut(app).tasks.iter_mut().filter(|task| of_task(news, &task.id) && task.state == "TASK_RUNNING") {
             match news.kind {
-                Kind::Ending => KILLING.clone_into(&mut task.state),
+                Kind::Ending | Kind::Stopping => KILLING.clone_into(&mut task.state),
                 Kind::Unhealthy => task.health_check_results.push(HealthResult { alive: false }),
             }
         }
@@ -116,10 +139,10 @@ fn apply(view: &mut View, news: &News) {
         for instance in Arc::make_mut(pod).instances.iter_mut().filter(|instance| concerns(news, instance)) {
             for container in instance.containers.iter_mut().filter(|container| container.status == "TASK_RUNNING") {
                 match news.kind {
-                    Kind::Ending => KILLING.clone_into(&mut container.status),
+                    Kind::Ending | Kind::Stopping => KILLING.clone_into(&mut container.status),
                     Kind::Unhealthy => container.endpoints.iter_mut().for_each(|endpoint| endpoint.healthy = Some(false)),
                 }
-                container.conditions.retain(|condition| news.kind == Kind::Ending || condition.name != "healthy");
+                container.conditions.retain(|condition| news.kind != Kind::Unhealthy || condition.name != "healthy");
             }
         }
     }
@@ -142,7 +165,7 @@ mod tests {
 
     fn overlay(events: &[(&str, Value)], at: Instant) -> Overlay {
         let mut overlay = Overlay::default();
-        let news = events.iter().filter_map(|(kind, data)| of_event(kind, &data.to_string()));
+        let news = events.iter().flat_map(|(kind, data)| of_event(kind, &data.to_string()));
         news.for_each(|news| overlay.add(news, at));
         overlay
     }
@@ -169,6 +192,23 @@ mod tests {
         assert_eq!(overlay.0.len(), 2, "a snapshot that still says RUNNING is older than the event");
         overlay.confirm(&view("TASK_KILLING"), now, now);
         assert_eq!(overlay.0.len(), 0);
+    }
+
+    #[test]
+    fn a_deployment_that_stops_an_app_drains_it_in_its_step_and_not_before() {
+        let now = Instant::now();
+        let step = |current: Value| {
+            let plan = json!({"steps": [{"actions": [{"action": "ScalePod", "pod": "/p"}]}, {"actions": [{"action": "StopApplication", "app": "/a"}]}]});
+            ("deployment_info", json!({"plan": plan, "currentStep": {"actions": current}}))
+        };
+        let running = view("TASK_RUNNING");
+        let before = overlay(&[step(json!([{"action": "ScalePod", "pod": "/p"}]))], now);
+        assert_eq!(before.over(&running), running, "the second step is not in force");
+        let mut stopping = overlay(&[step(json!([{"action": "StopApplication", "app": "/a"}]))], now);
+        let seen = stopping.over(&running);
+        assert!(seen.apps["/a"].tasks.iter().all(|task| task.state == KILLING) && seen.pods == running.pods);
+        stopping.confirm(&running, now, now + BELIEVED);
+        assert_eq!(stopping.over(&running), running, "a deployment that stopped nothing is not believed for ever");
     }
 
     #[test]

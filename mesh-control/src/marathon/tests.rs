@@ -1,8 +1,10 @@
 //! The client against a server with real framing.
 
+mod auth;
 pub(crate) mod fake;
 
-use super::client::Client;
+use super::auth::Auth;
+use super::client::{Client, no_tls};
 use super::follow::{Follower, Progress, Times};
 use super::types::View;
 use fake::Fake;
@@ -19,6 +21,7 @@ fn times() -> Times {
         debounce: Duration::from_millis(1),
         resync: Duration::from_secs(60),
         silence: Duration::from_secs(10),
+        readiness: Duration::from_secs(60),
         attach: Duration::from_secs(5),
         backoff_min: Duration::from_millis(5),
         backoff_max: Duration::from_millis(20),
@@ -28,7 +31,8 @@ fn times() -> Times {
 fn follow(urls: &[String], times: Times) -> (Views, Arc<Mutex<Progress>>, tokio::task::JoinHandle<std::convert::Infallible>) {
     let (view, views) = watch::channel(None);
     let progress = Arc::new(Mutex::new(Progress::default()));
-    let follower = Follower { client: Client::new(urls).expect("urls"), times, view, progress: progress.clone() };
+    let follower =
+        Follower { client: Client::new(urls, no_tls(), Auth::NONE).expect("urls"), times, view, progress: progress.clone() };
     (views, progress, tokio::spawn(follower.run()))
 }
 

@@ -35,7 +35,7 @@ fn shop_and(
         (id, Arc::new(serde_json::from_value::<PodStatus>(status).expect("pod")))
     };
     let view = View { pods: pods.iter().enumerate().map(pod).collect(), ..Default::default() };
-    translate(&view, entries, "marathon.l4lb.thisdcos.directory", &Allotment::default()).0
+    translate([&view], entries, "marathon.l4lb.thisdcos.directory", &Allotment::default()).0
 }
 
 /// Some versions of reviews, and ratings.

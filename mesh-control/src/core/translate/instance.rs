@@ -17,17 +17,23 @@ pub(super) struct Running {
     pub(super) serving: Vec<Option<Endpoint>>,
 }
 
-/// Addresses are right only in these two states: while a task starts, Marathon shows its agent's.
+/// Addresses are right only in these states: while a task starts, Marathon shows its agent's.
 fn is_active(state: &str) -> bool {
-    matches!(state, "TASK_RUNNING" | "TASK_KILLING")
+    matches!(state, "TASK_RUNNING" | "TASK_KILLING" | UNREACHABLE)
 }
 
+/// Mesos has lost the agent. While it may come back, Marathon goes on saying where the task was.
+const UNREACHABLE: &str = "TASK_UNREACHABLE";
+
 pub(super) fn of_task(app: &App, spec: &Spec, task: &Task, hosts: &BTreeMap<String, IpAddr>) -> Option<Running> {
-    if !is_active(&task.state) {
+    let nowhere = task.ports.is_empty() && task.ip_addresses.is_empty();
+    if !is_active(&task.state) || (task.state == UNREACHABLE && nowhere) {
         return None;
     }
     let health = match (task.state.as_str(), task.health_check_results.as_slice()) {
         ("TASK_KILLING", _) => Health::Draining,
+        (UNREACHABLE, _) => Health::Unreachable,
+        _ if app.awaits(task) => Health::Unready,
         (_, []) if app.health_checks.is_empty() => Health::Healthy,
         (_, []) => Health::Unknown,
         (_, results) if results.iter().all(|result| result.alive) => Health::Healthy,
@@ -72,6 +78,7 @@ fn pod_health(container: &ContainerStatus, endpoint: Option<bool>) -> Health {
     let healthy = endpoint.or_else(|| condition.map(|condition| condition.value == "true"));
     match healthy {
         _ if container.status == "TASK_KILLING" => Health::Draining,
+        _ if container.status == UNREACHABLE => Health::Unreachable,
         None | Some(true) => Health::Healthy,
         Some(false) if condition.is_some_and(|c| c.reason.contains("unreported")) => Health::Unknown,
         Some(false) => Health::Unhealthy,

@@ -23,7 +23,7 @@ fn view(apps: &[Value], pods: &[Value], versions: &[(&str, Value)]) -> View {
 }
 
 fn registry(view: &View) -> Registry {
-    translate(view, &[], DOMAIN, &Allotment::default()).0
+    translate([view], &[], DOMAIN, &Allotment::default()).0
 }
 
 fn spec(id: &str, version: &str, network: &Value, endpoint: &Value) -> Value {
@@ -176,6 +176,32 @@ fn app_health_needs_a_result_where_there_is_a_check() {
     assert_eq!(app(json!([])), Health::Unknown);
     assert_eq!(app(json!([{"alive": true}])), Health::Healthy);
     assert_eq!(app(json!([{"alive": true}, {"alive": false}])), Health::Unhealthy);
+}
+
+#[test]
+fn a_task_that_is_not_ready_waits_for_its_deployment_and_lost_agents_are_the_last_resort() {
+    let weights = |tasks: &[(&str, &str)], deployments: Value, ready: Value| {
+        let task = |(i, (state, version)): (usize, &(&str, &str))| json!({"id": format!("a.{i}"), "host": "10.0.0.1", "state": state, "ports": [1000 + i], "version": version});
+        let app = json!({"id": "/a", "version": "2", "readinessChecks": [{"name": "r"}], "readinessCheckResults": ready, "deployments": deployments,
+            "portDefinitions": [{"labels": {"VIP_0": "a:80"}}], "tasks": tasks.iter().enumerate().map(task).collect::<Vec<_>>()});
+        let registry = registry(&view(&[app], &[], &[]));
+        let port = &registry.services["a.marathon.l4lb.thisdcos.directory"].ports[&(80, Transport::Tcp)];
+        port.endpoints.iter().map(|e| port.weight(e)).collect::<Vec<_>>()
+    };
+    let (old, new, lost) = (("TASK_RUNNING", "1"), ("TASK_RUNNING", "2"), ("TASK_UNREACHABLE", "1"));
+    let (none, under_way) = (json!([]), json!([{"id": "d"}]));
+    assert_eq!(weights(&[old, new], under_way.clone(), none.clone()), [1, 0], "the new one has no result yet");
+    assert_eq!(weights(&[old, new], under_way.clone(), json!([{"taskId": "a.1", "ready": false}])), [1, 0]);
+    assert_eq!(weights(&[old, new], under_way.clone(), json!([{"taskId": "a.1", "ready": true}])), [1, 1]);
+    assert_eq!(weights(&[old, new], none.clone(), none.clone()), [1, 1], "without a deployment nobody waits");
+    assert_eq!(weights(&[new], under_way.clone(), none.clone()), [0], "a first start is not ready either");
+    assert_eq!(
+        weights(&[("TASK_KILLING", "1"), new], under_way, none.clone()),
+        [0, 1],
+        "Marathon ends the old one when it knows better"
+    );
+    assert_eq!(weights(&[old, lost], none.clone(), none.clone()), [1, 0]);
+    assert_eq!(weights(&[lost, lost], none.clone(), none), [1, 1], "all agents at once: rather a partition of Marathon's");
 }
 
 #[test]
