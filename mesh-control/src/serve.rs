@@ -126,7 +126,8 @@ impl Publisher {
     /// The nodes whose proxies serve Gateways.
     pub(crate) fn gateways(&self) -> BTreeSet<IpAddr> {
         let state = self.state.lock();
-        let gateways = state.clients.keys().filter(|node| node.role == Role::Node && !node.labels.is_empty());
+        let at_edge = |node: &&Node| matches!(node.role, Role::Node | Role::Gateway) && !node.labels.is_empty();
+        let gateways = state.clients.keys().filter(at_edge);
         gateways.map(|node| node.address).collect()
     }
 

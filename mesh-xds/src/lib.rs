@@ -1,7 +1,7 @@
 //! The wire between the control plane and the nodes: delta xDS, standard Envoy v3 resources for proxies and three small resources of
 //! our own for agents and DNS.
 //!
-//! [`client`] and [`server`] are state machines without I/O; [`stream`] and [`serve`] are the only asynchronous files and pump gRPC
+//! [`client`], [`server`] and [`sotw`] (the older form, for stock Envoys) are state machines without I/O; [`stream`] and [`serve`] are the only asynchronous files and pump gRPC
 //! streams into them. [`operators`] is how both ends read the commands in texts. The crate knows no policy: it moves versioned bytes and acknowledgements.
 
 #![warn(missing_docs)]
@@ -14,4 +14,5 @@ pub mod operators;
 pub mod report;
 pub mod serve;
 pub mod server;
+pub mod sotw;
 pub mod stream;

@@ -56,6 +56,10 @@ pub struct Node {
 /// Key of the labels in the node's metadata.
 const LABELS: &str = "LABELS";
 
+/// Key of the same, in which a sidecar says as Istio's do how connections reach it: `REDIRECT` (the default) or `NONE`. Kept beside the labels
+/// under this name, which no label has.
+pub const INTERCEPTION_MODE: &str = "INTERCEPTION_MODE";
+
 impl Node {
     /// The node's metadata as the wire has it; `None` without labels.
     #[must_use]
@@ -71,14 +75,22 @@ impl Node {
     /// The same node with the labels that this metadata states. What is no text is no label.
     #[must_use]
     pub fn with_metadata(mut self, metadata: Option<&Struct>) -> Self {
-        let labels = metadata.and_then(|metadata| metadata.fields.get(LABELS)).and_then(|labels| labels.kind.as_ref());
-        let Some(Kind::StructValue(labels)) = labels else { return self };
+        let field = |name: &str| metadata.and_then(|metadata| metadata.fields.get(name)).and_then(|field| field.kind.as_ref());
+        if let Some(Kind::StructValue(labels)) = field(LABELS) {
+            self.take_labels(labels);
+        }
+        if let (Role::Sidecar, Some(Kind::StringValue(mode))) = (self.role, field(INTERCEPTION_MODE)) {
+            self.labels.insert(INTERCEPTION_MODE.to_owned(), mode.clone());
+        }
+        self
+    }
+
+    fn take_labels(&mut self, labels: &Struct) {
         let text = |(key, value): (&String, &Value)| match &value.kind {
             Some(Kind::StringValue(text)) => Some((key.clone(), text.clone())),
             _ => None,
         };
         self.labels = labels.fields.iter().filter_map(text).collect();
-        self
     }
 }
 
@@ -99,7 +111,7 @@ pub enum InvalidNode {
     #[error("node id {0:?} is not ROLE~ADDRESS~NAME~DOMAIN")]
     Form(String),
     /// The first part.
-    #[error("node id has unknown role {0:?}; known are agent, dns, node, gateway, sidecar")]
+    #[error("node id has unknown role {0:?}; known are agent, dns, node, gateway (router), sidecar")]
     Role(String),
     /// The second part.
     #[error("node id has address {0:?}, which is no IP address")]
@@ -115,7 +127,8 @@ impl FromStr for Node {
             return Err(InvalidNode::Form(id.to_owned()));
         };
         let all = [Role::Agent, Role::Dns, Role::Node, Role::Gateway, Role::Sidecar];
-        let known = all.into_iter().find(|r| r.as_str() == role);
+        // Istio's word for its gateways.
+        let known = all.into_iter().find(|r| r.as_str() == role || (role == "router" && *r == Role::Gateway));
         let role = known.ok_or_else(|| InvalidNode::Role(role.to_owned()))?;
         let address =
             address.parse().map_err(|_no_address: std::net::AddrParseError| InvalidNode::Address(address.to_owned()))?;
@@ -145,6 +158,8 @@ mod tests {
     fn ids_round_trip_and_bad_ones_are_named() {
         let node: Node = "node~192.0.2.11~agent-1~mesh".parse().expect("valid");
         assert_eq!(node.to_string(), "node~192.0.2.11~agent-1~mesh");
+        let istios: Node = "router~192.0.2.12~edge-1~istio-system.svc.cluster.local".parse().expect("valid");
+        assert_eq!(istios.to_string(), "gateway~192.0.2.12~edge-1~mesh");
         assert_eq!("node".parse::<Node>(), Err(InvalidNode::Form("node".to_owned())));
         assert_eq!("pilot~1.2.3.4~x~y".parse::<Node>(), Err(InvalidNode::Role("pilot".to_owned())));
         assert_eq!("node~here~x~y".parse::<Node>(), Err(InvalidNode::Address("here".to_owned())));

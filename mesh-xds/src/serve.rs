@@ -1,4 +1,5 @@
-//! Serves snapshots over ADS (delta) to many clients: the asynchronous shell around [`crate::server`].
+//! Serves snapshots over ADS, delta and state of the world, to many clients: the asynchronous shell around [`crate::server`] and
+//! [`crate::sotw`].
 //!
 //! Each client has a task, a session and a place in memory of its own: one that reads slowly or refuses everything delays nobody else,
 //! since snapshots are coalesced (only the newest is ever sent) and one response per type is in flight.
@@ -6,7 +7,9 @@
 use crate::names::PUSH_ORDER;
 use crate::node::Node;
 use crate::report::Report;
-use crate::server::{Request, Session, Snapshot};
+use crate::server::{self, InvalidRequest, Request, Snapshot};
+use crate::sotw;
+use envoy_types::pb::envoy::config::core::v3::Node as Sender;
 use envoy_types::pb::envoy::service::discovery::v3 as pb;
 use envoy_types::pb::envoy::service::discovery::v3::aggregated_discovery_service_server as ads;
 use std::convert::Infallible;
@@ -124,52 +127,101 @@ impl ads::AggregatedDiscoveryService for Service {
 
     async fn stream_aggregated_resources(
         &self,
-        _request: tonic::Request<Streaming<pb::DiscoveryRequest>>,
+        request: tonic::Request<Streaming<pb::DiscoveryRequest>>,
     ) -> Result<Response<Self::StreamAggregatedResourcesStream>, Status> {
-        Err(Status::unimplemented("only the delta variant of ADS is served: set api_type DELTA_GRPC"))
+        self.serve::<sotw::Session>(request).await
     }
 
     async fn delta_aggregated_resources(
         &self,
         request: tonic::Request<Streaming<pb::DeltaDiscoveryRequest>>,
     ) -> Result<Response<Self::DeltaAggregatedResourcesStream>, Status> {
+        self.serve::<server::Session>(request).await
+    }
+}
+
+impl Service {
+    async fn serve<S: Session>(
+        &self,
+        request: tonic::Request<Streaming<S::Request>>,
+    ) -> Result<Response<ReceiverStream<Result<S::Response, Status>>>, Status> {
         let token = bearer(&request);
         let mut requests = request.into_inner();
         let first =
             requests.message().await?.ok_or_else(|| Status::invalid_argument("the stream ended before its first request"))?;
-        let id = first.node.as_ref().map(|node| node.id.as_str()).unwrap_or_default();
+        let sender = S::sender(&first);
+        let id = sender.map(|node| node.id.as_str()).unwrap_or_default();
         let node: Node = id.parse().map_err(|e: crate::node::InvalidNode| Status::invalid_argument(format!("node.id: {e}")))?;
-        let node = node.with_metadata(first.node.as_ref().and_then(|node| node.metadata.as_ref()));
+        let node = node.with_metadata(sender.and_then(|node| node.metadata.as_ref()));
         self.source.authorize(&node, token.as_deref()).map_err(Status::unauthenticated)?;
         let (sender, responses) = mpsc::channel(1);
         let snapshots = self.source.watch(&node);
-        let client = ClientTask { source: Arc::clone(&self.source), node, session: Session::default(), snapshots };
+        let client = ClientTask { source: Arc::clone(&self.source), node, session: S::default(), snapshots };
         tokio::spawn(client.run(first, requests, sender));
         Ok(Response::new(ReceiverStream::new(responses)))
     }
 }
+
+/// One client's state machine, of either form of xDS.
+trait Session: Default + Send + Sync + 'static {
+    type Request: Send + Sync + 'static;
+    type Response: Send + 'static;
+
+    fn sender(request: &Self::Request) -> Option<&Sender>;
+    fn handle_request(&mut self, request: &Self::Request) -> Result<Request, InvalidRequest>;
+    fn poll_response(&mut self, snapshot: &Snapshot) -> Option<Self::Response>;
+    fn in_sync(&self, type_url: &str, snapshot: &Snapshot) -> bool;
+    fn holds_all(&self, type_url: &str, snapshot: &Snapshot) -> bool;
+    fn settled(&self, snapshot: &Snapshot) -> bool;
+}
+
+macro_rules! session {
+    ($session:ty, $request:ty, $response:ty) => {
+        impl Session for $session {
+            type Request = $request;
+            type Response = $response;
+
+            fn sender(request: &Self::Request) -> Option<&Sender> {
+                request.node.as_ref()
+            }
+            fn handle_request(&mut self, request: &Self::Request) -> Result<Request, InvalidRequest> {
+                Self::handle_request(self, request)
+            }
+            fn poll_response(&mut self, snapshot: &Snapshot) -> Option<Self::Response> {
+                Self::poll_response(self, snapshot)
+            }
+            fn in_sync(&self, type_url: &str, snapshot: &Snapshot) -> bool {
+                Self::in_sync(self, type_url, snapshot)
+            }
+            fn holds_all(&self, type_url: &str, snapshot: &Snapshot) -> bool {
+                Self::holds_all(self, type_url, snapshot)
+            }
+            fn settled(&self, snapshot: &Snapshot) -> bool {
+                Self::settled(self, snapshot)
+            }
+        }
+    };
+}
+
+session!(server::Session, pb::DeltaDiscoveryRequest, pb::DeltaDiscoveryResponse);
+session!(sotw::Session, pb::DiscoveryRequest, pb::DiscoveryResponse);
 
 fn bearer<T>(request: &tonic::Request<T>) -> Option<String> {
     let value = request.metadata().get("authorization")?.to_str().ok()?;
     Some(value.strip_prefix("Bearer ")?.trim().to_owned())
 }
 
-struct ClientTask {
+struct ClientTask<S> {
     source: Arc<dyn Source>,
     node: Node,
-    session: Session,
+    session: S,
     snapshots: watch::Receiver<Arc<Snapshot>>,
 }
 
-type Responses = mpsc::Sender<Result<pb::DeltaDiscoveryResponse, Status>>;
+type Responses<S> = mpsc::Sender<Result<<S as Session>::Response, Status>>;
 
-impl ClientTask {
-    async fn run(
-        mut self,
-        first: pb::DeltaDiscoveryRequest,
-        requests: Streaming<pb::DeltaDiscoveryRequest>,
-        responses: Responses,
-    ) {
+impl<S: Session> ClientTask<S> {
+    async fn run(mut self, first: S::Request, requests: Streaming<S::Request>, responses: Responses<S>) {
         tracing::info!(node = %self.node, "an xDS client has connected");
         if let Err(status) = self.pump(first, requests, &responses).await {
             tracing::info!(node = %self.node, reason = status.message(), "an xDS client's stream ends");
@@ -180,9 +232,9 @@ impl ClientTask {
 
     async fn pump(
         &mut self,
-        first: pb::DeltaDiscoveryRequest,
-        mut requests: Streaming<pb::DeltaDiscoveryRequest>,
-        responses: &Responses,
+        first: S::Request,
+        mut requests: Streaming<S::Request>,
+        responses: &Responses<S>,
     ) -> Result<(), Status> {
         self.handle(&first)?;
         // What was settled is not kept alive: that a snapshot is tells the source that an answer may still speak of it.
@@ -218,8 +270,8 @@ impl ClientTask {
         }
     }
 
-    fn handle(&mut self, request: &pb::DeltaDiscoveryRequest) -> Result<(), Status> {
-        let metadata = request.node.as_ref().and_then(|node| node.metadata.as_ref());
+    fn handle(&mut self, request: &S::Request) -> Result<(), Status> {
+        let metadata = S::sender(request).and_then(|node| node.metadata.as_ref());
         if let Some(report) = metadata.and_then(Report::of_metadata) {
             self.source.reported(&self.node, report);
         }

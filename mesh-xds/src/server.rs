@@ -1,7 +1,7 @@
 //! The server's half of delta xDS as a state machine without I/O: what one client holds, and what to send it next.
 //!
 //! Rules that this file keeps (Envoy's `xds_protocol.rst`): one response of a type is in flight at a time; additions go out in
-//! [`PUSH_ORDER`](crate::names::PUSH_ORDER), each type after the one before was answered, and removals in the reverse order afterwards, so
+//! [`PUSH_ORDER`](crate::names::PUSH_ORDER), each type after the one before was answered (endpoints before clusters are), and removals in the reverse order afterwards, so
 //! that nothing a client holds ever refers to what it does not hold; a subscription is always answered, with the resource or with its
 //! absence; a resource that was refused is not sent again until it changes.
 
@@ -64,12 +64,17 @@ pub struct Session {
 
 #[derive(Debug, Default)]
 struct Subscription {
+    /// The client has named this type.
+    asked: bool,
     wildcard: bool,
     names: BTreeSet<String>,
     /// What the client holds, or will once it has answered: name to version.
     held: BTreeMap<String, String>,
     /// Names that must be answered although nothing about them changed.
     owed: BTreeSet<String>,
+    /// Of endpoints: those of clusters that were sent and wait for them, as they were then. A cluster that goes meanwhile would wait in vain,
+    /// and all others with it: Envoy takes no clusters as long as one of them warms.
+    warming: BTreeMap<String, Versioned>,
     /// A wildcard subscription is answered once even when there is nothing.
     owed_empty: bool,
     in_flight: Option<String>,
@@ -84,8 +89,8 @@ impl Session {
     pub fn handle_request(&mut self, request: &pb::DeltaDiscoveryRequest) -> Result<Request, InvalidRequest> {
         let known = PUSH_ORDER.iter().find(|url| **url == request.type_url);
         let type_url = *known.ok_or_else(|| InvalidRequest::UnknownType(request.type_url.clone()))?;
-        let first = !self.types.contains_key(type_url);
         let subscription = self.types.entry(type_url).or_default();
+        let first = !std::mem::replace(&mut subscription.asked, true);
         if first {
             subscription.held = request.initial_resource_versions.clone().into_iter().collect();
             subscription.wildcard = request.resource_names_subscribe.is_empty();
@@ -117,21 +122,32 @@ impl Session {
 
     /// The next response, if one is due. Call again until it returns `None`.
     pub fn poll_response(&mut self, snapshot: &Snapshot) -> Option<pb::DeltaDiscoveryResponse> {
+        let mut clusters_open = false;
         for type_url in PUSH_ORDER {
             let Some(subscription) = self.types.get_mut(type_url) else { continue };
-            if subscription.in_flight.is_some() {
-                return None;
+            match (subscription.in_flight.is_some(), *type_url) {
+                // Envoy answers clusters when they are warm, for which it needs their endpoints.
+                (true, CLUSTER) => {
+                    clusters_open = true;
+                    continue;
+                }
+                (false, ENDPOINT) => {}
+                (in_flight, _) if in_flight || clusters_open => return None,
+                _ => {}
             }
             let (resources, removed) = subscription.due(type_url, snapshot);
             if !resources.is_empty() || !removed.is_empty() || subscription.owed_empty {
-                return Some(self.send(type_url, resources, removed));
+                return Some(self.send(type_url, resources, removed, snapshot));
             }
+        }
+        if clusters_open {
+            return None;
         }
         for type_url in PUSH_ORDER.iter().rev() {
             let Some(subscription) = self.types.get_mut(type_url) else { continue };
             let removed = subscription.gone(type_url, snapshot);
             if !removed.is_empty() {
-                return Some(self.send(type_url, Vec::new(), removed));
+                return Some(self.send(type_url, Vec::new(), removed, snapshot));
             }
         }
         None
@@ -140,7 +156,7 @@ impl Session {
     /// Does the client hold, acknowledged, all that the snapshot has for its subscription of this type?
     #[must_use]
     pub fn in_sync(&self, type_url: &str, snapshot: &Snapshot) -> bool {
-        let Some(subscription) = self.types.get(type_url) else { return false };
+        let Some(subscription) = self.types.get(type_url).filter(|of| of.asked) else { return false };
         let idle = subscription.in_flight.is_none() && !subscription.refused && !subscription.owed_empty;
         idle && snapshot
             .all(type_url)
@@ -152,7 +168,7 @@ impl Session {
     /// The same for all that the snapshot has of this type: what the client has yet to subscribe counts as missing.
     #[must_use]
     pub fn holds_all(&self, type_url: &str, snapshot: &Snapshot) -> bool {
-        let Some(subscription) = self.types.get(type_url) else { return false };
+        let Some(subscription) = self.types.get(type_url).filter(|of| of.asked) else { return false };
         snapshot.all(type_url).keys().all(|name| subscription.wants(name)) && self.in_sync(type_url, snapshot)
     }
 
@@ -167,20 +183,28 @@ impl Session {
         PUSH_ORDER.iter().all(has) && self.types.iter().all(quiet)
     }
 
-    fn send(&mut self, type_url: &'static str, resources: Vec<pb::Resource>, removed: Vec<String>) -> pb::DeltaDiscoveryResponse {
+    fn send(
+        &mut self,
+        type_url: &'static str,
+        resources: Vec<pb::Resource>,
+        removed: Vec<String>,
+        snapshot: &Snapshot,
+    ) -> pb::DeltaDiscoveryResponse {
         self.nonces += 1;
         let nonce = self.nonces.to_string();
         // A cluster that changed is warmed until its endpoints are answered, although they did not change.
-        if type_url == CLUSTER
-            && let Some(endpoints) = self.types.get_mut(ENDPOINT)
-        {
+        if type_url == CLUSTER && !resources.is_empty() {
+            let endpoints = self.types.entry(ENDPOINT).or_default();
             let again = resources.iter().map(|r| r.name.clone()).filter(|name| endpoints.names.contains(name));
             endpoints.owed.extend(again);
+            let told = resources.iter().filter_map(|r| Some((r.name.clone(), snapshot.all(ENDPOINT).get(&r.name)?.clone())));
+            endpoints.warming.extend(told);
         }
         let subscription = self.types.entry(type_url).or_default();
         for resource in &resources {
             subscription.held.insert(resource.name.clone(), resource.version.clone());
             subscription.owed.remove(&resource.name);
+            subscription.warming.remove(&resource.name);
         }
         for name in &removed {
             subscription.held.remove(name);
@@ -199,7 +223,7 @@ impl Session {
 }
 
 impl Snapshot {
-    fn all(&self, type_url: &str) -> &BTreeMap<String, Versioned> {
+    pub(crate) fn all(&self, type_url: &str) -> &BTreeMap<String, Versioned> {
         static NONE: BTreeMap<String, Versioned> = BTreeMap::new();
         self.types.get(type_url).map_or(&NONE, |resources| resources)
     }
@@ -249,8 +273,10 @@ impl Subscription {
             self.wants(name) && (self.owed.contains(name) || self.held.get(name) != Some(&resource.version))
         };
         let resources = all.iter().filter(|(name, resource)| changed(name, resource));
-        let resources = resources.map(|(name, resource)| encode(type_url, name, resource)).collect();
-        let absent = self.owed.iter().filter(|name| !all.contains_key(*name)).cloned().collect();
+        let waiting = self.warming.iter().filter(|(name, _)| self.owed.contains(*name) && !all.contains_key(*name));
+        let resources = resources.chain(waiting).map(|(name, resource)| encode(type_url, name, resource)).collect();
+        let is_absent = |name: &&String| !all.contains_key(*name) && !self.warming.contains_key(*name);
+        let absent = self.owed.iter().filter(is_absent).cloned().collect();
         (resources, absent)
     }
 

@@ -180,7 +180,7 @@ impl Control {
             .args([PathBuf::from("--token-file"), self.path("mesh/control/tokens.csv")])
             .args(&self.options)
             // Unless the options say otherwise.
-            .env("MESH_MARATHON_SILENCE", "1s")
+            .env("MESH_MARATHON_SILENCE", "5s")
             .stderr(log);
         self.program = Some(Program::start(&mut command)?);
         eventually("the admin socket answers", SOON, || self.status().map(drop)).with_context(|| self.log())
@@ -262,7 +262,7 @@ impl Control {
     /// Waits until every rule is held by all that are connected.
     pub(crate) fn everybody_holds_all(&self) -> Result<()> {
         for kind in ["virtualservices", "destinationrules"] {
-            self.kubectl(&["wait", "--for=condition=Programmed", "--timeout=30s", kind, "--all"])?;
+            self.kubectl(&["wait", "--for=condition=Programmed", "--timeout=60s", kind, "--all"])?;
         }
         Ok(())
     }

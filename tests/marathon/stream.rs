@@ -78,7 +78,7 @@ fn lost() -> Result<()> {
 }
 
 fn silent() -> Result<()> {
-    let (marathon, control) = pair(&[])?;
+    let (marathon, control) = pair(&["--marathon-silence", "1s"])?;
     marathon.app("a")?;
     control.serves(&["a"])?;
     marathon.faults(&json!({"noHeartbeat": true}))?;
@@ -108,8 +108,8 @@ fn slow() -> Result<()> {
     marathon.faults(&json!({"slowMs": 3000}))?;
     marathon.app("b")?;
     // More than Marathon keeps for a client that does not read: it would be cut off.
-    for _ in 0..20 {
-        marathon.flood(200)?;
+    for _ in 0..40 {
+        marathon.flood(100)?;
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
     control.serves(&["a", "b"])?;

@@ -210,7 +210,9 @@ fn health(registry: &Registry) -> BTreeMap<&str, Health> {
 fn pod(workload: &Workload, health: Option<Health>) -> Shown {
     let (ready, status) = match health {
         Some(Health::Draining) => (false, "Terminating"),
-        Some(Health::Unhealthy) => (false, "Running"),
+        // As kubectl shows pods of a node that is lost.
+        Some(Health::Unreachable) => (false, "Unknown"),
+        Some(Health::Unhealthy | Health::Unready) => (false, "Running"),
         Some(Health::Healthy | Health::Unknown) | None => (true, "Running"),
     };
     let addresses: Vec<String> = match workload.addresses.as_slice() {

@@ -36,6 +36,7 @@ mod report;
 mod retry;
 mod route;
 mod scope;
+mod sidecar;
 mod source;
 mod tcp;
 mod telemetry;
@@ -263,8 +264,26 @@ impl Compiled {
                     (SECRET, both(self.credentials.at(node.address), &edge.secrets)),
                 ]
             }
-            // Nothing is meant for them yet, and nothing is safer than something that was meant for others.
-            Role::Gateway | Role::Sidecar => Vec::new(),
+            Role::Gateway => {
+                let edge = self.edges.of(&node.labels);
+                vec![
+                    (LISTENER, edge.listeners),
+                    (ROUTE, edge.routes),
+                    (CLUSTER, self.clusters.clone()),
+                    (ENDPOINT, self.endpoints.at(node.address, &self.carrying)),
+                    (SECRET, both(self.credentials.at(node.address), &edge.secrets)),
+                ]
+            }
+            Role::Sidecar => {
+                let client = sidecar::Client::new(node, &self.registry);
+                vec![
+                    (LISTENER, client.listeners(&self.listeners, self.clusters.contains_key(PASSTHROUGH))),
+                    (ROUTE, client.routes(&self.routes)),
+                    (CLUSTER, sidecar::clusters(&self.clusters)),
+                    (ENDPOINT, self.endpoints.at(client.node(node), &self.carrying)),
+                    (SECRET, self.credentials.at(client.node(node)).clone()),
+                ]
+            }
         };
         Snapshot { types: types.into_iter().collect() }
     }

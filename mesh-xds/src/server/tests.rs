@@ -68,6 +68,30 @@ fn names(names: &[&str]) -> BTreeSet<String> {
 }
 
 #[test]
+fn endpoints_do_not_wait_for_clusters_to_be_answered_nor_go_with_them() {
+    let mut session = Session::default();
+    let ask = |session: &mut Session, type_url: &str, names: &[&str], nonce: &str| {
+        let resource_names_subscribe = names.iter().map(|name| (*name).to_owned()).collect();
+        let (type_url, response_nonce) = (type_url.to_owned(), nonce.to_owned());
+        let request = pb::DeltaDiscoveryRequest { type_url, resource_names_subscribe, response_nonce, ..Default::default() };
+        session.handle_request(&request).expect("to the protocol")
+    };
+    let one = snapshot(&[(CLUSTER, &[("a", "1")]), (ENDPOINT, &[("a", "1")]), (LISTENER, &[("l", "1")])]);
+    ask(&mut session, CLUSTER, &[], "");
+    ask(&mut session, LISTENER, &[], "");
+    let clusters = session.poll_response(&one).expect("clusters");
+    ask(&mut session, ENDPOINT, &["a"], "");
+    // Meanwhile the cluster goes. Envoy answers clusters when they are warm, and is told nothing by the removal of endpoints.
+    let two = snapshot(&[(LISTENER, &[("l", "1")])]);
+    let endpoints = session.poll_response(&two).expect("endpoints, with the clusters in flight");
+    assert_eq!((endpoints.resources.len(), endpoints.removed_resources.len()), (1, 0));
+    assert!(session.poll_response(&two).is_none(), "listeners wait for clusters");
+    assert_eq!(ask(&mut session, ENDPOINT, &[], &endpoints.nonce), Request::Ack(ENDPOINT));
+    assert_eq!(ask(&mut session, CLUSTER, &[], &clusters.nonce), Request::Ack(CLUSTER));
+    assert_eq!(session.poll_response(&two).expect("listeners").type_url, LISTENER);
+}
+
+#[test]
 fn additions_go_in_order_and_removals_in_reverse() {
     let mut client = client(&[LISTENER, CLUSTER]);
     client.subscribe(ENDPOINT, names(&["c1"]));

@@ -57,7 +57,10 @@ pub(super) const SUITES: &[Suite] = &[
         name: "e2e",
         what: "the real binaries on two nodes",
         budget: 600,
-        run: |c| node(c, "mesh-tests", |test| test != "browser", &["--test-threads=1"]),
+        run: |c| {
+            install::envoy()?;
+            node(c, "mesh-tests", |test| test != "browser", &["--test-threads=1"])
+        },
     },
     Suite {
         name: "browser",

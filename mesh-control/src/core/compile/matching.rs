@@ -69,7 +69,7 @@ fn source(
     Some(open)
 }
 
-fn metadata(filter: &str, key: &str, value: &str) -> matcher::MetadataMatcher {
+pub(super) fn metadata(filter: &str, key: &str, value: &str) -> matcher::MetadataMatcher {
     use matcher::metadata_matcher::{PathSegment, path_segment::Segment};
     let exact = matcher::string_matcher::MatchPattern::Exact(value.to_owned());
     let exact = matcher::StringMatcher { match_pattern: Some(exact), ..Default::default() };
@@ -96,6 +96,15 @@ pub(super) fn only(route: &route::Route, clients: &Clients) -> Option<route::Rou
         }
     }
     Some(route)
+}
+
+/// All conditions on who asks that hold for a workload.
+pub(super) fn metadata_of<'l>(
+    namespace: &str,
+    labels: impl Iterator<Item = (&'l String, &'l String)>,
+) -> Vec<matcher::MetadataMatcher> {
+    let labels = labels.map(|(key, value)| metadata(SOURCE_LABELS, key, value));
+    labels.chain([metadata(SOURCE_NAMESPACE, NAMESPACE, namespace)]).collect()
 }
 
 /// The match of a rule without blocks.

@@ -4,7 +4,9 @@
 //! parts here: fields of a message may come in pieces, and the pieces of a repeated one add up.
 
 use super::envoy::{self, listener};
+use super::matching;
 use super::tcp::Source;
+use envoy_types::pb::envoy::r#type::matcher::v3::MetadataMatcher;
 use envoy_types::pb::google::protobuf::{Struct, Value, value::Kind};
 use mesh_xds::server::Versioned;
 use prost::Message;
@@ -33,6 +35,16 @@ pub(super) fn versioned(listener: &listener::Listener, chains: &[listener::Filte
         field(&mut body, FILTER_CHAINS, &bytes);
     }
     envoy::version_of(body.into())
+}
+
+/// Do these conditions of a chain hold for a workload, of which all that hold are known?
+pub(super) fn holds(metadata: &envoy::core::Metadata, known: &[MetadataMatcher]) -> bool {
+    metadata.filter_metadata.iter().all(|(filter, fields)| {
+        fields.fields.iter().all(|(key, value)| match &value.kind {
+            Some(Kind::StringValue(text)) => known.contains(&matching::metadata(filter, key, text)),
+            _ => false,
+        })
+    })
 }
 
 fn metadata(source: &Source) -> Vec<u8> {

@@ -362,6 +362,7 @@ mod edge;
 mod http;
 mod near;
 mod net;
+mod order;
 mod outside;
 mod policy;
 mod refs;
