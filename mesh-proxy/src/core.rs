@@ -10,7 +10,6 @@ pub mod fault;
 pub mod flags;
 pub mod format;
 pub mod forwarded;
-pub mod framing;
 pub mod h1;
 pub mod hash;
 pub mod headers;

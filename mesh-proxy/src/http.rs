@@ -1,13 +1,16 @@
-//! A captured HTTP connection: [`server`] finds out its protocol, then it goes request by request through [`exchange`].
+//! A captured HTTP connection: [`server`] finds out its protocol, [`http1`] or hyper reads it, and it goes request by request through [`exchange`].
 
 mod admit;
 mod attempt;
 pub mod body;
+mod date;
 mod dress;
 mod exchange;
 mod expect;
 mod h2c;
+mod http1;
 mod ids;
+mod incoming;
 mod life;
 mod local;
 mod mirror;
@@ -18,7 +21,6 @@ mod record;
 mod rewind;
 mod server;
 mod tunnel;
-mod wire;
 
 use crate::config::{Config, Http, HttpOptions, Inbound, Serve};
 use crate::pod::Guest;

@@ -8,6 +8,7 @@
 pub mod accept;
 pub mod admin;
 pub mod broker;
+pub mod buffers;
 pub mod clock;
 pub mod config;
 pub mod convert;

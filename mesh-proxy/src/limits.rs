@@ -43,6 +43,9 @@ pub const STREAMS: u32 = 1024;
 /// How long a TLS handshake of a client may take, as Envoy's listener filters. Then the connection is closed, `tls_handshake_timeout`. The
 /// same for the beginning of HTTP/2 after an upgrade to it, `client_gone`.
 pub const HANDSHAKE: Duration = Duration::from_secs(15);
+/// How long a client that still sends is read from after its last answer, which it could lose otherwise: Envoy's `delayed_close_timeout`. Then the
+/// connection is closed.
+pub const LINGER: Duration = Duration::from_secs(1);
 /// How often idle connections are looked through.
 pub const SWEEP: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed: out of descriptors, or the listener was shut down and the agent will revive it.

@@ -1,5 +1,6 @@
 //! A client's connection as its protocol sees it: TCP, or TLS that ends here. Never looks at what passes.
 
+use crate::buffers::Readable;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -35,6 +36,15 @@ macro_rules! both {
             }
         }
     };
+}
+
+impl Readable for Stream {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_read_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
+        }
+    }
 }
 
 impl AsyncRead for Stream {

@@ -6,6 +6,8 @@ mod convert;
 mod detect;
 #[path = "../fuzz/checks/matching.rs"]
 mod matching;
+#[path = "../fuzz/checks/request.rs"]
+mod request;
 #[path = "../fuzz/checks/response.rs"]
 mod response;
 #[path = "../fuzz/checks/sni.rs"]
@@ -60,6 +62,11 @@ fn detect() {
 #[test]
 fn matching() {
     replay("matching", matching::check);
+}
+
+#[test]
+fn request() {
+    replay("request", request::check);
 }
 
 #[test]

@@ -4,6 +4,8 @@
 
 #[path = "path/admin.rs"]
 mod admin;
+#[path = "path/clients.rs"]
+mod clients;
 #[path = "path/connection.rs"]
 mod connection;
 #[path = "path/copies.rs"]

@@ -13,8 +13,9 @@ use crate::install::{self, Package};
 use crate::ui::{note, step};
 
 /// The targets, what each reads, and its longest input in bytes: beyond it nothing new can happen, and short inputs are fast.
-const TARGETS: [(&str, &str, u32); 5] = [
+const TARGETS: [(&str, &str, u32); 6] = [
     ("detect", "first bytes of a connection", 64),
+    ("request", "requests of clients, whole and in pieces", 512),
     ("response", "responses of endpoints, whole and in pieces", 512),
     ("sni", "TLS ClientHellos", 1024),
     ("matching", "route tables and requests, beside a naive model", 768),
@@ -40,7 +41,7 @@ const PULSE: Duration = Duration::from_secs(10);
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// detect, response, sni, matching or convert; all of them if none is named.
+    /// detect, request, response, sni, matching or convert; all of them if none is named.
     targets: Vec<String>,
     /// Inputs for each target.
     #[arg(long, default_value_t = 10_000_000)]
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(chosen(&[]).unwrap().len(), TARGETS.len());
         assert_eq!(chosen(&["sni".to_owned()]).unwrap()[0].0, "sni");
         let error = chosen(&["sin".to_owned()]).unwrap_err().to_string();
-        assert_eq!(error, "no target sin; there are detect, response, sni, matching, convert");
+        assert_eq!(error, "no target sin; there are detect, request, response, sni, matching, convert");
         for (name, _, _) in TARGETS {
             assert!(root().join(format!("mesh-proxy/fuzz/targets/{name}.rs")).is_file(), "{name}");
         }

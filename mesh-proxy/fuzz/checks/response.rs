@@ -1,7 +1,7 @@
 //! Responses of endpoints: however their bytes come, they are read as the same status, headers, body and rest, or refused for the same reason.
 
 use bytes::BytesMut;
-use http::Method;
+use http::{HeaderMap, Method};
 use mesh_proxy::core::h1::Malformed;
 use mesh_proxy::core::h1::body::{Body, Step};
 use mesh_proxy::core::h1::response::{Parsed, parse};
@@ -54,7 +54,7 @@ fn read(pieces: &[&[u8]], method: &Method) -> Read {
 fn step(read: &mut Read, input: &mut BytesMut, body: &mut Option<Body>, method: &Method) -> Result<(), Malformed> {
     loop {
         let Some(body) = body else {
-            match parse(input, method)? {
+            match parse(input, method, HeaderMap::new)? {
                 None => return Ok(()),
                 Some(Parsed::Interim(status)) => read.heads.push((status.as_u16(), 0)),
                 Some(Parsed::Head(head)) => {

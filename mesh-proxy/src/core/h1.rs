@@ -1,14 +1,18 @@
-//! HTTP/1 as a client speaks it to endpoints, as bytes and without sockets: [`request`] writes what is asked, [`response`] reads the head of what
-//! is answered, [`body`] what follows it. What no HTTP is has one of the names of [`Malformed`]; nothing is guessed, as what two parties
-//! read differently is how requests are smuggled.
+//! HTTP/1 as bytes and without sockets, on both sides. To endpoints [`request`] writes what is asked, and [`response`] reads the head of what is
+//! answered; of clients [`asked`] reads the head of a request, and [`answer`] writes that of its response. [`body`] reads what follows a head,
+//! [`frame`] writes it. What no HTTP is has one of the names of [`Malformed`] or [`asked::Refused`]; nothing is guessed, as what two
+//! parties read differently is how requests are smuggled.
 
+pub mod answer;
+pub mod asked;
 pub mod body;
+pub mod frame;
 pub mod request;
 pub mod response;
 
 use std::fmt;
 
-/// Why what an endpoint sent is no HTTP/1.
+/// Why what somebody sent is no HTTP/1; named for endpoints.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Malformed {
     /// No status line, or lines that are no headers.

@@ -3,8 +3,10 @@
 use super::format::{Facts, Format};
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 
-const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
-const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+/// Of HTTP/1.0.
+pub const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+/// Of nobody's standard.
+pub const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
 /// What becomes of a value when the header is there already. Envoy's `append_action`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -1,10 +1,12 @@
 //! What is done with a request before it is routed: refused, understood, cleaned. Envoy's connection manager.
 
+use super::incoming::Brought;
 use super::local::Local;
 use super::{Connection, ids, tunnel};
 use crate::config::{HttpOptions, StripPort};
 use crate::core::flags::Flags;
 use crate::core::forwarded::{Arrival, Client};
+use crate::core::h1::asked::Misframed;
 use crate::core::headers::remove_hop_by_hop;
 use crate::core::path::{Normal, Normalize};
 use crate::core::rewrite::split_port;
@@ -17,32 +19,10 @@ use std::net::SocketAddr;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// Marks a request whose framing could be read otherwise by somebody else.
-#[derive(Clone, Copy)]
-pub(super) enum Misframed {
-    /// It said its length in two ways. By the time it comes here the parser has forgotten one of them.
-    TwoLengths,
-    /// Its body is encoded in a way that we do not know, inside of the chunks.
-    Coding,
-}
-
-impl Misframed {
-    /// What is wrong with a request by HTTP/1.
-    pub(super) fn find(two_lengths: bool, headers: &HeaderMap) -> Option<Self> {
-        let mut codings = headers.get_all(header::TRANSFER_ENCODING).iter();
-        let coded = codings.next().is_some_and(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
-        match (two_lengths, coded || codings.next().is_some()) {
-            (true, _) => Some(Self::TwoLengths),
-            (false, true) => Some(Self::Coding),
-            (false, false) => None,
-        }
-    }
-
-    fn local(self) -> Local {
-        match self {
-            Self::TwoLengths => Local::new(StatusCode::BAD_REQUEST, "Bad Request", Flags::DOWNSTREAM_PROTOCOL),
-            Self::Coding => Local::new(StatusCode::NOT_IMPLEMENTED, "Not Implemented", Flags::DOWNSTREAM_PROTOCOL),
-        }
+fn misframed(misframed: Misframed) -> Local {
+    match misframed {
+        Misframed::TwoLengths => Local::new(StatusCode::BAD_REQUEST, "Bad Request", Flags::DOWNSTREAM_PROTOCOL),
+        Misframed::Coding => Local::new(StatusCode::NOT_IMPLEMENTED, "Not Implemented", Flags::DOWNSTREAM_PROTOCOL),
     }
 }
 
@@ -80,13 +60,13 @@ pub(super) fn authority(parts: &Parts) -> Option<HeaderValue> {
 /// Admits a request or says how it is answered.
 pub(super) fn admit(
     parts: &mut Parts,
-    authority: Option<HeaderValue>,
+    (authority, brought): (Option<HeaderValue>, &Brought),
     options: &HttpOptions,
     connection: &Connection,
 ) -> Result<Admitted, Local> {
     let version = parts.version;
-    if let Some(misframed) = parts.extensions.get::<Misframed>() {
-        return Err(misframed.local());
+    if let Some(mark) = brought.misframed {
+        return Err(misframed(mark));
     }
     if parts.headers.len() > options.downstream.headers {
         return Err(Local::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "Request Header Fields Too Large", Flags::default()));
@@ -102,15 +82,16 @@ pub(super) fn admit(
     if !connect {
         path(parts, options.normalize)?;
     }
-    let upgrade = if connect { Some("connect".to_owned()) } else { tunnel::wanted(parts) };
+    let upgrade = if connect {
+        Some("connect".to_owned())
+    } else if brought.plain {
+        None
+    } else {
+        tunnel::wanted(parts)
+    };
     let headers = &mut parts.headers;
-    remove_hop_by_hop(headers);
-    let expects = headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
-    let waits = expects && options.pass_expect && version == Version::HTTP_11;
-    if expects && !waits {
-        // The client is told to go on as soon as its body is read.
-        headers.remove(header::EXPECT);
-    }
+    // Looked for only where there are any: this runs for every request.
+    let waits = !brought.plain && special(headers, options, version);
     if version == Version::HTTP_2 {
         join_cookies(headers);
     }
@@ -133,6 +114,18 @@ pub(super) fn admit(
         _ => "http",
     };
     Ok(Admitted { authority, client, upgrade, grpc, waits, version, scheme })
+}
+
+/// Takes away what concerns one connection only. True if the client waits to be asked for its body by the endpoint.
+fn special(headers: &mut HeaderMap, options: &HttpOptions, version: Version) -> bool {
+    remove_hop_by_hop(headers);
+    let expects = headers.get(header::EXPECT).is_some_and(|expect| expect.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+    let waits = expects && options.pass_expect && version == Version::HTTP_11;
+    if expects && !waits {
+        // The client is told to go on as soon as its body is read.
+        headers.remove(header::EXPECT);
+    }
+    waits
 }
 
 /// The host as it is routed by.

@@ -1,6 +1,7 @@
 //! Bodies in both directions: a request's that can be sent again, and a response's that knows when it ends.
 
 use super::expect::{Gate, Passage};
+use super::incoming::Incoming;
 use super::life::Active;
 use super::mirror::Tap;
 use super::pulse::{Pulse, Silence};
@@ -10,7 +11,6 @@ use crate::limits::RETRY_BODY;
 use crate::pod::upstream::{Broken, Inflow, Lease};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
 use std::cell::RefCell;
 use std::future::Future;
 use std::pin::Pin;
@@ -108,7 +108,7 @@ impl Replay {
     #[must_use]
     pub fn is_complete(&self) -> bool {
         let source = self.0.borrow();
-        source.ended || source.incoming.as_ref().is_none_or(Body::is_end_stream)
+        source.ended || source.incoming.as_ref().is_none_or(Incoming::is_end_stream)
     }
 
     /// Bytes that the client has sent of it.
@@ -140,7 +140,7 @@ impl Source {
             return Poll::Ready(Some(Err("the body was not asked for".into())));
         }
         let Some(incoming) = &mut self.incoming else { return Poll::Ready(None) };
-        let frame = ready!(Pin::new(&mut *incoming).poll_frame(cx));
+        let frame = ready!(incoming.poll(cx));
         let last = incoming.is_end_stream();
         self.passed(&frame, last);
         match frame {
@@ -150,7 +150,7 @@ impl Source {
             }
             Some(Err(error)) => {
                 self.broken = true;
-                Poll::Ready(Some(Err(error.into())))
+                Poll::Ready(Some(Err(error)))
             }
             Some(Ok(frame)) => {
                 match frame.data_ref() {
@@ -175,7 +175,7 @@ impl Source {
 
 impl Source {
     /// Tells those who want to know. After the last frame nobody may poll again.
-    fn passed(&mut self, frame: &Option<Result<Frame<Bytes>, hyper::Error>>, last: bool) {
+    fn passed(&mut self, frame: &Option<Result<Frame<Bytes>, BoxError>>, last: bool) {
         let ends = last || matches!(frame, None | Some(Err(_)));
         if let Some(pulse) = &self.pulse {
             if ends { pulse.complete() } else { pulse.beat() }
@@ -222,7 +222,7 @@ impl Body for RequestBody {
             Self::Empty => true,
             Self::Replay(replay, position) => {
                 let source = replay.0.borrow();
-                *position >= source.kept.len() && (source.ended || source.incoming.as_ref().is_none_or(Body::is_end_stream))
+                *position >= source.kept.len() && (source.ended || source.incoming.as_ref().is_none_or(Incoming::is_end_stream))
             }
         }
     }
@@ -233,7 +233,7 @@ impl Body for RequestBody {
             Self::Replay(replay, position) => {
                 let source = replay.0.borrow();
                 let kept: usize = source.kept.iter().skip(*position).map(Bytes::len).sum();
-                match source.incoming.as_ref().map_or(Some(0), |incoming| incoming.size_hint().exact()) {
+                match source.incoming.as_ref().map_or(Some(0), Incoming::left) {
                     Some(rest) => SizeHint::with_exact(rest + kept as u64),
                     None => SizeHint::default(),
                 }
@@ -278,10 +278,9 @@ impl ResponseBody {
         }
     }
 
-    /// None, of an answer that ends no request.
-    #[must_use]
-    pub fn nothing() -> Self {
-        Self { kind: Kind::Full(None), record: None, active: None, unasked: false }
+    /// Made here, whatever the request's body was: nobody reads that.
+    pub(super) fn is_local(&self) -> bool {
+        matches!(self.kind, Kind::Full(_))
     }
 
     /// Its request's body was not asked for, and does not come any more.

@@ -1,15 +1,17 @@
 //! One request, top to bottom: admit, route, CORS and fault, upstream, answer. Read this first.
 
+use super::Connection;
 use super::admit::{self, Admitted};
 use super::attempt::{Answer, Call};
 use super::body::{Replay, ResponseBody, Terms};
 use super::dress::Dress;
 use super::expect::Gate;
+use super::incoming::{Brought, Incoming};
 use super::local::Local;
 use super::mirror::Tap;
 use super::pulse::Pulse;
 use super::record::Record;
-use super::{Connection, tunnel};
+use super::tunnel;
 use crate::config::{Cluster, Config, CorsFilter, Http, upgrade_passes};
 use crate::core::balance::Ask;
 use crate::core::cors::{Cors, Judged};
@@ -24,10 +26,7 @@ use crate::core::route::{Action, Forward, Route, Target, VirtualHost};
 use crate::core::timeouts::Limits;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
-use http::{Method, StatusCode, Version};
-use hyper::body::{Body, Incoming};
-use hyper::upgrade::OnUpgrade;
-use hyper::{Request, Response};
+use http::{Method, Response, StatusCode, Version};
 use std::borrow::Cow;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
@@ -37,21 +36,20 @@ use std::time::{Duration, SystemTime};
 use tokio::time::Instant;
 
 /// Answers a request. All of it sees one snapshot of the configuration.
-pub(super) async fn handle(connection: &Connection, request: Request<Incoming>) -> Response<ResponseBody> {
+pub(super) async fn handle(connection: &Connection, parts: &mut Parts, brought: Brought) -> Response<ResponseBody> {
     let pod = connection.guest.pod();
     let config = pod.shared.config.load_full();
-    let (mut parts, incoming) = request.into_parts();
-    let authority = admit::authority(&parts);
-    let mut record = Record::new(pod, &parts);
+    let authority = admit::authority(parts);
+    let mut record = Record::new(pod, parts);
     let Some(http) = connection.http(&config) else {
         // The listener went away under an open connection.
         let facts = facts(connection, connection.peer.ip());
         return Dress { options: &connection.options, grpc: false, ops: &[], cors: None, facts }.local(Local::no_route(), record);
     };
-    match admit::admit(&mut parts, authority, &http.options, connection) {
+    match admit::admit(parts, (authority, &brought), &http.options, connection) {
         Ok(admitted) => {
-            record.begin(&http.options, &admitted, connection, &mut parts);
-            Exchange { connection, config: &config, http, admitted }.run((&mut parts, incoming), record).await
+            record.begin(&http.options, &admitted, connection, parts);
+            Exchange { connection, config: &config, http, admitted }.run((parts, brought), record).await
         }
         Err(reply) => {
             let facts = facts(connection, connection.peer.ip());
@@ -108,7 +106,7 @@ struct Words {
 }
 
 impl<'a> Exchange<'a> {
-    async fn run(&self, (parts, incoming): (&mut Parts, Incoming), mut record: Box<Record>) -> Response<ResponseBody> {
+    async fn run(&self, (parts, brought): (&mut Parts, Brought), mut record: Box<Record>) -> Response<ResponseBody> {
         let began = SystemTime::now;
         let facts =
             Facts { protocol: self.admitted.version, started: &began, ..facts(self.connection, self.admitted.client.address) };
@@ -155,7 +153,7 @@ impl<'a> Exchange<'a> {
                 dress.local(Local::redirect(redirect.status, location.as_deref().unwrap_or_default()), record)
             }
             (Action::Forward(forward), Some(target), _) => {
-                self.forward(&decision, (forward, target), (parts, incoming), &dress, record).await
+                self.forward(&decision, (forward, target), (parts, brought), &dress, record).await
             }
             (Action::Forward(_), None, _) => dress.local(Local::no_cluster(), record),
         }
@@ -216,14 +214,15 @@ impl<'a> Exchange<'a> {
         &self,
         decision: &Decision<'_>,
         (forward, target): (&Forward, &Target),
-        (parts, incoming): (&mut Parts, Incoming),
+        (parts, brought): (&mut Parts, Brought),
         dress: &Dress<'_>,
         mut record: Box<Record>,
     ) -> Response<ResponseBody> {
         let pod = self.connection.guest.pod();
         let Some(cluster) = self.config.clusters.get(&target.cluster) else { return dress.local(Local::no_cluster(), record) };
         let upstream = pod.upstream(&cluster.name);
-        let mut client: Option<OnUpgrade> = self.admitted.upgrade.as_ref().and_then(|_| parts.extensions.remove());
+        let Brought { body: incoming, client, .. } = brought;
+        let mut client = client.filter(|_| self.admitted.upgrade.is_some());
         if parts.method == Method::CONNECT
             && let Some(client) = client.take()
         {

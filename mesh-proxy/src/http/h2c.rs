@@ -1,24 +1,18 @@
 //! HTTP/2 by `Upgrade: h2c`: the request that offers it becomes the new connection's first stream. Nothing of the upgrade passes to endpoints,
 //! which is what made it dangerous elsewhere. Offers with a body, over TLS, or too long for one frame are declined by being served as they are.
 
-use super::Connection;
-use super::body::ResponseBody;
 use super::rewind::Rewind;
-use super::server;
 use crate::limits::HANDSHAKE;
 use bytes::{BufMut, Bytes, BytesMut};
+use http::Version;
 use http::header::{self, HeaderName, HeaderValue};
 use http::request::Parts;
-use http::{Response, StatusCode, Version};
-use hyper::body::Incoming;
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
 use std::io;
-use std::rc::Rc;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 const SETTINGS: HeaderName = HeaderName::from_static("http2-settings");
-const H2C: HeaderValue = HeaderValue::from_static("h2c");
+/// What the upgrade is called.
+pub(super) const NAME: HeaderValue = HeaderValue::from_static("h2c");
 /// How a client's half of an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Of every frame: length, type, flags, stream.
@@ -29,8 +23,8 @@ const TYPE_SETTINGS: u8 = 4;
 const TYPE_HEADERS: u8 = 1;
 const END_STREAM_AND_HEADERS: u8 = 0x5;
 
-/// The first stream's request as a frame, if the request offers to go on by HTTP/2.
-pub(super) fn offered(parts: &Parts, body: &Incoming) -> Option<Bytes> {
+/// The first stream's request as a frame, if a request without a body offers to go on by HTTP/2.
+pub(super) fn offered(parts: &Parts) -> Option<Bytes> {
     // Said by nearly nobody: found out first.
     let upgrade = parts.headers.get(header::UPGRADE)?;
     let lists = |value: &HeaderValue, token: &str| {
@@ -41,37 +35,17 @@ pub(super) fn offered(parts: &Parts, body: &Incoming) -> Option<Bytes> {
         && lists(upgrade, "h2c")
         && connection("upgrade")
         && connection(SETTINGS.as_str())
-        && parts.headers.get_all(SETTINGS).iter().count() == 1
-        && hyper::body::Body::is_end_stream(body);
+        && parts.headers.get_all(SETTINGS).iter().count() == 1;
     if offers { frame(parts) } else { None }
 }
 
-/// The answer; the connection goes on by HTTP/2 in a task of its own.
-pub(super) fn accept(connection: &Rc<Connection>, parts: &mut Parts, frame: Bytes) -> Option<Response<ResponseBody>> {
-    let upgrade: OnUpgrade = parts.extensions.remove()?;
-    let connection = Rc::clone(connection);
-    tokio::task::spawn_local(async move {
-        let shared = connection.guest.pod().shared.clone();
-        let begun = async {
-            let mut io = TokioIo::new(upgrade.await.map_err(io::Error::other)?);
-            let first = tokio::time::timeout(HANDSHAKE, first(&mut io, frame))
-                .await
-                .map_err(|_late| io::Error::from(io::ErrorKind::TimedOut))??;
-            Ok::<_, io::Error>(Rewind::new(first, io))
-        };
-        match begun.await {
-            Ok(io) => server::ended(&shared, server::http2(connection, io).await),
-            Err(error) => {
-                shared.metrics.refuse("client_gone");
-                tracing::debug!(%error, "a client that offered HTTP/2 did not begin it");
-            }
-        }
-    });
-    let mut response = Response::new(ResponseBody::nothing());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    response.headers_mut().insert(header::UPGRADE, H2C);
-    Some(response)
+/// The connection from its preface on; it begins with the request that was made already.
+///
+/// # Errors
+/// If the client does not begin HTTP/2, or not in time.
+pub(super) async fn begin<S: AsyncRead + Unpin>(mut io: S, frame: Bytes) -> io::Result<Rewind<S>> {
+    let first = tokio::time::timeout(HANDSHAKE, first(&mut io, frame)).await;
+    Ok(Rewind::new(first.map_err(|_late| io::Error::from(io::ErrorKind::TimedOut))??, io))
 }
 
 /// The client's preface and settings, and after them the request that it has made already.

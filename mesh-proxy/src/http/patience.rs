@@ -1,48 +1,40 @@
-//! The timer by which a client's HTTP/1 connection is found idle. The library sets one for each request and takes it back when the request's
-//! head is there, mostly at once. So there is one for the whole connection, set again only when it has run out.
+//! The timer by which a client's HTTP/1 connection is found idle. One for the whole connection, set again only when it has run out: setting one for
+//! each rest, mostly to take it back at once, costs more.
 
-use hyper::rt::{Sleep, Timer};
-use parking_lot::Mutex;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use tokio::time::{Instant, Sleep, sleep_until};
 
-/// See the module. Deadlines only grow: all are as far from the moment at which they are set. Locked because the library wants to be able to
-/// send it elsewhere; all of it is on one thread.
-#[derive(Clone, Default)]
-pub(super) struct Patience(Arc<Mutex<Option<Pin<Box<tokio::time::Sleep>>>>>);
-
-struct Wait {
-    patience: Patience,
-    until: Instant,
+/// See the module. Deadlines only grow: all are as far from the moment at which they are set.
+pub(super) struct Patience {
+    limit: Option<Duration>,
+    until: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl Timer for Patience {
-    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        self.sleep_until(Instant::now() + duration)
+impl Patience {
+    /// None with the connection without a limit.
+    pub(super) fn new(limit: Option<Duration>) -> Self {
+        Self { limit, until: None, timer: None }
     }
 
-    fn sleep_until(&self, until: Instant) -> Pin<Box<dyn Sleep>> {
-        Box::pin(Wait { patience: self.clone(), until })
+    /// A rest begins.
+    pub(super) fn rest(&mut self) {
+        self.until = self.limit.map(|limit| Instant::now() + limit);
     }
-}
 
-impl Sleep for Wait {}
-
-impl Future for Wait {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut timer = self.patience.0.lock();
-        let timer = timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(self.until.into())));
+    /// Ready when the rest has been long enough.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some(until) = self.until else { return Poll::Pending };
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
         loop {
             ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= self.until.into() {
+            if timer.deadline() >= until {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(self.until.into());
+            timer.as_mut().reset(until);
         }
     }
 }
@@ -50,19 +42,30 @@ impl Future for Wait {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::future::poll_fn;
 
     #[tokio::test]
-    async fn no_wait_ends_before_its_own_time() {
-        let patience = Patience::default();
-        let began = Instant::now();
-        let at = |millis| began + Duration::from_millis(millis);
+    async fn no_rest_ends_before_its_own_time() {
+        const LIMIT: Duration = Duration::from_millis(30);
+        let mut patience = Patience::new(Some(LIMIT));
+        patience.rest();
         // Begun, and given up.
-        let _ = tokio::time::timeout(Duration::ZERO, patience.sleep_until(at(30))).await;
-        // Set while the timer may still run for the first.
-        patience.sleep_until(at(60)).await;
-        assert!(Instant::now() >= at(60));
-        // Set after it has run out.
-        patience.sleep_until(at(90)).await;
-        assert!(Instant::now() >= at(90));
+        let _ = tokio::time::timeout(Duration::ZERO, poll_fn(|cx| patience.poll(cx))).await;
+        tokio::time::sleep(LIMIT / 3).await;
+        // While the timer still runs for the first; and again when it has run out.
+        for _ in 0..2 {
+            let began = Instant::now();
+            patience.rest();
+            poll_fn(|cx| patience.poll(cx)).await;
+            assert!(began.elapsed() >= LIMIT);
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_limit_there_is_no_end() {
+        let mut patience = Patience::new(None);
+        patience.rest();
+        assert!(poll_fn(|cx| Poll::Ready(patience.poll(cx))).await.is_pending());
+        assert!(patience.timer.is_none());
     }
 }

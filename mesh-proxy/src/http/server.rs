@@ -1,131 +1,92 @@
-//! A client's connection from its first bytes to its end: which protocol, within which limits, and when it ends.
+//! A client's connection from its first bytes to its end: which protocol it speaks, and why it ended. HTTP/1 is served by [`http1`], HTTP/2 by hyper.
 
-use super::admit::Misframed;
 use super::body::ResponseBody;
-use super::life::{Life, unless, wait};
-use super::patience::Patience;
+use super::incoming::{Brought, Incoming};
+use super::life::{Life, wait};
 use super::rewind::Rewind;
-use super::wire::Wire;
-use super::{Connection, exchange, h2c};
-use crate::config::Downstream;
+use super::tunnel::Client;
+use super::{Connection, exchange, http1};
+use crate::buffers::Input;
 use crate::core::detect::{self, Protocol};
-use crate::limits::HEADERS;
+use crate::core::h1::asked::Refused;
 use crate::shared::Shared;
-use bytes::BytesMut;
-use http::{HeaderValue, Method, StatusCode, Version, header};
-use hyper::body::Incoming;
+use crate::stream::Stream;
+use http::Method;
 use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
 use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::pin;
+use std::future::{Future, poll_fn};
+use std::io;
 use std::rc::Rc;
-use std::sync::Arc;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite};
-
-/// Bytes that are read from a connection at once, at least: what hyper wants.
-const BUFFER: usize = 64 * 1024;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 /// Serves a connection to its end. In a planned stop that is the answer to its next request: an idle connection that we closed while the
 /// client sends would be a failed request, so it stays open until then, or until the time for it is nearly over.
-pub async fn serve<S>(connection: Connection, mut stream: S)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub async fn serve(connection: Connection, mut stream: Stream) {
     let shared = connection.guest.pod().shared.clone();
+    let mut input = Input::default();
     let detected = tokio::select! {
         // What has come is served, even at the last moment.
         biased;
-        detected = detect(&mut stream) => detected,
+        detected = detect(&mut stream, &mut input) => detected,
         () = wait(connection.options.downstream.idle_timeout) => return,
         () = shared.drain.closing() => return,
     };
     // Else closed, or never spoke: nothing was asked.
-    let Ok(Some((protocol, head))) = detected else { return };
+    let Ok(Some(protocol)) = detected else { return };
     let connection = Rc::new(connection);
     let served = match protocol {
-        Protocol::Http2 => Box::pin(http2(connection, Rewind::new(head.freeze(), stream))).await,
+        Protocol::Http2 => Box::pin(http2(connection, Rewind::new(input.freeze(), stream))).await,
         // What is no HTTP/1 gets its 400.
-        Protocol::Http1 | Protocol::Tls | Protocol::Other => http1(connection, head, stream).await,
+        Protocol::Http1 | Protocol::Tls | Protocol::Other => http1::serve(&connection, input, stream).await,
     };
-    ended(&shared, served);
+    ended(&shared, &served);
 }
 
 /// Reads until the protocol is known. `None`: closed before.
-async fn detect<S: AsyncRead + Unpin>(stream: &mut S) -> std::io::Result<Option<(Protocol, BytesMut)>> {
-    let mut head = BytesMut::with_capacity(4096);
+async fn detect(stream: &mut Stream, input: &mut Input) -> io::Result<Option<Protocol>> {
     loop {
-        if stream.read_buf(&mut head).await? == 0 {
+        if poll_fn(|cx| input.poll_fill(stream, cx)).await? == 0 {
             return Ok(None);
         }
-        if let Some(protocol) = detect::detect(&head) {
-            return Ok(Some((protocol, head)));
+        if let Some(protocol) = detect::detect(&input.bytes) {
+            return Ok(Some(protocol));
         }
     }
 }
 
 /// Why a connection ended, if not as it should.
 pub(super) enum Ended {
-    /// As the library says.
+    /// HTTP/2, as the library says.
     Failed(hyper::Error),
+    /// What came is no HTTP/1, and its client was told so.
+    Refused(Refused),
     /// A head did not end in time, and its client was told so.
     Late,
+    /// The client went away.
+    Gone(io::Error),
 }
 
 /// Counts a connection that did not end in good order.
-pub(super) fn ended(shared: &Shared, served: Result<(), Ended>) {
-    let reason = match &served {
+fn ended(shared: &Shared, served: &Result<(), Ended>) {
+    let reason = match served {
         Ok(()) => return,
         Err(Ended::Late) => "request_headers_timeout",
-        // Idle for long enough.
+        Err(Ended::Refused(refused)) => refused.label(),
         Err(Ended::Failed(error)) if error.is_timeout() => return,
         Err(Ended::Failed(error)) if error.is_parse() => "bad_request",
         Err(Ended::Failed(error)) => {
             tracing::debug!(%error, "client connection ended");
             "client_gone"
         }
-    };
-    shared.metrics.refuse(reason);
-}
-
-async fn http1<S>(connection: Rc<Connection>, head: BytesMut, stream: S) -> Result<(), Ended>
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
-    let (shared, options) = (connection.guest.pod().shared.clone(), connection.options.downstream.clone());
-    let life = Arc::<Life>::default();
-    let io = TokioIo::new(Wire::new(head.freeze(), stream, Arc::clone(&life), options.request_headers_timeout));
-    let mut server = hyper::server::conn::http1::Builder::new();
-    server.timer(Patience::default()).header_read_timeout(options.idle_timeout).max_header_size(options.head_bytes);
-    server.max_buf_size(options.head_bytes.max(BUFFER));
-    // Without a word the library has room for these on its stack; fewer are counted when they have come.
-    if options.headers > HEADERS {
-        server.max_headers(options.headers);
-    }
-    // In a box while there is a request: the library keeps room for it with every connection that rests, and moves it about.
-    let service = service_fn(|request| Box::pin(answer(Rc::clone(&connection), Arc::clone(&life), request)));
-    let served = server.serve_connection(io, service).with_upgrades();
-    tokio::pin!(served);
-    let closing = pin!(closing(&shared, &life, &options));
-    let ages = options.max_connection_duration.is_some();
-    let result = unless(served.as_mut(), closing, || ages || shared.drain.is_begun());
-    let result = match result.await {
-        Some(result) => result,
-        None => {
-            served.as_mut().graceful_shutdown();
-            served.await
+        Err(Ended::Gone(error)) => {
+            tracing::debug!(%error, "client connection ended");
+            "client_gone"
         }
     };
-    if life.is_late() { Err(Ended::Late) } else { result.map_err(Ended::Failed) }
-}
-
-/// Returns when an HTTP/1 connection is to be closed if it is idle, and after its answer if not.
-async fn closing(shared: &Shared, life: &Life, options: &Downstream) {
-    tokio::select! {
-        () = shared.drain.closing() => {}
-        () = life.aged(options) => {}
-    }
+    shared.metrics.refuse(reason);
 }
 
 /// Serves HTTP/2. Its end is a GOAWAY: what the client has begun is finished, and it begins nothing more here.
@@ -134,7 +95,7 @@ where
     S: AsyncRead + AsyncWrite + Unpin + 'static,
 {
     let (shared, options) = (connection.guest.pod().shared.clone(), connection.options.downstream.clone());
-    let life = Arc::<Life>::default();
+    let life = Rc::<Life>::default();
     let mut server = hyper::server::conn::http2::Builder::new(Local);
     server.timer(TokioTimer::new()).max_header_list_size(u32::try_from(options.head_bytes).unwrap_or(u32::MAX));
     let http2 = &options.http2;
@@ -148,7 +109,7 @@ where
     if let Some((interval, timeout)) = http2.ping {
         server.keep_alive_interval(interval).keep_alive_timeout(timeout);
     }
-    let service = service_fn(|request| answer(Rc::clone(&connection), Arc::clone(&life), request));
+    let service = service_fn(|request| answer(Rc::clone(&connection), Rc::clone(&life), request));
     let served = server.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(served);
     let result = tokio::select! {
@@ -168,31 +129,16 @@ where
 
 async fn answer(
     connection: Rc<Connection>,
-    life: Arc<Life>,
-    request: Request<Incoming>,
+    life: Rc<Life>,
+    request: Request<hyper::body::Incoming>,
 ) -> Result<Response<ResponseBody>, Infallible> {
-    let (active, ambiguous) = life.begin();
-    let is_http1 = request.version() < Version::HTTP_2;
-    let is_connect = request.method() == Method::CONNECT;
+    let active = life.begin();
     let (mut parts, body) = request.into_parts();
-    if !connection.tls
-        && let Some(frame) = h2c::offered(&parts, &body)
-        && let Some(response) = h2c::accept(&connection, &mut parts, frame)
-    {
-        return Ok(response);
-    }
-    let misframed = if is_http1 { Misframed::find(ambiguous, &parts.headers) } else { None };
-    if let Some(misframed) = misframed {
-        parts.extensions.insert(misframed);
-    }
-    let mut response = exchange::handle(&connection, Request::from_parts(parts, body)).await;
+    let client = if parts.method == Method::CONNECT { parts.extensions.remove::<OnUpgrade>() } else { None };
+    let client = client.map(Client::Http2);
+    let brought = Brought { body: Incoming::Http2(body), client, misframed: None, plain: false };
+    let mut response = exchange::handle(&connection, &mut parts, brought).await;
     response.body_mut().hold(active);
-    let stays = response.status() == StatusCode::SWITCHING_PROTOCOLS || (is_connect && response.status().is_success());
-    let shared = &connection.guest.pod().shared;
-    let last = misframed.is_some() || response.body().leaves_request() || life.ends(&connection.options.downstream);
-    if is_http1 && !stays && (last || shared.drain.is_begun()) {
-        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-    }
     Ok(response)
 }
 

@@ -13,13 +13,41 @@ use crate::core::balance::Ask;
 use crate::core::flags::Flags;
 use crate::pod::upstream::Upstream;
 use crate::pod::{Guest, Pod};
+use crate::stream::Stream;
 use bytes::Bytes;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
 use http::{Response, StatusCode, Version};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use std::io;
 use std::rc::Rc;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::sync::oneshot;
+
+/// The client's end of a connection that may become something else.
+pub(super) enum Client {
+    /// The stream, once the answer has been sent; no answer, no stream.
+    Http1(oneshot::Receiver<Rewind<Stream>>),
+    /// A stream of its connection.
+    Http2(OnUpgrade),
+}
+
+impl Client {
+    /// Copies both ways until both ends have said that there is no more.
+    async fn join(self, server: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<(u64, u64)> {
+        match self {
+            Self::Http1(stream) => match stream.await {
+                Ok(mut client) => copy_bidirectional(&mut client, server).await,
+                Err(_gone) => Err(io::ErrorKind::NotConnected.into()),
+            },
+            Self::Http2(upgrade) => {
+                let client = upgrade.await.map_err(io::Error::other)?;
+                copy_bidirectional(&mut TokioIo::new(client), server).await
+            }
+        }
+    }
+}
 
 /// What the client asks to go on with: `None` if nothing. `h2c` is an offer that may be declined, and Envoy declines it too.
 pub(super) fn wanted(parts: &Parts) -> Option<String> {
@@ -46,7 +74,7 @@ pub(super) fn agreed((response, _lease): &Answer) -> bool {
 /// The answer that makes the two ends one. The request is over with it; both connections count until they end.
 pub(super) fn open(
     (response, mut lease): Answer,
-    client: OnUpgrade,
+    client: Client,
     pod: &Rc<Pod>,
     mut record: Box<Record>,
 ) -> Response<ResponseBody> {
@@ -56,12 +84,9 @@ pub(super) fn open(
     let guest = Guest::enter(pod);
     let pod = Rc::clone(pod);
     tokio::task::spawn_local(async move {
-        let copied = match (client.await, server) {
-            (Ok(client), Some((first, server))) => {
-                tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut Rewind::new(first, server)).await
-            }
-            (Ok(_), None) => Ok((0, 0)),
-            (Err(error), _) => Err(std::io::Error::other(error)),
+        let copied = match server {
+            Some((first, server)) => client.join(&mut Rewind::new(first, server)).await,
+            None => Ok((0, 0)),
         };
         tracing::debug!(pod = pod.workload().id, ?copied, "upgraded connection ended");
         drop((guest, lease));
@@ -77,7 +102,7 @@ pub(super) fn open(
 /// Ends a CONNECT here: 200, and what follows goes to an endpoint as it is.
 pub(super) async fn connect(
     (cluster, upstream, ask): (&Cluster, &Rc<Upstream>, Ask),
-    client: OnUpgrade,
+    client: Client,
     pod: &Rc<Pod>,
     dress: &Dress<'_>,
     mut record: Box<Record>,
@@ -94,10 +119,7 @@ pub(super) async fn connect(
     let guest = Guest::enter(pod);
     let own = Rc::clone(pod);
     tokio::task::spawn_local(async move {
-        let copied = match client.await {
-            Ok(client) => tokio::io::copy_bidirectional(&mut TokioIo::new(client), &mut server).await,
-            Err(error) => Err(std::io::Error::other(error)),
-        };
+        let copied = client.join(&mut server).await;
         tracing::debug!(pod = own.workload().id, ?copied, "CONNECT ended");
         drop((guest, lease));
     });

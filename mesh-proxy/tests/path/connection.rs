@@ -363,10 +363,20 @@ async fn old_and_worn_connections_end_after_an_answer_that_says_so() {
         common(manager).max_connection_duration = time();
         manager.drain_timeout = time();
     });
+    let mut late = Raw::to(idle.port).await;
+    late.say("GET / HTTP/1.1\r\n").await;
     let mut client = Raw::to(idle.port).await;
     client.say("GET / HTTP/1.1\r\nhost: reviews\r\n\r\n").await;
     client.answer().await;
     assert_eq!(client.rest().await, "", "idle: closed");
+    // What had begun by then is served.
+    for part in ["host: ", "reviews\r\n", "x: 1\r\n"] {
+        late.say(part).await;
+        tokio::task::yield_now().await;
+    }
+    late.say("\r\n").await;
+    assert!(late.answer().await.0.contains("\r\nconnection: close\r\n"));
+    assert_eq!(late.rest().await, "");
 
     let worn = world(backend.address, |manager| common(manager).max_requests_per_connection = Some(UInt32Value { value: 2 }));
     let mut client = Raw::to(worn.port).await;

@@ -1,4 +1,4 @@
-//! What follows a response's head: nothing, so many bytes, chunks (RFC 9112, 7.1), or all until the connection ends.
+//! What follows a head: nothing, so many bytes, chunks (RFC 9112, 7.1), or all until the connection ends.
 
 use super::Malformed;
 use super::response::HEADERS;

@@ -36,11 +36,11 @@ pub struct Head {
     pub keeps: bool,
 }
 
-/// Takes one head from the beginning of what has come; `None`: more is needed.
+/// Takes one head from the beginning of what has come; `None`: more is needed. Its headers get the room that is lent.
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub fn parse(input: &mut BytesMut, method: &Method) -> Result<Option<Parsed>, Malformed> {
+pub fn parse(input: &mut BytesMut, method: &Method, lend: fn() -> HeaderMap) -> Result<Option<Parsed>, Malformed> {
     // Empty lines before a head are none of it.
     let empty = input.iter().take_while(|byte| matches!(byte, b'\r' | b'\n')).count();
     if empty > 0 {
@@ -56,11 +56,11 @@ pub fn parse(input: &mut BytesMut, method: &Method) -> Result<Option<Parsed>, Ma
     if length > HEAD {
         return Err(Malformed::HeadTooLarge);
     }
-    read(&input.split_to(length).freeze(), method).map(Some)
+    read(&input.split_to(length).freeze(), method, lend()).map(Some)
 }
 
-/// Where the body begins.
-fn end(input: &[u8]) -> Option<usize> {
+/// Where a head ends and the body begins.
+pub(super) fn end(input: &[u8]) -> Option<usize> {
     memchr::memchr_iter(b'\n', input).find_map(|at| match input.get(at + 1..)? {
         [b'\n', ..] => Some(at + 2),
         [b'\r', b'\n', ..] => Some(at + 3),
@@ -76,7 +76,7 @@ fn is_begun(input: &[u8]) -> Result<(), Malformed> {
     parsed.map(drop).map_err(malformed)
 }
 
-fn read(bytes: &Bytes, method: &Method) -> Result<Parsed, Malformed> {
+fn read(bytes: &Bytes, method: &Method, mut headers: HeaderMap) -> Result<Parsed, Malformed> {
     let mut room = [const { MaybeUninit::uninit() }; HEADERS];
     let mut response = httparse::Response::new(&mut []);
     let parsed = httparse::ParserConfig::default()
@@ -87,7 +87,7 @@ fn read(bytes: &Bytes, method: &Method) -> Result<Parsed, Malformed> {
     }
     let (Some(code), Some(minor)) = (response.code, response.version) else { return Err(Malformed::Head) };
     let status = StatusCode::from_u16(code).map_err(|_invalid| Malformed::Head)?;
-    let mut headers = HeaderMap::with_capacity(response.headers.len() + MORE);
+    headers.reserve(response.headers.len() + MORE);
     let (mut closes, mut stays, mut coded, mut sized) = (false, false, false, false);
     for line in &*response.headers {
         let name = HeaderName::from_bytes(line.name.as_bytes()).map_err(|_invalid| Malformed::Head)?;
@@ -156,12 +156,12 @@ pub fn length(headers: &HeaderMap) -> Option<u64> {
 }
 
 /// Of digits only: a number's own parser takes a sign, too.
-fn number(digits: &[u8]) -> Option<u64> {
+pub(super) fn number(digits: &[u8]) -> Option<u64> {
     let add = |sum: u64, digit: &u8| sum.checked_mul(10)?.checked_add(char::from(*digit).to_digit(10)?.into());
     if digits.is_empty() { None } else { digits.iter().try_fold(0, add) }
 }
 
-fn names(value: &HeaderValue, token: &str) -> bool {
+pub(super) fn names(value: &HeaderValue, token: &str) -> bool {
     let mut listed = value.as_bytes().split(|byte| *byte == b',');
     listed.any(|listed| listed.trim_ascii().eq_ignore_ascii_case(token.as_bytes()))
 }
@@ -184,7 +184,7 @@ mod tests {
     /// Skips informational heads, as a reader does.
     fn said(input: &mut BytesMut, method: &Method) -> Said {
         loop {
-            match parse(input, method)? {
+            match parse(input, method, HeaderMap::new)? {
                 None => return Ok(None),
                 Some(Parsed::Interim(_)) => {}
                 Some(Parsed::Head(head)) => {

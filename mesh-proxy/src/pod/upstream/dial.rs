@@ -4,6 +4,7 @@
 use super::counts::{Counts, count};
 use super::http1::Http1;
 use super::pool::{Key, Many, One, Open};
+use crate::buffers::Readable;
 use crate::config::{Http2, Keepalive, PoolSettings, Protocol};
 use crate::http::body::RequestBody;
 use crate::pod::{ConnectError, Pod};
@@ -164,14 +165,6 @@ fn keep_alive(stream: &TcpStream, keepalive: Keepalive) {
 }
 
 impl Transport {
-    /// May there be something to read? What TLS keeps it tells only who reads.
-    pub(super) fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Self::Plain(stream) => stream.poll_read_ready(cx),
-            Self::Tls(_) => Poll::Ready(Ok(())),
-        }
-    }
-
     /// Ends both directions for all who hold it.
     pub(super) fn cut(&self) {
         let stream = match self {
@@ -194,6 +187,15 @@ impl Transport {
         match self {
             Self::Plain(_) => false,
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol() == Some(b"h2"),
+        }
+    }
+}
+
+impl Readable for Transport {
+    fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Self::Plain(stream) => stream.poll_read_ready(cx),
+            Self::Tls(_) => Poll::Ready(Ok(())),
         }
     }
 }

@@ -1,46 +1,27 @@
 //! An HTTP/1 connection to an endpoint. It has no task: whoever waits for a response polls it, and the pool's watch polls those that rest
 //! (docs/design/0016, 0028). At rest it holds no buffer. Knows one exchange at a time; how HTTP/1 looks as bytes is [`crate::core::h1`].
 
-mod output;
-
 use super::dial::Transport;
+use crate::buffers::{Input, Output, Readable, headers};
 use crate::core::h1::Malformed;
 use crate::core::h1::body::{Body, Step};
-use crate::core::h1::request::{self, Frame, Length};
+use crate::core::h1::frame::{Frame, Length, WrongLength};
+use crate::core::h1::request;
 use crate::core::h1::response::{self, Head, Parsed};
 use crate::http::body::{BoxError, RequestBody};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http::request::Parts;
 use http::{Method, StatusCode};
 use http_body::Body as _;
-use output::Output;
-use std::cell::Cell;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, ReadBuf};
-use tokio_util::io::poll_read_buf;
-
-/// Bytes that are read at once, at first: most responses fit.
-const ROOM: usize = 8 * 1024;
-/// And at most, when endpoints have more ready each time: beyond it system calls are no cost any more. No power of two: a response of 1 MiB and
-/// its head would end with a read of the head's length.
-const ROOM_MOST: usize = 400 * 1024;
-
-thread_local! {
-    /// The buffer that was read into last. Mostly what was read is written by now, so that the next connection reads into warm memory.
-    static SPARE: Cell<BytesMut> = Cell::default();
-}
 
 /// See the module.
 pub(super) struct Http1 {
     io: Transport,
-    /// Read, and not taken yet.
-    input: BytesMut,
-    /// What the next read may bring: more where reads are filled, less again where they are not.
-    room: usize,
-    /// What one brought at most in this exchange.
-    most: usize,
+    input: Input,
     output: Output,
     sending: Sending,
     receiving: Body,
@@ -76,9 +57,7 @@ impl Http1 {
     pub(super) fn new(io: Transport) -> Self {
         Self {
             io,
-            input: BytesMut::new(),
-            room: ROOM,
-            most: 0,
+            input: Input::default(),
             output: Output::default(),
             sending: Sending::Done,
             receiving: Body::Ended,
@@ -95,14 +74,9 @@ impl Http1 {
 
     /// After an exchange: may another follow? Then its buffers are given back.
     pub(super) fn rest(&mut self) -> bool {
-        let rests = self.keeps && self.receiving.is_ended() && self.is_sent() && self.input.is_empty();
-        let input = std::mem::take(&mut self.input);
-        if self.room == ROOM {
-            SPARE.replace(input);
-        } else if self.most < self.room / 2 {
-            self.room /= 2;
-        }
-        (self.most, self.output) = (0, Output::default());
+        let rests = self.keeps && self.receiving.is_ended() && self.is_sent() && self.input.bytes.is_empty();
+        self.input.rest();
+        self.output = Output::default();
         rests
     }
 
@@ -163,7 +137,7 @@ impl Http1 {
                 let Poll::Ready(next) = Pin::new(&mut *body).poll_frame(cx) else { return Ok(Poll::Pending) };
                 next.transpose().map_err(Broken::Body)?
             };
-            let wrong = |error: request::WrongLength| Broken::Body(error.into());
+            let wrong = |error: WrongLength| Broken::Body(error.into());
             let trailers = match next.map(http_body::Frame::into_data) {
                 Some(Ok(data)) => {
                     let tail = frame.begin(self.output.text(), data.len()).map_err(wrong)?;
@@ -185,7 +159,7 @@ impl Http1 {
             sent?;
         }
         loop {
-            match response::parse(&mut self.input, &self.method)? {
+            match response::parse(&mut self.input.bytes, &self.method, headers::lend)? {
                 Some(Parsed::Head(mut head)) => {
                     self.receiving = std::mem::replace(&mut head.body, Body::Ended);
                     self.keeps = head.keeps;
@@ -201,7 +175,7 @@ impl Http1 {
                         }
                     }
                 }
-                None => match ready!(self.poll_fill(cx)) {
+                None => match ready!(self.input.poll_fill(&mut self.io, cx)) {
                     Ok(0) => return Poll::Ready(Err(Broken::Closed(None))),
                     Ok(_) => {}
                     Err(error) => return Poll::Ready(Err(Broken::Closed(Some(error)))),
@@ -213,14 +187,14 @@ impl Http1 {
     /// The next of the response's body, and what is to come then.
     pub(super) fn poll_body(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<Bytes>, Broken>>> {
         loop {
-            match self.receiving.next(&mut self.input) {
+            match self.receiving.next(&mut self.input.bytes) {
                 Ok(Step::Data(data)) => return Poll::Ready(Some(Ok(http_body::Frame::data(data)))),
                 Ok(Step::Trailers(trailers)) => return Poll::Ready(Some(Ok(http_body::Frame::trailers(trailers)))),
                 Ok(Step::End) => return Poll::Ready(None),
                 Ok(Step::More) => {}
                 Err(malformed) => return Poll::Ready(Some(Err(malformed.into()))),
             }
-            match ready!(self.poll_fill(cx)) {
+            match ready!(self.input.poll_fill(&mut self.io, cx)) {
                 Ok(0) if self.receiving.close() => return Poll::Ready(None),
                 Ok(0) => return Poll::Ready(Some(Err(Broken::Closed(None)))),
                 Ok(_) => {}
@@ -232,22 +206,6 @@ impl Http1 {
     /// What is still to come of the response.
     pub(super) fn receiving(&self) -> &Body {
         &self.receiving
-    }
-
-    /// Reads more, into a buffer that is made when there is something to read: connections that wait share what they would each hold.
-    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        ready!(self.io.poll_readable(cx))?;
-        if self.input.capacity() == 0 {
-            self.input = SPARE.take();
-            self.input.clear();
-        }
-        self.input.reserve(self.room);
-        let read = ready!(poll_read_buf(Pin::new(&mut self.io), cx, &mut self.input))?;
-        self.most = self.most.max(read);
-        if read >= self.room {
-            self.room = (self.room * 2).min(ROOM_MOST);
-        }
-        Poll::Ready(Ok(read))
     }
 
     /// Ends both directions at once, for whoever else holds it.

@@ -1,6 +1,5 @@
-//! What waits to be written to an endpoint: text, then at most one part of a body that is not copied, and what stands behind it.
+//! What waits to be written: text, then at most one part of a body that is not copied, and what stands behind it.
 
-use super::super::dial::Transport;
 use bytes::{Buf, Bytes};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,8 +12,8 @@ const COPIED: usize = 4 * 1024;
 const ENOUGH: usize = 16 * 1024;
 
 /// See the module.
-#[derive(Default)]
-pub(super) struct Output {
+#[derive(Debug, Default)]
+pub struct Output {
     text: Vec<u8>,
     /// Of the text.
     written: usize,
@@ -28,12 +27,12 @@ pub(super) struct Output {
 
 impl Output {
     /// For what comes next.
-    pub(super) fn text(&mut self) -> &mut Vec<u8> {
+    pub fn text(&mut self) -> &mut Vec<u8> {
         &mut self.text
     }
 
     /// Part of a body, after the text. Only while there [is not enough](Self::has_enough).
-    pub(super) fn push(&mut self, part: Bytes, tail: &'static [u8]) {
+    pub fn push(&mut self, part: Bytes, tail: &'static [u8]) {
         if part.len() <= COPIED {
             self.text.extend_from_slice(&part);
             self.text.extend_from_slice(tail);
@@ -43,25 +42,33 @@ impl Output {
     }
 
     /// It is to be written before more comes.
-    pub(super) fn has_enough(&self) -> bool {
+    #[must_use]
+    pub fn has_enough(&self) -> bool {
         !self.part.is_empty() || !self.tail.is_empty() || self.text.len() >= ENOUGH
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    /// Nothing waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.text.is_empty() && self.part.is_empty() && self.tail.is_empty() && !self.unflushed
     }
 
-    pub(super) fn has_begun(&self) -> bool {
+    /// Was anything written?
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
         self.begun
     }
 
     /// Nobody takes it any more.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         *self = Self { begun: self.begun, ..Self::default() };
     }
 
     /// Writes all of it.
-    pub(super) fn poll(&mut self, io: &mut Transport, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    ///
+    /// # Errors
+    /// If the connection takes no more.
+    pub fn poll(&mut self, io: &mut (impl AsyncWrite + Unpin), cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !(self.text.is_empty() && self.part.is_empty() && self.tail.is_empty()) {
             let text = &self.text[self.written..];
             let written = if self.part.is_empty() && self.tail.is_empty() {
