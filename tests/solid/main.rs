@@ -6,11 +6,13 @@ mod explain;
 mod flips;
 mod held;
 mod host;
+mod inbound;
 mod kernel;
 mod life;
 mod near;
 mod node;
 mod restarts;
+mod status;
 
 use mesh_tests::suite;
 use std::process::ExitCode;
@@ -24,6 +26,8 @@ fn main() -> ExitCode {
         host::CASES,
         life::CASES,
         near::CASES,
+        inbound::CASES,
+        status::CASES,
         restarts::CASES,
         dns::CASES,
     ])

@@ -1,9 +1,11 @@
 //! The walkthroughs of docs/walkthroughs.md, step by step, by kubectl and curl through the transparent path. Walkthrough 0 is the shop
 //! itself: suite `bookinfo`.
 
+mod credentials;
 mod edge;
 mod exported;
 mod kit;
+mod kubectl;
 mod more;
 mod one;
 mod one_balance;
@@ -24,7 +26,9 @@ fn main() -> ExitCode {
         two::CASES,
         three_four::CASES,
         edge::CASES,
+        credentials::CASES,
         exported::CASES,
+        kubectl::CASES,
         more::CASES,
         scopes::CASES,
         shares::CASES,

@@ -1,6 +1,6 @@
 //! What is open until it is seen: rules for an outside name, whose address only DNS knows, and ports of which nobody said what they carry.
 
-use crate::kit::{SOON, apply, delete, pods};
+use crate::kit::{SOON, apply, delete, pods, sniffed};
 use crate::one::Outside;
 use anyhow::{Context, Result, ensure};
 use mesh_tests::eventually;
@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 pub(crate) const CASES: &[Case] = &[
     ("open::rules for an outside name hold for its requests, and let no other host out", outside_name),
+    ("open::a mesh VIP asked for an outside name goes by that name's routes, and to no denied address", foreign_host),
     ("open::on a port that nobody declared HTTP is routed, and a server may speak first", detected),
 ];
 
@@ -40,6 +41,67 @@ fn outside_name(world: &mut World) -> Result<()> {
         ensure!(!world.try_exec("client", &["curl", "-s", "-m", "5", URL])?.status.success(), "still reached");
         Ok(())
     })
+}
+
+/// Writes down who connects.
+const TRAP: &str = "import socket, sys\ns = socket.create_server(('', 8081))\nwhile True:\n    c, peer = s.accept()\n    print(peer, file=open(sys.argv[1], 'a'), flush=True)\n    c.close()\n";
+
+/// Rules for httpbin.org that mark what they route, and lead to an address that only others may dial.
+const FOREIGN: &str = "apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: httpbin-marked}
+spec:
+  hosts: [httpbin.org]
+  http:
+  - match: [{uri: {prefix: /denied}}]
+    route: [{destination: {host: denied.example.com, port: {number: 8081}}}]
+  - headers: {response: {set: {x-walk-rule: outside}}}
+    route: [{destination: {host: httpbin.org}}]
+---
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {name: denied}
+spec:
+  hosts: [denied.example.com]
+  ports: [{number: 8081, name: http, protocol: HTTP}]
+  resolution: STATIC
+  endpoints: [{address: 203.0.113.10}]
+  exportTo: [elsewhere]
+";
+
+fn foreign_host(world: &mut World) -> Result<()> {
+    sniffed(world)?;
+    let directory = tempfile::tempdir()?;
+    let trapped = directory.path().join("trapped");
+    let seen = || std::fs::read_to_string(&trapped).unwrap_or_default();
+    let path = trapped.to_string_lossy().into_owned();
+    let _trap = Outside::run(world, &["python3", "-c", TRAP, &path])?;
+    eventually("the trap works", SOON, || {
+        world.in_namespace("outside", &["curl", "-s", "-m", "5", "http://203.0.113.10:8081/"])?.output()?;
+        ensure!(seen().contains("203.0.113.10"), "{}", seen());
+        Ok(())
+    })?;
+    let before = seen();
+    apply(world, "1/serviceEntry")?;
+    world.try_kubectl(&["apply", "-f", "-"], FOREIGN)?;
+    let ask = |path: &str| -> Result<String> {
+        let url = format!("http://retry-service{path}");
+        let said = world.exec("client", &["curl", "-s", "-i", "-m", "10", "-H", "Host: httpbin.org", &url])?;
+        Ok(said.to_ascii_lowercase())
+    };
+    eventually("the VIP's endpoints answer by the outside name's routes", SOON, || {
+        let said = ask("/")?;
+        ensure!(said.contains(" 200 ") && said.contains("x-walk-rule: outside") && said.contains("\r\n\r\nok "), "{said}");
+        Ok(())
+    })?;
+    // Nothing but the name makes the difference.
+    let own = world.exec("client", &["curl", "-s", "-i", "-m", "10", "http://retry-service/"])?.to_ascii_lowercase();
+    ensure!(own.contains(" 200 ") && !own.contains("x-walk-rule"), "{own}");
+    let denied = ask("/denied")?;
+    ensure!(denied.contains(" 503 ") && denied.contains("remote connection failure"), "{denied}");
+    ensure!(seen() == before, "a denied address was dialled: {}", seen());
+    world.try_kubectl(&["delete", "-f", "-"], FOREIGN)?;
+    delete(world, "1/serviceEntry")
 }
 
 /// A greeting to whoever connects, before a word of the client's.
