@@ -11,6 +11,7 @@ use std::time::Duration;
 pub(crate) const CASES: &[Case] = &[
     ("egress::refused at once by default, with log line and counter", refused),
     ("egress::a ServiceEntry opens its host and port, and its deletion closes them", opened),
+    ("egress::AUDIT lets out, and with what mesh-control suggests nothing is counted any more", audited),
     ("egress::a pod with NET_RAW and NET_ADMIN does not get out either", privileged_pod),
 ];
 
@@ -94,6 +95,65 @@ fn opened(world: &mut World) -> Result<()> {
     denied(world, &format!("{OUTSIDE}:81"))?;
     world.kubectl(&["delete", "-f", "bookinfo/serviceEntry.yaml"])?;
     eventually("closed again", SOON, || denied(world, &format!("{OUTSIDE}:80")))
+}
+
+/// ConfigMap `istio` with this outbound policy.
+fn policy(mode: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: istio\n  namespace: istio-system\ndata:\n  mesh: |-\n    \
+         outboundTrafficPolicy:\n      mode: {mode}\n"
+    )
+}
+
+fn apply(world: &World, yaml: &str) -> Result<()> {
+    let applied = world.try_kubectl(&["apply", "-f", "-"], yaml)?;
+    let said = String::from_utf8_lossy(&applied.stderr).into_owned();
+    ensure!(applied.status.success() && !said.contains("Warning"), "{said}\n{yaml}");
+    Ok(())
+}
+
+fn audited(world: &mut World) -> Result<()> {
+    let _servers = [Server::start(world, 80)?, Server::start(world, 8099)?];
+    let node = node_of(world, "/productpage")?;
+    apply(world, &policy("AUDIT"))?;
+    // By its name, and an address of which nobody knows one.
+    let get_out = || {
+        let (status, _) = world.curl("productpage", &["http://httpbin.org/ip"])?;
+        let said = dial(world, &format!("{OUTSIDE}:8099"))?;
+        ensure!(status == 200 && said["ok"] == true, "{status} {said}");
+        Ok(())
+    };
+    eventually("pods get out", Duration::from_secs(30), get_out)?;
+    let counts = || -> Result<Vec<(u64, u64)>> {
+        let all: Vec<Value> = serde_json::from_str(&world.admin(&node, "agent", "/audit")?)?;
+        let ours = all.iter().filter(|one| one["app"] == "/productpage" && one["address"] == OUTSIDE);
+        Ok(ours.map(|one| (one["port"].as_u64().unwrap_or_default(), one["count"].as_u64().unwrap_or_default())).collect())
+    };
+    let found = counts()?;
+    ensure!(found.len() == 2 && found[0].0 == 80 && found[1].0 == 8099, "{found:?}");
+
+    let file = std::env::temp_dir().join(format!("mesh-audit-{}.json", std::process::id()));
+    std::fs::write(&file, world.admin(&node, "agent", "/audit")?)?;
+    let suggested = Command::new(world.binaries().join("mesh-control")).arg("suggest").arg(&file).output();
+    std::fs::remove_file(&file)?;
+    let suggested = suggested?;
+    let yaml = String::from_utf8_lossy(&suggested.stdout).into_owned();
+    ensure!(suggested.status.success(), "{}", String::from_utf8_lossy(&suggested.stderr));
+    ensure!(yaml.contains("- httpbin.org"), "{yaml}");
+    apply(world, &yaml)?;
+    eventually("nothing is counted any more", Duration::from_secs(30), || {
+        let before = counts()?;
+        get_out()?;
+        let after = counts()?;
+        ensure!(before == after, "{before:?} {after:?}");
+        Ok(())
+    })?;
+    world.kubectl(&["delete", "configmap", "istio", "-n", "istio-system"])?;
+    eventually("what is not suggested is refused again", Duration::from_secs(30), || denied(world, &format!("{OUTSIDE}:82")))?;
+    get_out()?;
+    let deleted = world.try_kubectl(&["delete", "-f", "-"], &yaml)?;
+    ensure!(deleted.status.success(), "{}", String::from_utf8_lossy(&deleted.stderr));
+    eventually("closed again", SOON, || denied(world, &format!("{OUTSIDE}:8099")))
 }
 
 fn privileged_pod(world: &mut World) -> Result<()> {

@@ -47,8 +47,11 @@ fn rules() -> Vec<Value> {
     ]
 }
 
+/// Versions by type and name.
+type Held = BTreeMap<&'static str, BTreeMap<String, String>>;
+
 /// All that nodes of every sort hold.
-fn held(compiled: &Compiled) -> Vec<(String, BTreeMap<&'static str, BTreeMap<String, String>>)> {
+fn held(compiled: &Compiled) -> Vec<(String, Held)> {
     let edge = Node { labels: [("istio".to_owned(), "ingressgateway".to_owned())].into(), ..node("gateway~10.0.0.1~g~mesh") };
     let nodes = ["agent", "dns", "node", "sidecar"].map(|role| node(&format!("{role}~10.0.0.0~n~mesh")));
     let versions = |node: &Node| {
