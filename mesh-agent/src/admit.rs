@@ -88,7 +88,7 @@ async fn decide(question: Question, agent: &mesos::Address, to_loop: &mpsc::Send
     } else {
         match agent.identify(&question.container).await {
             Ok(Some(identity)) => Admission::Enter(question, identity, reply),
-            // A standalone container, or a debug one: nobody's workload.
+            // A standalone container: nobody's workload.
             Ok(None) => return Answer::NotWanted,
             Err(error) => return Answer::Failed(format!("the Mesos agent does not say who the container is: {error:#}")),
         }

@@ -7,10 +7,10 @@ mod api;
 
 use crate::cgroup;
 use crate::core::enrol::host::{Mark, Task};
-use crate::core::mesos::{self, Container, Identity, State};
+use crate::core::mesos::{self, Container, Identity, Owner, State};
 use crate::core::resources::Workload;
 use crate::netns;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 pub(crate) use api::Address;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -25,7 +25,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 /// After a question that was not answered.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_secs(2);
 /// The question for all outermost containers.
-const CONTAINERS: &str = r#"{"type":"GET_CONTAINERS","get_containers":{"show_nested":false}}"#;
+const CONTAINERS: &str = r#"{"type":"GET_CONTAINERS","get_containers":{"show_nested":false,"show_standalone":true}}"#;
 /// The question for the labels of tasks.
 const STATE: &str = r#"{"type":"GET_STATE"}"#;
 /// For an answer.
@@ -35,11 +35,17 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) type Said = Option<Arc<Vec<Task>>>;
 
 impl Address {
-    /// Who a container is that has been made and does not run yet; `None` if it is no executor's.
+    /// Who a container is that has been made and does not run yet; `None` if it is no executor's. What Mesos does not list yet is an error:
+    /// nobody knows whether it asks for the mesh.
     pub(crate) async fn identify(&self, container: &str) -> Result<Option<Identity>> {
         let ask = async {
-            let Some(executor) = mesos::executor(&self.call(CONTAINERS).await?, container)? else { return Ok(None) };
-            Ok(Some(mesos::identity(&self.call(STATE).await?, &executor)?))
+            let executor = match mesos::owner(&self.call(CONTAINERS).await?, container)? {
+                Some(Owner::Executor(executor)) => executor,
+                Some(Owner::Nobody) => return Ok(None),
+                None => bail!("it lists no such container"),
+            };
+            let identity = mesos::identity(&self.call(STATE).await?, &executor)?;
+            identity.map(Some).with_context(|| format!("it lists no task of the executor {executor}"))
         };
         tokio::time::timeout(PATIENCE, ask).await.context("no answer in time").flatten()
     }

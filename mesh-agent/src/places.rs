@@ -55,7 +55,7 @@ impl Places {
         for pid in files.iter().chain(said.keys().filter(|pid| !files.contains(pid))) {
             let path = PathBuf::from(format!("/proc/{pid}/ns/net"));
             let Ok(identity) = netns::identity(&path) else { continue };
-            let instance = said.get(pid).map(|instance| (*instance).to_owned());
+            let instance = said.get(pid).map(|instance| (*instance).to_owned()).or_else(|| self.instance_of(identity));
             if let Some(entry) = found.get_mut(&identity) {
                 entry.place.instance = entry.place.instance.take().or(instance);
                 continue;
@@ -112,6 +112,13 @@ impl Places {
     /// It has ended, or never began.
     pub fn dismiss(&mut self, container: &str) {
         self.announced.remove(container);
+    }
+
+    /// Whose it was at the last look, or is by its CNI plugin's word. A namespace is one container's from its beginning to its end, so that
+    /// holds also while Mesos has not told of the process, nor Marathon of an address.
+    fn instance_of(&self, identity: (u64, u64)) -> Option<String> {
+        let announced = self.announced.values().find(|f| f.namespace.identity().is_ok_and(|of| of == identity));
+        self.found.get(&identity).or(announced)?.place.instance.clone()
     }
 
     /// What runs, and what is announced and does not run yet.

@@ -91,10 +91,15 @@ fn a_container_is_governed_from_its_first_instruction() {
     assert!(scene.pair.pod.run(|| ask(at("11.1.2.3:80"))).expect("captured").0.starts_with("proxy "));
     assert!(plugin(&scene, "CHECK", "c1", &path, &conf).status.success());
 
-    // The control plane hears of it: the same pod, and described as it says.
+    // The control plane hears of it, before Mesos has told Marathon an address: the same pod, and described as it says.
     let told = wire::Workload { id: "shop_a.instance-1".to_owned(), app: "/shop/a".to_owned(), ..scene.workload() };
+    let early =
+        wire::Workload { addresses: Vec::new(), labels: [("version".to_owned(), "v0".to_owned())].into(), ..told.clone() };
     scene.run_container("c1");
-    scene.control.publish("2", &[told], &[ruled]);
+    scene.control.publish("2", &[early], std::slice::from_ref(&ruled));
+    assert_eq!(proxy.pod().1.labels["version"], "v0");
+    assert_eq!(first_instruction(&scene.pair.pod), Some(libc::EHOSTUNREACH));
+    scene.control.publish("3", &[told], &[ruled]);
     assert_eq!(proxy.pod().1.labels["version"], "v1");
     assert!(scene.pair.pod.run(|| ask(at("11.1.2.3:80"))).expect("captured").0.starts_with("proxy "));
     assert_eq!(first_instruction(&scene.pair.pod), Some(libc::EHOSTUNREACH));
@@ -116,7 +121,11 @@ fn who_does_not_ask_starts_as_ever_and_a_delegate_makes_the_network() {
     let path = path_of(&scene.pair.pod);
     assert!(plugin(&scene, "ADD", "c1", &path, &json!({"prevResult": result("9.0.1.2")})).status.success());
     assert_ne!(first_instruction(&scene.pair.pod), Some(libc::EHOSTUNREACH), "none of the mesh's business");
-    assert!(plugin(&scene, "ADD", "debug", &path, &json!({"prevResult": result("9.0.1.2")})).status.success(), "no executor's");
+    mesos.knows("alone", "", None);
+    assert!(plugin(&scene, "ADD", "alone", &path, &json!({"prevResult": result("9.0.1.2")})).status.success(), "no executor's");
+    // What Mesos has not listed yet may well ask for the mesh.
+    let (code, why) = refused(&plugin(&scene, "ADD", "unheard", &path, &json!({"prevResult": result("9.0.1.2")})));
+    assert!(code == 11 && why.contains("no such container"), "{code} {why}");
 
     // Mesos has no chains: the plugin that makes the network is called by ours, and its network taken away if ours cannot follow.
     let calls = scene.path("calls");

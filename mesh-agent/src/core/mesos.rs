@@ -100,24 +100,33 @@ const INJECT: &str = "sidecar.istio.io/inject";
 /// Label of an app or pod: its namespace in Istio's sense.
 const NAMESPACE: &str = "istio.io/namespace";
 
-/// The executor of a container, from `GET_CONTAINERS`.
+/// Whose a container is.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Owner {
+    /// Of this executor's tasks.
+    Executor(String),
+    /// A standalone container: nobody's workload.
+    Nobody,
+}
+
+/// Whose a container is, from `GET_CONTAINERS` with standalone ones; `None` if Mesos does not list it.
 ///
 /// # Errors
 /// Names the field that is not as Mesos has it.
-pub fn executor(json: &[u8], container: &str) -> Result<Option<String>, serde_json::Error> {
+pub fn owner(json: &[u8], container: &str) -> Result<Option<Owner>, serde_json::Error> {
     let answer: Answer = serde_json::from_slice(json)?;
     let found = answer.get_containers.containers.into_iter().find(|item| item.container_id.value == container);
-    Ok(found.and_then(|item| item.executor_id).map(|executor| executor.value))
+    Ok(found.map(|item| item.executor_id.map_or(Owner::Nobody, |executor| Owner::Executor(executor.value))))
 }
 
 /// Who the executor's tasks are, from `GET_STATE`: those that run, and those that wait for the executor to come up. The tasks of a pod have
-/// the same labels.
+/// the same labels. `None` if Mesos lists none.
 ///
 /// # Errors
 /// Names the field that is not as Mesos has it.
-pub fn identity(json: &[u8], executor: &str) -> Result<Identity, serde_json::Error> {
+pub fn identity(json: &[u8], executor: &str) -> Result<Option<Identity>, serde_json::Error> {
     let state: State = serde_json::from_slice(json)?;
-    Ok(state.identity(executor).unwrap_or_else(|| Identity { instance: instance(executor), ..Identity::default() }))
+    Ok(state.identity(executor))
 }
 
 /// The answer to `GET_STATE`.
@@ -256,13 +265,14 @@ mod tests {
 
     #[test]
     fn who_a_container_is_says_the_state() {
-        assert_eq!(executor(ANSWER.as_bytes(), "a67c4246").expect("valid").as_deref(), Some("instance-shop_web.beef"));
-        assert_eq!(executor(ANSWER.as_bytes(), "alone").expect("valid"), None);
+        let owner = |container| owner(ANSWER.as_bytes(), container).expect("valid");
+        assert_eq!(owner("a67c4246"), Some(Owner::Executor("instance-shop_web.beef".to_owned())));
+        assert_eq!((owner("alone"), owner("unheard")), (Some(Owner::Nobody), None));
         let state = br#"{"type":"GET_STATE","get_state":{"get_tasks":{
             "launched_tasks":[{"task_id":{"value":"other"},"labels":{"labels":[{"key":"a","value":"b"}]}}],
             "queued_tasks":[{"task_id":{"value":"shop_web.instance-beef.main"},"executor_id":{"value":"instance-shop_web.beef"},
                 "labels":{"labels":[{"key":"sidecar.istio.io/inject","value":"true"},{"key":"istio.io/namespace","value":"Shop"},{"key":"flag"}]}}]}}}"#;
-        let known = identity(state, "instance-shop_web.beef").expect("valid");
+        let known = identity(state, "instance-shop_web.beef").expect("valid").expect("listed");
         assert!(known.wishes());
         let workload = known.workload();
         assert_eq!(
@@ -270,8 +280,10 @@ mod tests {
             ("shop_web.instance-beef", "/shop/web", "shop")
         );
         assert_eq!(workload.labels["flag"], "");
-        assert!(!identity(state, "other").expect("valid").wishes());
-        assert_eq!(identity(br#"{"get_state":{}}"#, "web.1").expect("valid").workload().app, "/web");
+        let other = identity(state, "other").expect("valid").expect("listed");
+        assert!(!other.wishes() && other.workload().app == "/other");
+        // Without a task nobody knows what it asks for.
+        assert_eq!(identity(br#"{"get_state":{}}"#, "web.1").expect("valid"), None);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
-/// Container, executor, labels.
+/// Container, executor (empty: a standalone container), labels.
 type Containers = Arc<Mutex<Vec<(String, String, BTreeMap<String, String>)>>>;
 
 /// A Mesos agent that knows these containers, all of them about to start.
@@ -51,7 +51,13 @@ impl Mesos {
 
 fn answer(request: &str, known: &[(String, String, BTreeMap<String, String>)]) -> Value {
     if request.contains("GET_CONTAINERS") {
-        let item = |(container, executor, _): &(String, String, _)| json!({"container_id": {"value": container}, "executor_id": {"value": executor}, "container_status": {}});
+        let item = |(container, executor, _): &(String, String, _)| {
+            let mut item = json!({"container_id": {"value": container}, "container_status": {}});
+            if !executor.is_empty() {
+                item["executor_id"] = json!({"value": executor});
+            }
+            item
+        };
         return json!({"get_containers": {"containers": known.iter().map(item).collect::<Vec<_>>()}});
     }
     let task = |(_, executor, labels): &(String, String, BTreeMap<String, String>)| {
