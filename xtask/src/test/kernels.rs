@@ -26,6 +26,8 @@ pub(super) const PROGRAMS: [(&str, &[&str]); 4] = [
     ("node_flows", &[]),
     // Captured ports: sockops callbacks, bind hooks, sk_lookup of what comes in.
     ("node_inbound", &[]),
+    // What sockops counts of connections in kernel mode, through the real agent.
+    ("node_edges", &[]),
     // What a kernel gives the guard of a veth differs most: TCX or filters, and which packets still have a socket.
     ("node_guard", &[]),
     // Left out are sizes, which no kernel changes, and which take a minute each here.

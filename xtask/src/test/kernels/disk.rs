@@ -38,7 +38,7 @@ pub(super) fn build(kernel: &Kernel, programs: &BTreeMap<String, PathBuf>) -> Re
     step(&format!("a RAM disk for Linux {}", kernel.version), || {
         let root = initrd.with_extension("root");
         let _ = fs::remove_dir_all(&root);
-        for dir in ["bin", "dev", "modules", "proc", "run", "sys", "tests", "tmp"] {
+        for dir in ["bin", "dev", "etc", "modules", "proc", "run", "sys", "tests", "tmp"] {
             fs::create_dir_all(root.join(dir))?;
         }
         fs::copy(find("busybox").context("busybox is not there")?, root.join("bin/busybox"))?;
@@ -54,6 +54,8 @@ pub(super) fn build(kernel: &Kernel, programs: &BTreeMap<String, PathBuf>) -> Re
             place(&root, programs.get(name).with_context(|| format!("{name} was not built"))?, &Path::new("tests").join(name))?;
         }
         modules(&unpacked.join("lib/modules"), &root.join("modules"))?;
+        // The agent's control plane goes by this name, as in its certificate.
+        fs::write(root.join("etc/hosts"), "127.0.0.1 localhost\n")?;
         fs::write(root.join("init"), init())?;
         fs::set_permissions(root.join("init"), fs::Permissions::from_mode(0o755))?;
         let pack = format!("cd {} && find . | cpio --quiet -o -H newc > {}", root.display(), initrd.display());
