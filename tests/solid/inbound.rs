@@ -83,10 +83,13 @@ fn taken(world: &mut World) -> Result<()> {
     let seen: Value = serde_json::from_str(&body).with_context(|| format!("{code} {body}"))?;
     ensure!(seen["accept"].as_str().is_some_and(|address| address.starts_with(&format!("{asker}:"))), "{asker} asked: {seen}");
 
-    // Where nobody listens the client is refused, not accepted and cut off.
-    let output = world.in_namespace(other, &[&program, "dial", &format!("{own}:{SILENT}")])?.output()?;
-    let said: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
-    ensure!(said["ok"] == false && said.to_string().contains("Connection refused"), "{said}");
+    // Where nobody listens the client is refused, not accepted and cut off; from the agent's next look after a listen() of the app on.
+    eventually("nobody is accepted where nobody listens", Duration::from_secs(10), || {
+        let output = world.in_namespace(other, &[&program, "dial", &format!("{own}:{SILENT}")])?.output()?;
+        let said: Value = serde_json::from_slice(&output.stdout).with_context(|| format!("{output:?}"))?;
+        ensure!(said["ok"] == false && said.to_string().contains("Connection refused"), "{said}");
+        Ok(())
+    })?;
 
     // Marathon's health checks pass all the while.
     let same = world.instances_of(APP)?.into_iter().next().context("no instance")?;
