@@ -79,6 +79,7 @@ pub struct Metrics {
     lessons: Family<ResultLabel, Counter>,
     ended: Counter,
     corrected: Counter,
+    former: Counter,
     revoked: Counter,
     learned: Gauge,
     entries: Family<MapLabel, Gauge>,
@@ -110,6 +111,12 @@ impl Metrics {
             "connection_counts_corrected",
             "By how much backends' counts of connections were wrong",
             corrected.clone(),
+        );
+        let former = Counter::default();
+        registry.register(
+            "former_connections_ended",
+            "Connections ended because their pod had made them, past the proxy, before it was in the mesh",
+            former.clone(),
         );
         let revoked = Counter::default();
         registry.register("egress_connections_revoked", "Connections ended with the rule that had allowed them", revoked.clone());
@@ -148,6 +155,7 @@ impl Metrics {
             lessons,
             ended,
             corrected,
+            former,
             revoked,
             learned,
             entries,
@@ -201,6 +209,10 @@ impl Metrics {
 
     pub(crate) fn sockets_ended(&self, count: u64) {
         self.ended.inc_by(count);
+    }
+
+    pub(crate) fn former_ended(&self, count: u64) {
+        self.former.inc_by(count);
     }
 
     pub(crate) fn revoked(&self, count: u64) {

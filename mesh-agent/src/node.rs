@@ -11,7 +11,7 @@ use crate::explain::Names;
 use crate::inbound;
 use crate::kernel::Kernel;
 use crate::metrics::Metrics;
-use crate::netns::{PodSockets, sockets};
+use crate::netns::{Namespace, PodSockets, sockets};
 use crate::places::Places;
 use crate::pod;
 use crate::served::Roster;
@@ -257,7 +257,7 @@ impl Node {
         let on_host: BTreeMap<_, _> = on_host.into_iter().map(|(slot, (_, keys))| (slot, keys)).collect();
         let mut plan = enrol::plan(&self.world, &self.ours, &places, &known, &self.held, &on_host.keys().copied().collect());
         for step in &plan.steps {
-            self.step(step);
+            self.step(step, &known);
         }
         let pods: BTreeSet<u32> = known.values().map(|pod| pod.slot).chain(self.held.values().map(|(pod, _)| pod.slot)).collect();
         plan.pending.extend(self.settle_host(&said, &on_host, &pods).pending);
@@ -273,7 +273,7 @@ impl Node {
         plan.pending.is_empty() && self.failures.is_empty()
     }
 
-    fn step(&mut self, step: &Step) {
+    fn step(&mut self, step: &Step, known: &BTreeMap<u64, Pod>) {
         match step {
             Step::Leave(cookie, pod) => {
                 self.held.remove(cookie);
@@ -293,6 +293,10 @@ impl Node {
                 match enrolled {
                     Ok(opened) => {
                         info!(pod = workload.id, slot = pod.slot, cookie, "a pod is in the mesh");
+                        // Before the proxy hears of it, and has sockets there.
+                        if !known.contains_key(cookie) {
+                            self.end_former(workload, &namespace);
+                        }
                         self.roster.enrolled(pod.slot, workload.clone(), namespace, opened);
                         self.held.insert(*cookie, (*pod, workload.clone()));
                         self.guard(*cookie, pod, workload);
@@ -300,6 +304,20 @@ impl Node {
                     }
                     Err(error) => self.cannot(workload, &error),
                 }
+            }
+        }
+    }
+
+    /// What the pod has done before it was in the mesh must not go on around it.
+    fn end_former(&self, workload: &Workload, namespace: &Namespace) {
+        match pod::end_former(namespace, &self.world.proxied()) {
+            Ok(0) => {}
+            Ok(ended) => {
+                self.metrics.former_ended(ended as u64);
+                info!(pod = workload.id, ended, "connections that a pod made before it was in the mesh were ended");
+            }
+            Err(error) => {
+                warn!(pod = workload.id, %error, "connections that a pod made before it was in the mesh may go on around it")
             }
         }
     }

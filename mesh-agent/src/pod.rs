@@ -3,10 +3,12 @@
 
 use crate::core::desired::ip;
 use crate::kernel::Kernel;
-use crate::netns::{Inbound, Namespace, PodSockets, route, sockets};
+use crate::netns::{Inbound, Namespace, PodSockets, diag, route, sockets};
 use mesh_common::abi::{Addr, ListenerKey, Pod, listener};
+use mesh_common::decide::l4::TCP;
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
 /// Why a pod could not be enrolled.
@@ -40,6 +42,20 @@ pub fn enrol(kernel: &Kernel, cookie: u64, pod: &Pod, namespace: &Namespace) -> 
     namespace.visit(|| addresses.iter().filter(|a| **a != Addr::default()).try_for_each(|a| route::capture(ip(*a))))??;
     kernel.maps().set_pod(cookie, pod)?;
     Ok(opened)
+}
+
+/// Ends the connections that a pod made before it was in the mesh, to where the proxy is to carry them: a client that keeps them would talk around
+/// every rule for as long as it likes. Returns how many.
+///
+/// # Errors
+/// If the namespace's sockets cannot be listed.
+pub fn end_former(namespace: &Namespace, proxied: &BTreeSet<(IpAddr, u16)>) -> io::Result<usize> {
+    let is_former = |socket: &diag::Connected| proxied.contains(&(ip(socket.peer.addr), socket.peer.port));
+    namespace.visit(|| {
+        let former = diag::connected(TCP)?.into_iter().filter(is_former);
+        // One that was closed meanwhile is gone already.
+        Ok(former.filter(|socket| diag::destroy(socket).is_ok()).count())
+    })?
 }
 
 /// From now on the proxy takes what comes from outside to these ports of the pod, and to no others. Opens the listeners, if there are ports.

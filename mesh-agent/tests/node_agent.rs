@@ -8,7 +8,7 @@ use mesh_common::broker::{Family, Listener, Role, ToAgent, ToProxy, VERSION, enc
 use mesh_xds::agent as wire;
 use socket2::{SockAddr, Socket};
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -145,6 +145,43 @@ fn the_kernel_half_survives_its_agent() {
     scene.wait_ready();
     assert!(scene.stop(SIGTERM).success());
     assert!(!scene.node.bpffs.join("mesh").exists());
+}
+
+/// A connection of a pod, and its other end.
+struct Held {
+    inside: TcpStream,
+    outside: TcpStream,
+}
+
+impl Held {
+    fn new(scene: &Scene, to: &str) -> Self {
+        let backend = scene.pair.world.run(|| TcpListener::bind(to).expect("bound"));
+        let inside = scene.pair.pod.run(|| TcpStream::connect(to).expect("reached"));
+        let (outside, _) = backend.accept().expect("connected");
+        outside.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        Self { inside, outside }
+    }
+
+    fn goes_on(&mut self) -> bool {
+        self.inside.write_all(b"x").is_ok() && self.outside.read_exact(&mut [0]).is_ok()
+    }
+}
+
+#[test]
+fn what_a_pod_did_before_it_was_in_the_mesh_does_not_go_on_around_it() {
+    let mut scene = Scene::new();
+    scene.run_container("c1");
+    let ruled = service("ruled", "11.1.2.3", wire::Mode::Proxy, "9.0.1.1:8080");
+    let plain = service("plain", "11.1.2.4", wire::Mode::Kernel, "9.0.1.1:8081");
+    scene.control.publish("1", &[scene.workload()], &[ruled, plain]);
+    let (mut to_ruled, mut to_plain) = (Held::new(&scene, "9.0.1.1:8080"), Held::new(&scene, "9.0.1.1:8081"));
+    assert!(to_ruled.goes_on() && to_plain.goes_on());
+    scene.start(&[]);
+    scene.wait_ready();
+    assert!(!to_ruled.goes_on(), "the proxy is to carry it");
+    assert!(to_plain.goes_on(), "no proxy is to carry it");
+    let metrics = scene.get("/metrics").1;
+    assert!(metrics.contains("mesh_agent_former_connections_ended_total 1\n"), "{metrics}");
 }
 
 #[test]

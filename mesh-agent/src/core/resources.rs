@@ -146,6 +146,14 @@ impl World {
         self.workloads.values().chain(announced).filter(|w| w.is_wanted(ours) && !self.bypass.covers(w))
     }
 
+    /// Where the backends of ports are that the node's proxy carries: by TCP.
+    #[must_use]
+    pub fn proxied(&self) -> BTreeSet<(IpAddr, u16)> {
+        let ports = self.services.values().flat_map(|service| &service.ports);
+        let proxied = ports.filter(|port| port.mode == mode::PROXY && port.proto == TCP);
+        proxied.flat_map(|port| &port.backends).map(|backend| (backend.address, backend.port)).collect()
+    }
+
     /// Those that should, but for the bypass.
     pub fn bypassed<'a>(&'a self, ours: &'a [String]) -> impl Iterator<Item = &'a Workload> {
         self.workloads.values().filter(|w| w.is_wanted(ours) && self.bypass.covers(w))
