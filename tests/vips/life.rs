@@ -139,7 +139,8 @@ fn unhealthy(world: &World, answering_before: &BTreeSet<String>) -> Result<()> {
     })?;
     println!("new connections went elsewhere at most {follows:?} after Marathon had called the instance unhealthy");
     // Of twelve kept connections some are with it, and none is cut.
-    let outcome = held.finish_without_failure(20)?;
+    held.until_requests(24);
+    let outcome = held.finish_without_failure(24)?;
     ensure!(outcome.said["opened"] == 12, "{}", outcome.said);
     world.exec(sick, &["rm", SICK])?;
     settled(world, 2).map(drop)
