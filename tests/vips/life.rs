@@ -139,7 +139,7 @@ fn unhealthy(world: &World, answering_before: &BTreeSet<String>) -> Result<()> {
     })?;
     println!("new connections went elsewhere at most {follows:?} after Marathon had called the instance unhealthy");
     // Of twelve kept connections some are with it, and none is cut.
-    held.until_requests(24);
+    held.until_requests(40);
     let outcome = held.finish_without_failure(24)?;
     ensure!(outcome.said["opened"] == 12, "{}", outcome.said);
     world.exec(sick, &["rm", SICK])?;

@@ -21,7 +21,7 @@ const KERNELS: [Kernel; 2] = [
 ];
 
 /// Test programs of mesh-agent, and what of each is left out under emulation (as libtest's `--skip` reads it).
-pub(super) const PROGRAMS: [(&str, &[&str]); 4] = [
+pub(super) const PROGRAMS: [(&str, &[&str]); 5] = [
     // Programs that load, hooks that fire, hand-over, datagrams, refusals.
     ("node_flows", &[]),
     // Captured ports: sockops callbacks, bind hooks, sk_lookup of what comes in.
