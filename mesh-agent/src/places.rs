@@ -82,6 +82,12 @@ impl Places {
         // What runs is known by its processes, and ends with them.
         let runs = |f: &Found| self.found.values().any(|known| known.place.cookie == f.place.cookie);
         self.announced.retain(|_, f| !runs(f));
+        // A process that has not entered its container's namespace yet is no sign of the container, whoever it is said to be.
+        for f in self.found.values_mut().filter(|f| f.place.instance.is_some()) {
+            if self.announced.values().any(|coming| coming.place.instance == f.place.instance) {
+                f.place.instance = None;
+            }
+        }
         self.all().map(|f| f.place.clone()).collect()
     }
 

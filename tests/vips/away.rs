@@ -24,7 +24,7 @@ const SOON: Duration = Duration::from_secs(60);
 const OUTSIDE: &str = "203.0.113.10:81";
 
 /// As errno says whether the kernel half judges it.
-fn is_policed(world: &World, pod: &str) -> Result<bool> {
+pub(crate) fn is_policed(world: &World, pod: &str) -> Result<bool> {
     let said = world.echo(pod, &["dial", OUTSIDE])?;
     match said["errno"].as_i64() {
         Some(113) => Ok(true),
@@ -79,7 +79,7 @@ fn bypass(world: &mut World) -> Result<()> {
 }
 
 /// The mesh's apps run on both nodes, or nowhere.
-fn set_mesh(world: &World, is_there: bool) -> Result<()> {
+pub(crate) fn set_mesh(world: &World, is_there: bool) -> Result<()> {
     let instances = if is_there { 2 } else { 0 };
     for app in APPS {
         world.marathon("PUT", &format!("/v2/apps/{app}?force=true"), &format!("{{\"instances\":{instances}}}"))?;
@@ -111,7 +111,7 @@ fn places(world: &World, node: &str) -> Result<(PathBuf, PathBuf)> {
 }
 
 /// `mesh-agent uninstall` on a node where no agent runs any more.
-fn uninstalled(world: &World, node: &str) -> Result<()> {
+pub(crate) fn uninstalled(world: &World, node: &str) -> Result<()> {
     let (bpffs, root) = places(world, node)?;
     ensure!(bpffs.join("mesh").exists(), "nothing is pinned on {node}");
     let mut command = Command::new(world.binaries().join("mesh-agent"));

@@ -5,11 +5,12 @@ mod fleet;
 mod l4lb;
 mod life;
 mod matrix;
+mod reboot;
 mod seen;
 
 use mesh_tests::suite;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    suite::run(&[matrix::CASES, seen::CASES, l4lb::CASES, life::CASES, away::CASES])
+    suite::run(&[matrix::CASES, seen::CASES, l4lb::CASES, life::CASES, reboot::CASES, away::CASES])
 }
