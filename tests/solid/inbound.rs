@@ -94,6 +94,6 @@ fn taken(world: &mut World) -> Result<()> {
     // Marathon's health checks pass all the while.
     let same = world.instances_of(APP)?.into_iter().next().context("no instance")?;
     ensure!(same["pids"] == instance["pids"] && same["address"] == instance["address"], "restarted: {instance} to {same}");
-    world.marathon("DELETE", &format!("/v2/pods{APP}"), "")?;
+    world.marathon("DELETE", &format!("/v2/pods{APP}?force=true"), "")?;
     Ok(())
 }
