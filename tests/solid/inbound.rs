@@ -64,14 +64,15 @@ fn taken(world: &mut World) -> Result<()> {
     let program = world.echo_program();
     let before = counted(world, &node)?;
     let url = format!("http://{own}:{PORT}/");
-    let output =
-        world.in_namespace(other, &["curl", "-s", "-S", "-m", "10", "-w", "\n%{local_ip}:%{local_port}", &url])?.output()?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    ensure!(output.status.success(), "{output:?}");
-    let (body, client) = text.rsplit_once('\n').context("no addresses")?;
-    let seen: Value = serde_json::from_str(body).with_context(|| body.to_owned())?;
-    ensure!(seen["accept"] == client && seen["getpeername"] == client, "{client} asked, the app saw {seen}");
-    eventually("the server's own proxy counts it", Duration::from_secs(10), || {
+    // It may be asked before it is in the mesh: until it is counted.
+    eventually("the server's own proxy counts it", Duration::from_secs(20), || {
+        let output =
+            world.in_namespace(other, &["curl", "-s", "-S", "-m", "10", "-w", "\n%{local_ip}:%{local_port}", &url])?.output()?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        ensure!(output.status.success(), "{output:?}");
+        let (body, client) = text.rsplit_once('\n').context("no addresses")?;
+        let seen: Value = serde_json::from_str(body).with_context(|| body.to_owned())?;
+        ensure!(seen["accept"] == client && seen["getpeername"] == client, "{client} asked, the app saw {seen}");
         let now = counted(world, &node)?;
         ensure!(now >= before + 1.0, "{before} to {now}");
         Ok(())

@@ -22,13 +22,13 @@ pub(super) struct Suite {
 }
 
 pub(super) const SUITES: &[Suite] = &[
-    Suite { name: "install", what: "what the machine lacks", budget: 150, run: |_| super::install().map(|()| Tally::CHECK) },
+    Suite { name: "install", what: "what the machine lacks", budget: 120, run: |_| super::install().map(|()| Tally::CHECK) },
     Suite { name: "fmt", what: "rustfmt", budget: 15, run: |_| check(cargo().args(["fmt", "--all", "--check"])) },
     Suite { name: "tidy", what: "rules of ARCHITECTURE.md", budget: 15, run: |_| tidy::check().map(|()| Tally::CHECK) },
     Suite { name: "deny", what: "licences, sources and bans of dependencies", budget: 15, run: deny },
     Suite { name: "ebpf", what: "the programs for the kernel", budget: 120, run: |_| ebpf::ensure().map(|()| Tally::CHECK) },
     Suite { name: "clippy", what: "lints, warnings are errors", budget: 210, run: clippy },
-    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 390, run: unit },
+    Suite { name: "unit", what: "cargo test --workspace, without any privilege", budget: 360, run: unit },
     Suite { name: "build", what: "the binaries and the node suites' test programs", budget: 210, run: build },
     Suite {
         name: "sim",
@@ -40,14 +40,14 @@ pub(super) const SUITES: &[Suite] = &[
     Suite {
         name: "agent",
         what: "the loaded kernel programs",
-        budget: 120,
+        budget: 150,
         run: |c| node(c, "mesh-agent", any, &["--test-threads=1"]),
     },
-    Suite { name: "kernels", what: "the kernel programs on Linux 6.1 and 6.12, emulated", budget: 300, run: kernels },
+    Suite { name: "kernels", what: "the kernel programs on Linux 6.1 and 6.12, emulated", budget: 240, run: kernels },
     Suite {
         name: "envoy",
         what: "the same resources and requests into mesh-proxy and a real Envoy",
-        budget: 120,
+        budget: 60,
         run: |c| {
             install::envoy()?;
             node(c, "mesh-proxy", any, &["--test-threads=1"])
@@ -56,7 +56,7 @@ pub(super) const SUITES: &[Suite] = &[
     Suite {
         name: "e2e",
         what: "the real binaries on two nodes",
-        budget: 600,
+        budget: 720,
         run: |c| {
             install::envoy()?;
             node(c, "mesh-tests", |test| test != "browser", &["--test-threads=1"])
@@ -65,7 +65,7 @@ pub(super) const SUITES: &[Suite] = &[
     Suite {
         name: "browser",
         what: "the shop in a real browser; pictures in target/test-artefacts/browser",
-        budget: 45,
+        budget: 75,
         run: |c| node(c, "mesh-tests", |test| test == "browser", &[]),
     },
 ];
